@@ -1,0 +1,217 @@
+//! The durable record of all work: the seam every store of tasks stands behind.
+//!
+//! An engine stores, finds and orders [`Record`]s. It never decides: each change is one call of [`ledger::apply`],
+//! committed together with its events in one transaction. Acknowledged means durable. [`conformance`] is the contract
+//! as an executable suite (feature `testing`).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::agent::Incarnation;
+use crate::event::{Event, NewEvent};
+use crate::ledger::{Balance, Command, Record, Refused};
+use crate::query::{Death, Depth, FailureRate, Filter, Page, PageAsk};
+use crate::task::{AgentName, Integration, Task, TaskId};
+use crate::time::Timestamp;
+
+/// An answer of the engine, some time from now.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
+/// The durable record of all work. Small and object-safe; verbs of the trade.
+///
+/// Every `now` is the caller's clock ([`crate::team`] has the only one). Calls may be made from any task at any time.
+pub trait Engine: Send + Sync + 'static {
+    /// Accepts a task, or recognizes it: the same idempotency key with the same type and payload is the same task
+    /// for as long as it has not ended, and [`KEY_RETENTION`] beyond.
+    ///
+    /// # Errors
+    /// [`Error::KeyConflict`] when the key is known with other content.
+    fn submit(&self, task: Task, integration: Integration, now: Timestamp) -> Pending<'_, Submitted>;
+
+    /// Claims up to `ask.slots` tasks for an agent, in fair order (see [`crate::queue`]), each by [`Command::Claim`].
+    fn lease(&self, ask: LeaseAsk, now: Timestamp) -> Pending<'_, Vec<Record>>;
+
+    /// Applies one command to one task: the record as it is now, or why nothing changed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the ledger refuses it, [`Error::NoTask`] when there is no such task.
+    fn command(&self, id: TaskId, command: Command, now: Timestamp) -> Pending<'_, Record>;
+
+    /// Running tasks whose lease is over: `deadline <= now`, or of another epoch than [`Engine::epoch`]. At most `limit`.
+    fn lapsed(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>>;
+
+    /// Running tasks held by one agent; with an incarnation, by that start of it only.
+    fn held_by(&self, agent: AgentName, incarnation: Option<Incarnation>) -> Pending<'_, Vec<Record>>;
+
+    /// When something will next be due (a wait, a lease's end, a deadline of a waiting task), if anything will.
+    fn next_due(&self, now: Timestamp) -> Pending<'_, Option<Timestamp>>;
+
+    /// One task with its whole history.
+    fn record(&self, id: TaskId) -> Pending<'_, Option<Record>>;
+
+    /// Tasks that match, newest first, a page at a time.
+    fn records(&self, filter: Filter, page: PageAsk) -> Pending<'_, Page<Record>>;
+
+    /// Dead letters that match (tasks that have a letter), newest death first, a page at a time.
+    fn dead_letters(&self, filter: Filter, page: PageAsk) -> Pending<'_, Page<Record>>;
+
+    /// Every death (a task given up on, once per round) with `at > since`, oldest first: what the page window counts.
+    fn deaths(&self, since: Timestamp) -> Pending<'_, Vec<Death>>;
+
+    /// Failures of deliveries by agent, type and class with `at > since`.
+    fn failure_rates(&self, since: Timestamp) -> Pending<'_, Vec<FailureRate>>;
+
+    /// How many tasks stand where.
+    fn balance(&self) -> Pending<'_, Balance>;
+
+    /// How many tasks of each agent stand in each state.
+    fn depths(&self) -> Pending<'_, Vec<Depth>>;
+
+    /// Appends events that are not part of a task's change.
+    fn publish(&self, events: Vec<NewEvent>, now: Timestamp) -> Pending<'_, ()>;
+
+    /// Events with `seq > after`, oldest first, at most `limit`.
+    fn events(&self, after: u64, limit: u32) -> Pending<'_, Vec<Event>>;
+
+    /// Events of one task, oldest first.
+    fn history(&self, id: TaskId) -> Pending<'_, Vec<Event>>;
+
+    /// The number of the last event committed; changes when more is. A hint to look again, never lost.
+    fn watch(&self) -> tokio::sync::watch::Receiver<u64>;
+
+    /// Saves small documents (incidents, pages, replays, breakers …) and events in one transaction.
+    ///
+    /// # Errors
+    /// [`Error::DocumentConflict`] when a document's `version` is not the stored one; then nothing is saved.
+    fn save(&self, documents: Vec<Document>, events: Vec<NewEvent>, now: Timestamp) -> Pending<'_, ()>;
+
+    /// All documents of a kind, by key.
+    fn documents(&self, kind: &'static str) -> Pending<'_, Vec<Document>>;
+
+    /// The number of this run of the process over this store: 1 at first, one more at every start.
+    fn epoch(&self) -> u64;
+
+    /// The latest `now` the store has ever been told, over all runs: clocks start from the later of it and the wall.
+    fn high_water(&self) -> Timestamp;
+
+    /// Is the store able to take writes? `Err` says in words why not.
+    fn writable(&self) -> Pending<'_, ()>;
+
+    /// Waits until everything acknowledged is durable and closes the store. Later calls fail with [`Error::Closed`].
+    fn close(&self) -> Pending<'_, ()>;
+}
+
+/// How long a key is remembered after its task has ended (Stripe keeps keys for at least 24 hours).
+pub const KEY_RETENTION: Duration = Duration::from_secs(24 * 3600);
+
+/// What became of a submission.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// The task: the new one, or the one this key already names.
+    pub record: Record,
+    /// Was it new?
+    pub new: bool,
+}
+
+/// Who wants work, and how much.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeaseAsk {
+    /// For which agent.
+    pub agent: AgentName,
+    /// Which start of it.
+    pub incarnation: Incarnation,
+    /// How many at most.
+    pub slots: u32,
+    /// For how long, unless renewed.
+    pub lease_for: Duration,
+    /// Tasks that would call one of these are left where they are.
+    pub except: Vec<Integration>,
+}
+
+/// A small document that changes as a whole: an incident, a page, a replay, a breaker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Document {
+    /// What it is, such as `incident`.
+    pub kind: String,
+    /// Its name among its kind.
+    pub key: String,
+    /// The version this is based on: 0 for a new one. [`Engine::save`] stores it as one more.
+    pub version: u64,
+    /// Its content.
+    pub body: Value,
+}
+
+/// What went wrong in the store itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The ledger refused the command.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// No such task.
+    #[error("there is no task {0}")]
+    NoTask(TaskId),
+    /// The key names a task with other content.
+    #[error("idempotency key `{key}` already names task {task} with another type or payload")]
+    KeyConflict {
+        /// The key.
+        key: String,
+        /// The task it names.
+        task: TaskId,
+    },
+    /// A document was changed by somebody else meanwhile.
+    #[error("{kind} `{key}` was changed meanwhile; read it again")]
+    DocumentConflict {
+        /// What it is.
+        kind: String,
+        /// Its name.
+        key: String,
+    },
+    /// Not a cursor this engine gave out.
+    #[error("`{0}` is not a page cursor; leave it out to begin at the first page")]
+    BadCursor(String),
+    /// Another process has the store open.
+    #[error("{dir} is in use by another backstop process{}; stop it, or choose another directory", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    InUse {
+        /// The directory.
+        dir: String,
+        /// The other process, if it said.
+        pid: Option<u32>,
+    },
+    /// The store was written by a newer version.
+    #[error("{path} has format {found}, newer than the {known} this version knows; use the version that wrote it")]
+    NewerFormat {
+        /// The file.
+        path: String,
+        /// Its format.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The file is not ours, or damaged.
+    #[error("{path} cannot be used as a store: {why}")]
+    NotAStore {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Reading or writing failed; nothing was acknowledged.
+    #[error("the store at {path} failed to {doing}")]
+    Io {
+        /// The file or directory.
+        path: String,
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}

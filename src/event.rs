@@ -1,0 +1,150 @@
+//! What happened, as the append-only feed tells it: every change of state, with a number and a time.
+//!
+//! Screens, the SSE stream, metrics and the demo are readers of this feed and of nothing else.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::{Incarnation, ModelRef};
+use crate::cause::Usage;
+use crate::delivery::Hold;
+use crate::failure::Failure;
+use crate::task::{AgentName, Effect, Integration, Priority, TaskId, TaskType};
+use crate::time::{self, Timestamp};
+use crate::triage::Decided;
+
+/// An event as stored: numbered without gaps in the order of commitment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number; the `id` of its SSE message.
+    pub seq: u64,
+    /// When it happened.
+    pub at: Timestamp,
+    /// The task it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: Happening,
+}
+
+/// What happened. The tag `event` is a stable, kebab-case name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the fields are the nouns their types define")]
+pub enum Happening {
+    /// A task was accepted.
+    Submitted { agent: AgentName, task_type: TaskType, effect: Effect, priority: Priority },
+    /// A delivery was claimed.
+    Claimed {
+        agent: AgentName,
+        incarnation: Incarnation,
+        task_type: TaskType,
+        attempt: u32,
+        generation: u32,
+        fence: u64,
+    },
+    /// The task is done.
+    Done {
+        agent: AgentName,
+        task_type: TaskType,
+        attempt: u32,
+        generation: u32,
+        model: Option<ModelRef>,
+        usage: Usage,
+        micro_usd: Option<u64>,
+    },
+    /// A delivery failed and another is scheduled.
+    RetryScheduled {
+        agent: AgentName,
+        task_type: TaskType,
+        attempt: u32,
+        due: Timestamp,
+        failure: Failure,
+        amended: bool,
+        usage: Usage,
+        micro_usd: Option<u64>,
+    },
+    /// A task waits without spending a delivery.
+    Parked { agent: AgentName, task_type: TaskType, why: Hold, integration: Option<Integration>, until: Timestamp },
+    /// A delivery was given back; its attempt does not count.
+    Released { agent: AgentName, task_type: TaskType, why: Hold, due: Timestamp },
+    /// A task was given up on.
+    DeadLettered {
+        agent: AgentName,
+        task_type: TaskType,
+        generation: u32,
+        attempts: u32,
+        failure: Failure,
+        why: String,
+        usage: Usage,
+        micro_usd: Option<u64>,
+    },
+    /// Somebody decided about a dead letter.
+    Decided {
+        agent: AgentName,
+        task_type: TaskType,
+        #[serde(flatten)]
+        decided: Box<Decided>,
+    },
+    /// A dead letter was sent round again by a person or a replay.
+    Replayed { agent: AgentName, task_type: TaskType, generation: u32, by: String, reason: String },
+    /// A person cancelled the task.
+    Cancelled { agent: AgentName, task_type: TaskType, by: String, reason: String },
+    /// An integration's breaker or gate changed.
+    BreakerChanged { integration: Integration, from: String, to: String, until: Option<Timestamp>, why: String },
+    /// An integration asked for silence until a time, and the whole team honours it.
+    GateClosed { integration: Integration, until: Timestamp, asked: String },
+    /// A half-open breaker let one call through to see.
+    ProbeSent { integration: Integration, agent: AgentName },
+    /// An agent's actor started.
+    AgentStarted { agent: AgentName, incarnation: Incarnation },
+    /// An agent's actor died.
+    AgentDied {
+        agent: AgentName,
+        incarnation: Incarnation,
+        how: String,
+        detail: String,
+        #[serde(with = "time::seconds")]
+        restart_in: Duration,
+    },
+    /// An agent died too often in a row: the others go on.
+    CrashLoop { agent: AgentName, deaths: u32 },
+    /// An incident opened.
+    IncidentOpened { incident: String, summary: String },
+    /// An incident grew.
+    IncidentUpdated { incident: String, dead_letters: u32 },
+    /// A person took an incident on.
+    IncidentAcknowledged { incident: String, by: String },
+    /// A person decided for all of an incident's tasks.
+    IncidentOverridden { incident: String, by: String, decision: String, tasks: u32 },
+    /// An incident is over.
+    IncidentResolved { incident: String, by: String },
+    /// A page reached a channel.
+    PageDelivered { incident: String, channel: String, to: String, again: bool },
+    /// A page did not reach a channel and will be tried again.
+    PageFailed { incident: String, channel: String, error: String, next: Option<Timestamp> },
+    /// A replay changed its state.
+    ReplayChanged { replay: String, state: String, released: u32, total: u32 },
+    /// The team started or resumed.
+    TeamStarted { epoch: u64, agents: u32, open_tasks: u64 },
+    /// The team began to drain.
+    Draining { running: u32 },
+}
+
+/// What is appended together with a change of state; the engine adds number and time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewEvent {
+    /// The task it is about, if it is about one.
+    pub task: Option<TaskId>,
+    /// What happened.
+    pub what: Happening,
+}
+
+impl From<Happening> for NewEvent {
+    fn from(what: Happening) -> Self {
+        Self { task: None, what }
+    }
+}

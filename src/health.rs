@@ -1,0 +1,1 @@
+//! Whether an agent is well: deaths, restarts, and when to stop restarting it.

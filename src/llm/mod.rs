@@ -1,0 +1,99 @@
+//! Language models: an answer, or precisely why not.
+//!
+//! A [`Provider`] makes exactly one request per call. It never retries, never sleeps and never judges: that is done by
+//! the one owner of retries (`delivery.rs`).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cause::{LlmFailure, Usage};
+use crate::task::{Integration, words};
+
+/// An answer some time from now, or why there is none.
+pub type Call<'a> = Pin<Box<dyn Future<Output = Result<Reply, Box<LlmFailure>>> + Send + 'a>>;
+
+/// A place that serves language models.
+pub trait Provider: Send + Sync + 'static {
+    /// The integration it is, whose breaker and gate guard it.
+    fn integration(&self) -> &Integration;
+
+    /// Asks once. Dropping the future aborts the request. `progress` is told of every byte of content received, so
+    /// that a slow answer and a hung one differ.
+    fn ask<'a>(&'a self, request: &'a Request, progress: &'a Progress) -> Call<'a>;
+}
+
+/// What is asked of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// The model's name as the provider knows it.
+    pub model: String,
+    /// The system prompt.
+    pub system: String,
+    /// The conversation, oldest first; the last one is the user's.
+    pub messages: Vec<Message>,
+    /// The most tokens the answer may have.
+    pub max_output_tokens: u32,
+    /// The JSON Schema the answer must meet, handed to providers that can enforce it. The answer is validated by us in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Whose.
+    pub role: Role,
+    /// Its text.
+    pub text: String,
+}
+
+words! {
+    /// Who speaks in a conversation.
+    Role, "role", "user, assistant" {
+        /// The asker.
+        User = "user",
+        /// The model.
+        Assistant = "assistant",
+    }
+}
+
+/// A usable answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The answer's text.
+    pub text: String,
+    /// The model that answered, as it names itself.
+    pub model: String,
+    /// Tokens, by the vendor's rule.
+    pub usage: Usage,
+    /// The raw stop reason.
+    pub stop: String,
+    /// The provider's name for this request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Response headers, names in lower case (rate limits of a success are worth knowing).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
+}
+
+/// How much content a running call has received: what its lease is renewed for.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// Notes that more content has come.
+    pub fn advance(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of content so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,1 @@
+//! What must never be shown: credentials are taken out of every text that leaves the process.

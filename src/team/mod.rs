@@ -1,0 +1,2 @@
+//! The actors: the only place where decisions meet the world.
+pub mod desk;

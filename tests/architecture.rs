@@ -1,0 +1,1 @@
+//! Files decide, folders do.

@@ -1,0 +1,1 @@
+//! Waits are what the policy says, to the millisecond.

@@ -1,0 +1,1 @@
+//! The breaker opens, holds, probes once and closes; the gate holds everybody.

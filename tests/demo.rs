@@ -1,0 +1,1 @@
+//! The outage on one screen, and a ledger that balances.

@@ -1,0 +1,1 @@
+//! Replays are slow, ordered, bounded and stop by themselves.

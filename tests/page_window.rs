@@ -1,0 +1,1 @@
+//! Three dead letters in a sliding hour call a human, once.

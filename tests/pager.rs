@@ -1,0 +1,1 @@
+//! Pages reach PagerDuty, e-mail and webhooks, or stay until they do.

@@ -1,0 +1,1 @@
+//! High goes first, low is never starved, tenants take turns.

@@ -1,0 +1,1 @@
+//! The adapters against real loopback HTTP: every way a provider can fail is seen and kept.

@@ -1,0 +1,1 @@
+//! Every command in the README does what the README says.

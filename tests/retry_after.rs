@@ -1,0 +1,1 @@
+//! When a server says when to come back, nobody comes earlier.

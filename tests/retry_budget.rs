@@ -1,0 +1,1 @@
+//! Retries stay a share of first tries.
