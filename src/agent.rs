@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
@@ -77,11 +78,100 @@ pub struct Agent {
     pub concurrency: u32,
     /// The most tokens one answer may have.
     pub max_output_tokens: u32,
+    /// The most one task may cost, in millionths of a US dollar; none: no limit of the agent's own.
+    pub max_micro_usd: Option<u64>,
+    /// The tools it may use, by name or pattern.
+    pub tools: Vec<String>,
+    /// How many deaths it survives.
+    pub restart: RestartLimits,
     /// Its system prompt: the body of its file, a template.
     pub system_prompt: String,
 }
 
+/// How many deaths of an agent are survived within a window; one more is a crash loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartLimits {
+    /// So many are survived. Turned up: a sick agent burns work for longer.
+    pub max: u32,
+    /// Counted within this window.
+    pub within: Duration,
+}
+
+impl Default for RestartLimits {
+    /// More than 5 in 10 minutes is a crash loop: restarts wait 0.5 s doubling, so fewer could be one bad minute.
+    fn default() -> Self {
+        Self { max: 5, within: Duration::from_secs(600) }
+    }
+}
+
 impl Agent {
+    /// Tasks an agent works on at once, unless it says otherwise.
+    pub const CONCURRENCY: u32 = 2;
+    /// Tokens one answer may have, unless the agent says otherwise: what every vendor's current models allow.
+    pub const MAX_OUTPUT_TOKENS: u32 = 8_000;
+
+    /// An agent that asks `model`, with every default. It takes tasks addressed to it until [`Agent::handling`] says more.
+    ///
+    /// # Errors
+    /// When the name breaks the rules of names, or the model is not written `provider/model`.
+    pub fn new(name: &str, model: &str) -> Result<Self, TaskError> {
+        Ok(Self {
+            name: AgentName::new(name)?,
+            description: String::new(),
+            model: model.parse()?,
+            fallback_models: Vec::new(),
+            handles: Vec::new(),
+            covers_for: Vec::new(),
+            output_schema: None,
+            retry: None,
+            concurrency: Self::CONCURRENCY,
+            max_output_tokens: Self::MAX_OUTPUT_TOKENS,
+            max_micro_usd: None,
+            tools: Vec::new(),
+            restart: RestartLimits::default(),
+            system_prompt: String::new(),
+        })
+    }
+
+    /// With one more type of task it accepts: a name, or a pattern ending in `*`.
+    #[must_use]
+    pub fn handling(mut self, pattern: impl Into<String>) -> Self {
+        self.handles.push(pattern.into());
+        self
+    }
+
+    /// With one more model the CEO may fall back to.
+    ///
+    /// # Errors
+    /// When the model is not written `provider/model`.
+    pub fn falling_back_to(mut self, model: &str) -> Result<Self, TaskError> {
+        self.fallback_models.push(model.parse()?);
+        Ok(self)
+    }
+
+    /// With one more agent whose work it may be given.
+    ///
+    /// # Errors
+    /// When the name breaks the rules of names.
+    pub fn covering_for(mut self, agent: &str) -> Result<Self, TaskError> {
+        self.covers_for.push(AgentName::new(agent)?);
+        Ok(self)
+    }
+
+    /// With this system prompt, a template.
+    #[must_use]
+    pub fn told(mut self, system_prompt: impl Into<String>) -> Self {
+        self.system_prompt = system_prompt.into();
+        self
+    }
+
+    /// With this schema for its answers.
+    #[must_use]
+    pub fn answering(mut self, schema: Value) -> Self {
+        self.output_schema = Some(schema);
+        self
+    }
+
     /// Does it accept tasks of this type?
     #[must_use]
     pub fn handles(&self, task_type: &TaskType) -> bool {

@@ -1,7 +1,7 @@
 //! What was observed when something went wrong: typed facts with their evidence, not yet judged.
 //!
 //! A folder that meets trouble writes a [`Cause`] and keeps what it saw (status, headers, body, phase). What it
-//! *means* is decided in `failure.rs`, in one place, so that a new rule needs no new evidence.
+//! *means* is decided in `judgement.rs`, in one place, so that a new rule needs no new evidence.
 
 use std::fmt;
 use std::time::Duration;

@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use crate::agent::{Agent, ModelRef};
 use crate::breaker::BreakerConfig;
-use crate::prompt::Prompt;
+use crate::prices;
+pub use crate::prices::ModelFacts;
+use crate::prompt::{self, Prompt};
 use crate::retry::RetryPolicy;
 use crate::task::{AgentName, Effect, Integration, Priority, TaskType};
 
@@ -76,17 +78,6 @@ pub struct ProviderConfig {
     pub timeouts: Timeouts,
     /// What is known of its models.
     pub models: BTreeMap<String, ModelFacts>,
-}
-
-/// What is known of a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ModelFacts {
-    /// How many tokens its context holds.
-    pub context: Option<u64>,
-    /// US dollars for a million tokens read. Unknown is unknown, never 0.
-    pub usd_per_million_input: Option<f64>,
-    /// US dollars for a million tokens written.
-    pub usd_per_million_output: Option<f64>,
 }
 
 /// The timers of a model call; each ends the call with its own reason.
@@ -219,4 +210,174 @@ pub struct ApiConfig {
     pub listen: std::net::SocketAddr,
     /// What callers must present; without one only loopback is served.
     pub token: Option<SecretString>,
+}
+
+/// Every default in one place, each with where it comes from.
+pub mod defaults {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::time::Duration;
+
+    use crate::breaker::BreakerConfig;
+    use crate::retry::RetryPolicy;
+
+    /// How long running work may take to finish after SIGTERM: below the 30 s Kubernetes grants.
+    pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+    /// The door of `surfaces.md`: loopback only, because nothing is listened to without a token elsewhere.
+    pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7420);
+    /// Dead letters within [`ESCALATION_WINDOW`] that call a human (seed B: "3+ DLQ entries in 1 hour").
+    pub const ESCALATION_THRESHOLD: u32 = 3;
+    /// The sliding window of the escalation (seed B).
+    pub const ESCALATION_WINDOW: Duration = Duration::from_secs(3_600);
+    /// A page not acknowledged goes out again after this long.
+    pub const REPAGE_AFTER: Duration = Duration::from_secs(15 * 60);
+    /// And so many times at most.
+    pub const REPAGES_MAX: u32 = 4;
+    /// An acknowledged incident is brought up again after this long.
+    pub const REMINDER_AFTER: Duration = Duration::from_secs(3_600);
+    /// How long the CEO's adviser may take before the table decides.
+    pub const ADVICE_WITHIN: Duration = Duration::from_secs(20);
+    /// How many tokens the adviser may write.
+    pub const ADVICE_TOKENS: u32 = 1_000;
+    /// What advice may cost in an hour, in millionths of a US dollar.
+    pub const ADVICE_MICRO_USD_PER_HOUR: u64 = 1_000_000;
+
+    /// The names of the ready-made schedules.
+    pub const PRESETS: &[&str] = &["patient", "quick"];
+
+    /// A ready-made schedule: `patient` is seed B's to the letter, `quick` seed A's (1-2-4-8-16 s, up to 10 % later).
+    #[must_use]
+    pub fn preset(name: &str) -> Option<RetryPolicy> {
+        match name {
+            "patient" => Some(RetryPolicy::seed_b()),
+            "quick" => Some(RetryPolicy::seed_a()),
+            _ => None,
+        }
+    }
+
+    /// Seed B's 3 deliveries, 30 s / 2 m / 5 m and 5-minute lease, with the jitter of DESIGN 3.2.
+    #[must_use]
+    pub fn retry() -> RetryPolicy {
+        RetryPolicy::team_default()
+    }
+
+    /// Seed A: "5 failures in 30 seconds"; open for the 60 s that most outages of providers outlast a first probe by.
+    #[must_use]
+    pub fn breaker() -> BreakerConfig {
+        BreakerConfig::default()
+    }
+}
+
+impl Config {
+    /// A team without agents, with every default and the built-in prompts: the start of a configuration written in code.
+    #[must_use]
+    pub fn new(team: impl Into<String>) -> Self {
+        Self {
+            team: team.into(),
+            agents: BTreeMap::new(),
+            prompts: prompt::builtin(),
+            providers: BTreeMap::new(),
+            task_types: BTreeMap::new(),
+            retry: defaults::retry(),
+            breaker: defaults::breaker(),
+            ceo: CeoConfig { adviser: None },
+            escalation: EscalationConfig {
+                threshold: defaults::ESCALATION_THRESHOLD,
+                window: defaults::ESCALATION_WINDOW,
+                repage_after: defaults::REPAGE_AFTER,
+                repages_max: defaults::REPAGES_MAX,
+                reminder_after: defaults::REMINDER_AFTER,
+                on_call: Vec::new(),
+                runbook: None,
+            },
+            api: ApiConfig { listen: defaults::LISTEN, token: None },
+            drain_timeout: defaults::DRAIN_TIMEOUT,
+            fingerprint: String::new(),
+        }
+    }
+
+    /// With this agent, in place of one of the same name.
+    #[must_use]
+    pub fn agent(mut self, agent: Agent) -> Self {
+        self.agents.insert(agent.name.clone(), agent);
+        self
+    }
+
+    /// With this prompt, in place of one of the same name.
+    #[must_use]
+    pub fn prompt(mut self, prompt: Prompt) -> Self {
+        self.prompts.insert(prompt.name.clone(), prompt);
+        self
+    }
+
+    /// With this provider of language models, in place of one of the same name.
+    #[must_use]
+    pub fn provider(mut self, name: Integration, provider: ProviderConfig) -> Self {
+        self.providers.insert(name, provider);
+        self
+    }
+
+    /// With this said of a type of task.
+    #[must_use]
+    pub fn task_type(mut self, name: TaskType, said: TaskTypeConfig) -> Self {
+        self.task_types.insert(name, said);
+        self
+    }
+
+    /// With this retry policy for the whole team.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// With this person called after those before.
+    #[must_use]
+    pub fn on_call(mut self, name: impl Into<String>, channels: Vec<ChannelConfig>) -> Self {
+        self.escalation.on_call.push(OnCall { name: name.into(), channels });
+        self
+    }
+
+    /// What is known of a model: what the provider declares, else what the dated table knows.
+    #[must_use]
+    pub fn model_facts(&self, model: &ModelRef) -> ModelFacts {
+        self.providers
+            .get(&model.provider)
+            .and_then(|provider| provider.models.get(&model.model).copied())
+            .unwrap_or_else(|| model_facts(&model.model))
+    }
+
+    /// The prompt that renders a task of this type: what the type names, else the prompt of the type's own name (also
+    /// with `-` for `_`), else `task`.
+    #[must_use]
+    pub fn prompt_for<'a>(&'a self, task_type: &TaskType, asked: Option<&'a str>) -> &'a str {
+        let declared = self.task_types.get(task_type).and_then(|said| said.prompt.as_deref());
+        if let Some(name) = asked.or(declared) {
+            return name;
+        }
+        let dashed = task_type.as_str().replace('_', "-");
+        let named = |name: &str| self.prompts.get_key_value(name).map(|(name, _)| name.as_str());
+        named(task_type.as_str()).or_else(|| named(&dashed)).unwrap_or("task")
+    }
+
+    /// The schema an answer must meet: the task type's, else the prompt's, else the agent's.
+    #[must_use]
+    pub fn output_schema(&self, task_type: &TaskType, prompt: &str, agent: &AgentName) -> Option<&Value> {
+        let of_type = self.task_types.get(task_type).and_then(|said| said.output_schema.as_ref());
+        let of_prompt = || self.prompts.get(prompt).and_then(|prompt| prompt.output_schema.as_ref());
+        let of_agent = || self.agents.get(agent).and_then(|agent| agent.output_schema.as_ref());
+        of_type.or_else(of_prompt).or_else(of_agent)
+    }
+
+    /// What doing a task of this type does to the world: declared by the type, else by its prompt, else mutation.
+    #[must_use]
+    pub fn effect(&self, task_type: &TaskType, prompt: &str) -> Effect {
+        let of_type = self.task_types.get(task_type).and_then(|said| said.effect);
+        of_type.or_else(|| self.prompts.get(prompt).and_then(|prompt| prompt.class)).unwrap_or(Effect::Mutation)
+    }
+}
+
+/// What the dated snapshot of prices knows of a model, by the name its vendor gives it.
+#[must_use]
+pub fn model_facts(model: &str) -> ModelFacts {
+    prices::listed(model).unwrap_or_default()
 }

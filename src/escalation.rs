@@ -1,1 +1,151 @@
 //! When a human is called: three dead letters within a sliding hour, once per incident.
+//!
+//! The window counts distinct (task, round) pairs with `age < window`, team-wide. While an incident is open nothing
+//! pages a second time: what comes is appended, told at most once a minute, and brought up again when nobody answers.
+//!
+//! The trap: a dead letter counts once in its life. The one that was in an incident never counts towards another,
+//! also when that incident was resolved within the hour; a replay that fails again is another round, and counts.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::ledger::Record;
+use crate::query::Death;
+use crate::task::{TaskId, TaskType};
+use crate::time::Timestamp;
+
+/// The type of a task that itself reaches a human. Its dead letters never page: a broken pager must not call itself.
+pub const PAGE_TASK_TYPE: &str = "notification.page";
+
+/// The numbers of the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// How many dead letters within `window` call a human. Turned up: fewer pages, later.
+    pub threshold: u32,
+    /// The sliding window.
+    pub window: Duration,
+    /// After how long without an answer the page goes out again, to the next person.
+    pub repage_after: Duration,
+    /// How often at most.
+    pub repages_max: u32,
+    /// After how long an acknowledged incident is brought up again, once.
+    pub reminder_after: Duration,
+    /// How far apart updates of one incident are, at least.
+    pub update_every: Duration,
+}
+
+impl Default for Rules {
+    /// Three within an hour; again after 15 minutes, four times; a reminder after an hour; an update a minute.
+    fn default() -> Self {
+        Self {
+            threshold: 3,
+            window: Duration::from_secs(3600),
+            repage_after: Duration::from_secs(900),
+            repages_max: 4,
+            reminder_after: Duration::from_secs(3600),
+            update_every: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the rules need to know of an incident that is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// Does it hold dead letters no human was told of yet?
+    pub untold: bool,
+    /// When an update may next be sent; at once when absent.
+    pub update_at: Option<Timestamp>,
+    /// When it is next sent again, unless somebody answers; never when absent.
+    pub repage_at: Option<Timestamp>,
+}
+
+/// What is to be done now.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Open an incident about these and call a human.
+    Open(Vec<Death>),
+    /// Add these to the open incident.
+    Append(Vec<Death>),
+    /// Tell what was added.
+    Update,
+    /// Call again; tells everything, an update included.
+    Repage,
+}
+
+/// The rules for dead letters. `counted` are the (task, round) pairs of every incident about dead letters so far,
+/// the open one and those resolved; older than the window may be left out. Harmless to call too often.
+#[must_use]
+pub fn judge(
+    deaths: &[Death],
+    counted: &BTreeSet<(TaskId, u32)>,
+    open: Option<&Open>,
+    rules: &Rules,
+    now: Timestamp,
+) -> Vec<Step> {
+    let fresh = fresh(deaths, counted, rules, now);
+    match open {
+        None if fresh.len() >= usize::try_from(rules.threshold).unwrap_or(usize::MAX).max(1) => vec![Step::Open(fresh)],
+        None => Vec::new(),
+        Some(open) if fresh.is_empty() => remind(open, now),
+        Some(open) => {
+            let mut steps = vec![Step::Append(fresh)];
+            steps.extend(remind(&Open { untold: true, ..*open }, now));
+            steps
+        }
+    }
+}
+
+/// What an open incident needs by itself as time passes: the whole rule for incidents that are not about dead letters.
+#[must_use]
+pub fn remind(open: &Open, now: Timestamp) -> Vec<Step> {
+    if open.repage_at.is_some_and(|at| at <= now) {
+        vec![Step::Repage]
+    } else if open.untold && open.update_at.is_none_or(|at| at <= now) {
+        vec![Step::Update]
+    } else {
+        Vec::new()
+    }
+}
+
+/// When to look again if nothing happens meanwhile; never, when absent. Dead letters growing old call nobody.
+#[must_use]
+pub fn next_at(open: &Open) -> Option<Timestamp> {
+    let update = if open.untold { open.update_at } else { None };
+    [open.repage_at, update].into_iter().flatten().min()
+}
+
+/// Does a dead letter of this type count? All do but the pager's own.
+#[must_use]
+pub fn counts(task_type: &TaskType) -> bool {
+    task_type.as_str() != PAGE_TASK_TYPE
+}
+
+/// The death of a task that stands in the dead letter queue or with a person; none when it has no letter.
+#[must_use]
+pub fn death_of(record: &Record) -> Option<Death> {
+    let letter = record.letter.as_ref()?;
+    Some(Death {
+        task: record.task.id,
+        generation: letter.generation,
+        at: letter.at,
+        agent: record.agent.clone(),
+        task_type: record.task.task_type.clone(),
+        class: letter.failure.class,
+        kind: letter.failure.kind,
+        integration: letter.failure.integration.clone().or_else(|| Some(record.integration.clone())),
+    })
+}
+
+/// Within the window, counted for the first time, each once; oldest first.
+fn fresh(deaths: &[Death], counted: &BTreeSet<(TaskId, u32)>, rules: &Rules, now: Timestamp) -> Vec<Death> {
+    let mut seen = counted.clone();
+    let mut fresh: Vec<Death> = Vec::new();
+    for death in deaths {
+        let young = now.since(death.at) < rules.window;
+        if young && counts(&death.task_type) && seen.insert((death.task, death.generation)) {
+            fresh.push(death.clone());
+        }
+    }
+    fresh.sort_by_key(|death| (death.at, death.task, death.generation));
+    fresh
+}

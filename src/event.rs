@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::{Incarnation, ModelRef};
 use crate::cause::Usage;
+use crate::decision::Decided;
 use crate::delivery::Hold;
 use crate::failure::Failure;
 use crate::task::{AgentName, Effect, Integration, Priority, TaskId, TaskType};
 use crate::time::{self, Timestamp};
-use crate::triage::Decided;
 
 /// An event as stored: numbered without gaps in the order of commitment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,13 +64,22 @@ pub enum Happening {
         due: Timestamp,
         failure: Failure,
         amended: bool,
+        model: Option<ModelRef>,
         usage: Usage,
         micro_usd: Option<u64>,
     },
     /// A task waits without spending a delivery.
     Parked { agent: AgentName, task_type: TaskType, why: Hold, integration: Option<Integration>, until: Timestamp },
     /// A delivery was given back; its attempt does not count.
-    Released { agent: AgentName, task_type: TaskType, why: Hold, due: Timestamp },
+    Released {
+        agent: AgentName,
+        task_type: TaskType,
+        why: Hold,
+        due: Timestamp,
+        model: Option<ModelRef>,
+        usage: Usage,
+        micro_usd: Option<u64>,
+    },
     /// A task was given up on.
     DeadLettered {
         agent: AgentName,
@@ -79,6 +88,7 @@ pub enum Happening {
         attempts: u32,
         failure: Failure,
         why: String,
+        model: Option<ModelRef>,
         usage: Usage,
         micro_usd: Option<u64>,
     },
@@ -86,7 +96,7 @@ pub enum Happening {
     Decided {
         agent: AgentName,
         task_type: TaskType,
-        #[serde(flatten)]
+        // Not flattened: a decision has an `agent` and a time of its own.
         decided: Box<Decided>,
     },
     /// A dead letter was sent round again by a person or a replay.
@@ -123,7 +133,15 @@ pub enum Happening {
     /// An incident is over.
     IncidentResolved { incident: String, by: String },
     /// A page reached a channel.
-    PageDelivered { incident: String, channel: String, to: String, again: bool },
+    PageDelivered {
+        incident: String,
+        channel: String,
+        to: String,
+        again: bool,
+        /// What it does there: trigger, update, acknowledge, resolve.
+        #[serde(default)]
+        action: String,
+    },
     /// A page did not reach a channel and will be tried again.
     PageFailed { incident: String, channel: String, error: String, next: Option<Timestamp> },
     /// A replay changed its state.
@@ -146,5 +164,35 @@ pub struct NewEvent {
 impl From<Happening> for NewEvent {
     fn from(what: Happening) -> Self {
         Self { task: None, what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decision::{DeciderKind, Decision};
+
+    #[test]
+    fn a_decision_reads_back_with_both_agents() {
+        let agent = |name| AgentName::new(name).expect("a name");
+        let at = Timestamp::from_millis(1_000);
+        let decided = Decided {
+            number: 1,
+            generation: 2,
+            decision: Decision::Reassign { agent: agent("backend"), amendment: "again".to_owned() },
+            by: DeciderKind::Table,
+            who: None,
+            at,
+            reasons: Vec::new(),
+            rejected: Vec::new(),
+        };
+        let what = Happening::Decided {
+            agent: agent("cto"),
+            task_type: TaskType::new("code_review").expect("a name"),
+            decided: Box::new(decided),
+        };
+        let event = Event { seq: 7, at, task: None, what };
+        let json = serde_json::to_string(&event).expect("json");
+        assert_eq!(serde_json::from_str::<Event>(&json).expect("the same"), event, "{json}");
     }
 }

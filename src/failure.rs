@@ -1,6 +1,7 @@
 //! What a failure means: its class, its kind, where it comes from and what may be done about it.
 //!
-//! Types only for now.
+//! The words and one table: [`Kind::profile`] says what each kind means by default. Which kind a cause is of is
+//! decided in `judgement.rs`, the providers' part of it in `provider_failure.rs`.
 
 use std::time::Duration;
 
@@ -182,6 +183,132 @@ words! {
         Open = "open",
         /// Says nothing about the integration's health.
         Ignore = "ignore",
+    }
+}
+
+/// What a kind means unless the evidence says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Its class.
+    pub class: Class,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// What is to be done about it.
+    pub action: Action,
+    /// May the identical request be sent again to the same model?
+    pub retry: bool,
+    /// When another model may be tried.
+    pub fallback: Fallback,
+    /// What it tells the integration's breaker.
+    pub signal: Signal,
+    /// Should a person be told, whatever else happens?
+    pub page: bool,
+}
+
+impl Kind {
+    /// What this kind means by default: class, action, retry, fallback, breaker and page, in one table.
+    #[must_use]
+    pub const fn profile(self) -> Profile {
+        /// It will pass, and speaks of the integration's health.
+        const PASSING: Profile = Profile {
+            class: Class::Transient,
+            origin: Origin::Integration,
+            action: Action::Backoff,
+            retry: true,
+            fallback: Fallback::AfterRetries,
+            signal: Signal::Count,
+            page: false,
+        };
+        /// The integration as a whole is of no use until somebody acts.
+        const PARKED: Profile = Profile {
+            class: Class::Infrastructure,
+            origin: Origin::Integration,
+            action: Action::ParkIntegration,
+            retry: false,
+            fallback: Fallback::Now,
+            signal: Signal::Open,
+            page: true,
+        };
+        /// The answer, or the size of the question, has to change.
+        const REWORDED: Profile = Profile {
+            class: Class::Validation,
+            origin: Origin::AgentOutput,
+            action: Action::ModifyRequeue,
+            retry: false,
+            fallback: Fallback::AfterRetries,
+            signal: Signal::Ignore,
+            page: false,
+        };
+        /// Trying again cannot help.
+        const FINAL: Profile = Profile {
+            class: Class::Logic,
+            origin: Origin::Policy,
+            action: Action::DeadLetter,
+            retry: false,
+            fallback: Fallback::Never,
+            signal: Signal::Ignore,
+            page: false,
+        };
+        /// Our side broke under the delivery, not the task.
+        const HOST: Profile = Profile {
+            class: Class::Infrastructure,
+            origin: Origin::Host,
+            action: Action::Backoff,
+            retry: true,
+            fallback: Fallback::Never,
+            signal: Signal::Ignore,
+            page: false,
+        };
+        match self {
+            Self::Overloaded
+            | Self::ServerError
+            | Self::Timeout
+            | Self::Network
+            | Self::TruncatedStream
+            | Self::MalformedResponse => PASSING,
+            Self::RateLimited => Profile { signal: Signal::Throttle, ..PASSING },
+            Self::InFlightConflict => Profile { signal: Signal::Ignore, fallback: Fallback::Never, ..PASSING },
+            Self::LocalOom | Self::LocalUnavailable => {
+                Profile { class: Class::Infrastructure, origin: Origin::Host, ..PASSING }
+            }
+            Self::Auth | Self::Permission | Self::QuotaExhausted | Self::EndpointConfig => PARKED,
+            Self::ModelUnavailable => {
+                Profile { action: Action::FallbackNow, signal: Signal::Ignore, page: false, ..PARKED }
+            }
+            Self::ContextTooLong | Self::RequestTooLarge => {
+                Profile { origin: Origin::Input, fallback: Fallback::LargerContext, ..REWORDED }
+            }
+            Self::BadOutput
+            | Self::EmptyOutput
+            | Self::OutputCut
+            | Self::Recitation
+            | Self::Schema
+            | Self::MissingField
+            | Self::Constraint => REWORDED,
+            Self::SameOutput => Profile { action: Action::DeadLetter, ..REWORDED },
+            Self::InvalidRequest | Self::Contradiction => Profile { origin: Origin::Input, ..FINAL },
+            Self::InvalidInput => Profile { class: Class::Validation, origin: Origin::Input, ..FINAL },
+            Self::Refused => Profile { fallback: Fallback::Policy, ..FINAL },
+            Self::PolicyBlock => Profile { action: Action::Human, page: true, ..FINAL },
+            Self::Loop => Profile { origin: Origin::AgentOutput, ..FINAL },
+            Self::Dependency => Profile { origin: Origin::Integration, ..FINAL },
+            Self::Budget | Self::Deadline => FINAL,
+            Self::Crash | Self::Oom | Self::Evicted | Self::ProcessDied | Self::LeaseLapsed => HOST,
+            Self::Storage => {
+                Profile { signal: Signal::Ignore, origin: Origin::Host, fallback: Fallback::Never, ..PARKED }
+            }
+            Self::ParkedTooLong => Profile {
+                action: Action::DeadLetter,
+                retry: false,
+                fallback: Fallback::Now,
+                signal: Signal::Ignore,
+                ..PASSING
+            },
+            Self::NoAgent => Profile { action: Action::DeadLetter, retry: false, ..HOST },
+            Self::Declined => Profile { origin: Origin::Business, ..FINAL },
+            Self::OutcomeUnknown => Profile { action: Action::Human, origin: Origin::Integration, page: true, ..FINAL },
+            Self::Unknown => Profile { origin: Origin::Host, ..FINAL },
+        }
     }
 }
 

@@ -1,1 +1,369 @@
 //! Whether an agent is well: deaths, restarts, and when to stop restarting it.
+//!
+//! An agent that dies is started again after a wait that doubles. One that dies too often without a healthy spell in
+//! between is in a *crash loop*: it is left down, its siblings go on, the CEO moves its work, and one start every
+//! quarter of an hour looks whether it has recovered. Counting deaths in a row, not deaths in a window, is on purpose:
+//! five doubling waits take longer than any short window, so a window alone could never be exceeded. Where an operator
+//! sets `restart: { max, within }` that window counts as well.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::task::words;
+use crate::time::{self, Timestamp};
+
+/// How an agent is restarted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RestartPolicy {
+    /// The wait before the first restart; doubled for each death in a row.
+    #[serde(with = "time::text")]
+    pub delay: Duration,
+    /// The longest wait.
+    #[serde(with = "time::text")]
+    pub delay_max: Duration,
+    /// More deaths in a row than this are a crash loop. Turned up: more patience, more restarts for nothing.
+    pub max: u32,
+    /// More deaths than `max` within this are a crash loop too, healthy spells or not; zero: only those in a row count.
+    #[serde(with = "time::text")]
+    pub within: Duration,
+    /// Alive for so long, it is well again and its deaths are forgotten.
+    #[serde(with = "time::text")]
+    pub healthy_after: Duration,
+    /// In a crash loop: how long until one more start is tried.
+    #[serde(with = "time::text")]
+    pub probe_every: Duration,
+}
+
+impl Default for RestartPolicy {
+    /// 0.5 s doubled up to 60 s; more than 5 in a row without 10 healthy minutes; a probe every 15 minutes.
+    fn default() -> Self {
+        Self {
+            delay: Duration::from_millis(500),
+            delay_max: Duration::from_secs(60),
+            max: 5,
+            within: Duration::ZERO,
+            healthy_after: Duration::from_secs(600),
+            probe_every: Duration::from_secs(900),
+        }
+    }
+}
+
+impl RestartPolicy {
+    /// The wait before the restart after the `n`-th death in a row (first = 1); jitter adds up to a tenth.
+    #[must_use]
+    pub fn wait(&self, n: u32, roll: f64) -> Duration {
+        let doublings = n.saturating_sub(1).min(31);
+        let base = self.delay.saturating_mul(1 << doublings).min(self.delay_max);
+        base + base.mul_f64(0.1 * roll.clamp(0.0, 1.0))
+    }
+}
+
+words! {
+    /// How an agent is, in a word.
+    Condition, "condition", "healthy, restarting, crash-loop" {
+        /// It runs, or was never started.
+        Healthy = "healthy",
+        /// It died and will be started again.
+        Restarting = "restarting",
+        /// It died too often; it is left down but for a probe now and then.
+        CrashLoop = "crash-loop",
+    }
+}
+
+/// What to do about a death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterDeath {
+    /// Start it again after this wait.
+    Restart {
+        /// How long to wait.
+        after: Duration,
+    },
+    /// Leave it down and tell the CEO; start it once at that time to see.
+    CrashLoop {
+        /// When.
+        probe_at: Timestamp,
+    },
+}
+
+/// The health of one agent, as its supervisor sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    policy: RestartPolicy,
+    /// Deaths without a healthy spell in between.
+    in_a_row: u32,
+    recent: VecDeque<Timestamp>,
+    up_since: Option<Timestamp>,
+    crash_loop_since: Option<Timestamp>,
+    next_start: Option<Timestamp>,
+}
+
+impl Health {
+    /// An agent that never died.
+    #[must_use]
+    pub const fn new(policy: RestartPolicy) -> Self {
+        Self { policy, in_a_row: 0, recent: VecDeque::new(), up_since: None, crash_loop_since: None, next_start: None }
+    }
+
+    /// It was started.
+    pub fn started(&mut self, now: Timestamp) {
+        self.up_since = Some(now);
+        self.next_start = None;
+    }
+
+    /// It died, or failed to start. `roll` spreads the restarts of agents that died together.
+    pub fn died(&mut self, now: Timestamp, roll: f64) -> AfterDeath {
+        self.look(now);
+        self.up_since = None;
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        let within = self.policy.within;
+        self.recent.push_back(now);
+        self.recent.retain(|death| now.since(*death) < within);
+        let max = usize::try_from(self.policy.max).unwrap_or(usize::MAX);
+        let too_often = self.in_a_row > self.policy.max || self.recent.len() > max;
+        if too_often || self.crash_loop_since.is_some() {
+            let probe_at = now + self.policy.probe_every;
+            self.crash_loop_since.get_or_insert(now);
+            self.next_start = Some(probe_at);
+            return AfterDeath::CrashLoop { probe_at };
+        }
+        let after = self.policy.wait(self.in_a_row, roll);
+        self.next_start = Some(now + after);
+        AfterDeath::Restart { after }
+    }
+
+    /// Notices a healthy spell: alive for long enough, its deaths are forgotten. Returns whether it left a crash loop.
+    pub fn look(&mut self, now: Timestamp) -> bool {
+        let well = self.well(now);
+        if well {
+            self.in_a_row = 0;
+        }
+        well && self.crash_loop_since.take().is_some()
+    }
+
+    /// Somebody says that it is well again: everything is forgotten.
+    pub fn forgive(&mut self) {
+        *self = Self { up_since: self.up_since, ..Self::new(self.policy.clone()) };
+    }
+
+    fn well(&self, now: Timestamp) -> bool {
+        self.up_since.is_some_and(|since| now.since(since) >= self.policy.healthy_after)
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn condition(&self, now: Timestamp) -> Condition {
+        let well = self.well(now);
+        match (self.crash_loop_since, self.up_since, self.next_start) {
+            (Some(_), _, _) if !well => Condition::CrashLoop,
+            (_, None, Some(_)) => Condition::Restarting,
+            (_, Some(_), _) | (_, None, None) => Condition::Healthy,
+        }
+    }
+
+    /// Deaths without a healthy spell in between.
+    #[must_use]
+    pub const fn in_a_row(&self) -> u32 {
+        self.in_a_row
+    }
+
+    /// Since when it is in a crash loop.
+    #[must_use]
+    pub const fn crash_loop_since(&self) -> Option<Timestamp> {
+        self.crash_loop_since
+    }
+
+    /// When it is to be started next, while it is down.
+    #[must_use]
+    pub const fn next_start(&self) -> Option<Timestamp> {
+        self.next_start
+    }
+}
+
+words! {
+    /// How a child ended.
+    Ending, "ending", "normal, shutdown, panic, killed, failed-start" {
+        /// By itself, finished.
+        Normal = "normal",
+        /// Because it was told to.
+        Shutdown = "shutdown",
+        /// It panicked or returned an error.
+        Panic = "panic",
+        /// Somebody killed it.
+        Killed = "killed",
+        /// It did not even start.
+        FailedStart = "failed-start",
+    }
+}
+
+words! {
+    /// Which children are started again.
+    Restart, "restart", "permanent, transient, temporary" {
+        /// Always.
+        Permanent = "permanent",
+        /// Only after an ending that is neither normal nor a shutdown.
+        Transient = "transient",
+        /// Never.
+        Temporary = "temporary",
+    }
+}
+
+impl Restart {
+    /// Does this ending count as a death, to be followed by a restart?
+    #[must_use]
+    pub const fn is_death(self, ending: Ending) -> bool {
+        match (self, ending) {
+            (Self::Temporary, _) | (Self::Transient, Ending::Normal | Ending::Shutdown) => false,
+            (Self::Permanent, _) | (Self::Transient, Ending::Panic | Ending::Killed | Ending::FailedStart) => true,
+        }
+    }
+}
+
+/// Restart intensity as OTP has it: more than `max` deaths within the period, and the supervisor gives up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Intensity {
+    max: u32,
+    period: Duration,
+    deaths: VecDeque<Timestamp>,
+}
+
+impl Intensity {
+    /// At most `max` deaths within `period`; a death exactly `period` old no longer counts.
+    #[must_use]
+    pub const fn new(max: u32, period: Duration) -> Self {
+        Self { max, period, deaths: VecDeque::new() }
+    }
+
+    /// Counts a death (one, however many siblings are restarted with it). `true`: give up.
+    pub fn death(&mut self, now: Timestamp) -> bool {
+        self.deaths.push_back(now);
+        let period = self.period;
+        self.deaths.retain(|death| now.since(*death) < period);
+        self.deaths.len() > usize::try_from(self.max).unwrap_or(usize::MAX)
+    }
+}
+
+words! {
+    /// Who is restarted with a child that died.
+    Strategy, "strategy", "one_for_one, rest_for_one, one_for_all" {
+        /// Nobody.
+        OneForOne = "one_for_one",
+        /// Those started after it.
+        RestForOne = "rest_for_one",
+        /// Everybody.
+        OneForAll = "one_for_all",
+    }
+}
+
+/// In which order to stop and start children.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartOrder<T> {
+    /// Those alive that must stop first, in reverse order of their start.
+    pub stops: Vec<T>,
+    /// Those to start, in order.
+    pub starts: Vec<T>,
+}
+
+/// In which order to stop all children, given in the order of their start: the last started first.
+#[must_use]
+pub fn stop_order<T: Clone>(children: &[T]) -> Vec<T> {
+    children.iter().rev().cloned().collect()
+}
+
+impl Strategy {
+    /// What to do when `dead`, one of `children` (in order of their start), has died. Nothing when it is not one of them.
+    #[must_use]
+    pub fn order<T: Clone + PartialEq>(self, children: &[T], dead: &T) -> RestartOrder<T> {
+        let position = children.iter().position(|child| child == dead);
+        let affected = match (self, position) {
+            (_, None) => &[][..],
+            (Self::OneForOne, Some(at)) => &children[at..=at],
+            (Self::RestForOne, Some(at)) => &children[at..],
+            (Self::OneForAll, Some(_)) => children,
+        };
+        RestartOrder {
+            stops: stop_order(affected).into_iter().filter(|child| child != dead).collect(),
+            starts: affected.to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1_000)
+    }
+
+    #[test]
+    fn waits_double_up_to_a_minute_and_jitter_only_adds() {
+        let policy = RestartPolicy::default();
+        let waits: Vec<u128> = (1..=9).map(|n| policy.wait(n, 0.0).as_millis()).collect();
+        assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
+        assert_eq!(policy.wait(1, 1.0), Duration::from_millis(550));
+        assert_eq!(policy.wait(u32::MAX, 0.0), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn the_sixth_death_in_a_row_is_a_crash_loop_with_one_probe_a_quarter_of_an_hour() {
+        let mut health = Health::new(RestartPolicy::default());
+        for n in 0..5 {
+            health.started(at(n));
+            assert!(matches!(health.died(at(n), 0.0), AfterDeath::Restart { .. }), "{n}");
+            assert_eq!(health.condition(at(n)), Condition::Restarting);
+        }
+        health.started(at(100));
+        assert_eq!(health.died(at(100), 0.0), AfterDeath::CrashLoop { probe_at: at(1_000) });
+        assert_eq!((health.condition(at(100)), health.next_start()), (Condition::CrashLoop, Some(at(1_000))));
+        health.started(at(1_000));
+        assert_eq!(health.condition(at(1_000)), Condition::CrashLoop, "a probe is no recovery yet");
+        assert_eq!(health.died(at(1_001), 0.0), AfterDeath::CrashLoop { probe_at: at(1_901) });
+        health.started(at(1_901));
+        assert!(!health.look(at(2_500)));
+        assert_eq!(health.condition(at(2_501)), Condition::Healthy);
+        assert!(health.look(at(2_501)), "it left the crash loop");
+        assert!(matches!(health.died(at(2_502), 0.0), AfterDeath::Restart { .. }));
+    }
+
+    #[test]
+    fn a_healthy_spell_forgets_deaths_in_a_row_but_not_those_of_a_configured_window() {
+        for (within, expected) in [(0, Condition::Restarting), (3_600, Condition::CrashLoop)] {
+            let policy = RestartPolicy { max: 2, within: Duration::from_secs(within), ..RestartPolicy::default() };
+            let mut health = Health::new(policy);
+            for n in 0..3 {
+                health.started(at(n * 700));
+                health.died(at(n * 700 + 650), 0.0);
+            }
+            assert_eq!((health.in_a_row(), health.condition(at(2_050))), (1, expected), "within {within} s");
+        }
+    }
+
+    #[test]
+    fn every_ending_under_every_restart() {
+        use Ending::{FailedStart, Killed, Normal, Panic, Shutdown};
+        for (restart, deaths) in [
+            (Restart::Permanent, &[Normal, Shutdown, Panic, Killed, FailedStart][..]),
+            (Restart::Transient, &[Panic, Killed, FailedStart][..]),
+            (Restart::Temporary, &[][..]),
+        ] {
+            for ending in Ending::ALL {
+                assert_eq!(restart.is_death(*ending), deaths.contains(ending), "{restart} {ending}");
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_dies_under_one_for_one_goes_alone() {
+        let order = Strategy::OneForOne.order(&[1, 2, 3], &2);
+        assert_eq!((order.stops, order.starts), (vec![], vec![2]));
+    }
+
+    #[test]
+    fn a_stranger_restarts_nobody() {
+        let order = Strategy::OneForAll.order(&[1, 2], &3);
+        assert_eq!((order.stops, order.starts), (vec![], vec![]));
+    }
+}

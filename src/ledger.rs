@@ -11,12 +11,12 @@ use serde_json::Value;
 
 use crate::agent::{Incarnation, ModelRef};
 use crate::dead_letter::Circumstances;
+use crate::decision::{Decided, DeciderKind, Decision};
 use crate::delivery::{Amendment, AmendmentSource, Attempt, AttemptEnd, Hold, Lease, Parking, Settlement, Spent};
 use crate::event::{Happening, NewEvent};
 use crate::failure::Failure;
 use crate::task::{AgentName, Effect, Integration, Task, words};
 use crate::time::Timestamp;
-use crate::triage::{Decided, DeciderKind, Decision};
 
 words! {
     /// Where a task stands. Every accepted task is in exactly one of these.
@@ -75,6 +75,14 @@ pub struct Letter {
     pub why: String,
     /// How things stood.
     pub circumstances: Box<Circumstances>,
+}
+
+impl Letter {
+    /// Is it still to be dealt with?
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self.status, LetterStatus::Open | LetterStatus::WithHuman)
+    }
 }
 
 /// Everything known of a task: what was asked, and all that has happened to it.
@@ -238,6 +246,12 @@ pub enum Refused {
         /// When it is.
         due: Timestamp,
     },
+    /// Its deadline has passed: no delivery begins any more, it can only be given up.
+    #[error("the task's deadline {deadline} has passed; no delivery begins after it")]
+    PastDeadline {
+        /// The deadline.
+        deadline: Timestamp,
+    },
     /// The decision answers another round.
     #[error("the task is in round {current}; this decision answers round {said}")]
     OtherRound {
@@ -323,6 +337,18 @@ impl Record {
         self.attempts.iter().filter(|attempt| attempt.generation == self.generation)
     }
 
+    /// The latest failure known: of a delivery, or the one it was given up for without any.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<&Failure> {
+        let delivered =
+            self.attempts.iter().rev().find_map(|attempt| Some((attempt.ended_at, attempt.failure.as_ref()?)));
+        match (&self.letter, delivered) {
+            (Some(letter), Some((at, _))) if Some(letter.at) >= at => Some(&letter.failure),
+            (_, Some((_, failure))) => Some(failure),
+            (letter, None) => letter.as_ref().map(|letter| &letter.failure),
+        }
+    }
+
     fn event(&self, what: Happening) -> NewEvent {
         NewEvent { task: Some(self.task.id), what }
     }
@@ -330,7 +356,9 @@ impl Record {
     fn parked_until(&mut self, until: Timestamp, why: Hold, now: Timestamp) -> NewEvent {
         let integration = matches!(why, Hold::BreakerOpen | Hold::Gate | Hold::IntegrationParked | Hold::RetryBudget)
             .then(|| self.integration.clone());
-        let since = self.parking.as_ref().map_or(now, |parking| parking.since);
+        // A pause somebody decided on is no waiting for an integration: the patience begins after it.
+        let waiting = self.parking.as_ref().filter(|parking| parking.why != Hold::Paused);
+        let since = waiting.map_or(now, |parking| parking.since);
         self.state = State::Parked;
         self.due = until;
         self.parking = Some(Parking { why, integration: integration.clone(), since });
@@ -375,6 +403,7 @@ impl Record {
             attempts: self.attempt,
             failure: failure.clone(),
             why: why.clone(),
+            model: spent.model.clone(),
             usage: spent.usage,
             micro_usd: spent.micro_usd,
         });
@@ -420,6 +449,8 @@ pub fn apply(record: &Record, command: Command, now: Timestamp) -> Result<Change
         }
         Command::Park { until, why } => {
             waiting(&next)?;
+            // A retry that waits for its backoff must not come earlier for being parked.
+            let until = if next.state == State::Scheduled { until.max(next.due) } else { until };
             vec![next.parked_until(until, why, now)]
         }
         Command::GiveUp { failure, why, circumstances } => {
@@ -433,6 +464,27 @@ pub fn apply(record: &Record, command: Command, now: Timestamp) -> Result<Change
         Command::Cancel { by, reason } => cancel(&mut next, by, reason, now)?,
     };
     Ok((next, events))
+}
+
+/// Is what a holder says under its lease said in the run of the process that granted it? A restart voids every lease
+/// at once: the holder died with the process. Engines ask before they [`apply`].
+///
+/// # Errors
+/// [`Refused::Stale`] for a `Renew` or `Settle` under a lease of another epoch.
+pub fn of_this_run(record: &Record, command: &Command, epoch: u64) -> Result<(), Refused> {
+    match command {
+        Command::Renew { fence, .. } | Command::Settle { fence, .. } => match &record.lease {
+            Some(lease) if lease.epoch != epoch => Err(Refused::Stale { said: *fence, current: record.fence }),
+            Some(_) | None => Ok(()),
+        },
+        Command::Claim { .. }
+        | Command::Lapse { .. }
+        | Command::Park { .. }
+        | Command::GiveUp { .. }
+        | Command::Decide { .. }
+        | Command::Replay { .. }
+        | Command::Cancel { .. } => Ok(()),
+    }
 }
 
 fn running(record: &Record, fence: u64) -> Result<&Lease, Refused> {
@@ -470,6 +522,9 @@ fn claim(
     waiting(record)?;
     if record.due > now {
         return Err(Refused::NotDue { due: record.due });
+    }
+    if let Some(deadline) = record.task.deadline.filter(|deadline| *deadline <= now) {
+        return Err(Refused::PastDeadline { deadline });
     }
     record.attempt += 1;
     record.fence += 1;
@@ -552,18 +607,28 @@ fn settled(record: &mut Record, settlement: Settlement, spent: Spent, now: Times
                 due,
                 failure,
                 amended,
+                model: spent.model.clone(),
                 usage: spent.usage,
                 micro_usd: spent.micro_usd,
             })]
         }
         Settlement::Release { due, why, failure } => {
             record.attempt = record.attempt.saturating_sub(1);
-            match failure {
-                // It found out by a real call: keep what was seen and what it cost, though it does not count.
-                Some(failure) => end(record, AttemptEnd::Released, Some(failure)),
-                None => drop(record.attempts.pop()),
+            // What was seen by a real call and what was paid for is kept, though it does not count.
+            if failure.is_some() || spent != Spent::default() {
+                end(record, AttemptEnd::Released, failure);
+            } else {
+                record.attempts.pop();
             }
-            let released = record.event(Happening::Released { agent, task_type, why, due });
+            let released = record.event(Happening::Released {
+                agent,
+                task_type,
+                why,
+                due,
+                model: spent.model.clone(),
+                usage: spent.usage,
+                micro_usd: spent.micro_usd,
+            });
             match why {
                 Hold::Drain => {
                     record.state = if due <= now { State::Ready } else { State::Scheduled };
@@ -592,7 +657,11 @@ fn decide(
     let open = match record.state {
         State::Dead => record.letter.as_ref().is_some_and(|letter| letter.status == LetterStatus::Open) || by_person,
         State::WaitingHuman => by_person,
-        State::Ready | State::Scheduled | State::Parked | State::Running | State::Done | State::Cancelled => false,
+        // What waits for an integration may be moved on before it dies of waiting.
+        State::Parked => matches!(decided.decision, Decision::RetryOnFallback { .. } | Decision::Reassign { .. }),
+        // And what waits for an agent that does not come back goes to another.
+        State::Ready | State::Scheduled => matches!(decided.decision, Decision::Reassign { .. }),
+        State::Running | State::Done | State::Cancelled => false,
     };
     if !open {
         return Err(Refused::WrongState {
@@ -662,7 +731,13 @@ fn automatic_decision_allowed(record: &Record, decision: &Decision) -> Result<()
         Decision::PageHuman { .. } => return Ok(()),
         Decision::Resolve { .. } => return Err(Refused::OnlyPerson("that a task was done by other means")),
         Decision::RunAgain { .. } => return Err(Refused::OnlyPerson("to have a task done again as it is")),
-        Decision::Discard { .. } | Decision::Park { .. } => {}
+        Decision::Discard { .. } => {}
+        // Parking sends it again later: harmless for a payment only if no delivery of it was ever begun.
+        Decision::Park { .. } => {
+            if record.task.effect == Effect::Payment && !record.attempts.is_empty() {
+                return Err(Refused::PaymentNeedsPerson);
+            }
+        }
         Decision::RetryOnFallback { .. } | Decision::RetryAfterCheck { .. } | Decision::Reassign { .. } => {
             if record.task.effect == Effect::Payment {
                 return Err(Refused::PaymentNeedsPerson);
@@ -697,10 +772,18 @@ fn replay(
     amendment: Option<String>,
     now: Timestamp,
 ) -> Result<Vec<NewEvent>, Refused> {
+    let open = record.letter.as_ref().is_some_and(Letter::is_open);
     match record.state {
-        State::Dead | State::WaitingHuman => {}
-        State::Ready | State::Scheduled | State::Parked | State::Running | State::Done | State::Cancelled => {
-            return Err(Refused::WrongState { state: record.state, needs: "only a dead letter can be replayed" });
+        State::Dead | State::WaitingHuman if open => {}
+        State::Ready
+        | State::Scheduled
+        | State::Parked
+        | State::Running
+        | State::Done
+        | State::Dead
+        | State::WaitingHuman
+        | State::Cancelled => {
+            return Err(Refused::WrongState { state: record.state, needs: "only an open dead letter can be replayed" });
         }
     }
     if record.task.effect == Effect::Payment && !named_by_person {
@@ -789,22 +872,360 @@ impl Balance {
 
     /// Counts one record.
     pub fn add(&mut self, state: State) {
-        self.submitted += 1;
+        self.add_many(state, 1);
+    }
+
+    /// Counts so many records in one state.
+    pub fn add_many(&mut self, state: State, records: u64) {
+        self.submitted += records;
         match state {
-            State::Ready => self.waiting += 1,
+            State::Ready => self.waiting += records,
             State::Scheduled => {
-                self.waiting += 1;
-                self.retrying += 1;
+                self.waiting += records;
+                self.retrying += records;
             }
             State::Parked => {
-                self.waiting += 1;
-                self.parked += 1;
+                self.waiting += records;
+                self.parked += records;
             }
-            State::Running => self.running += 1,
-            State::Done => self.done += 1,
-            State::Dead => self.dead += 1,
-            State::WaitingHuman => self.waiting_human += 1,
-            State::Cancelled => self.cancelled += 1,
+            State::Running => self.running += records,
+            State::Done => self.done += records,
+            State::Dead => self.dead += records,
+            State::WaitingHuman => self.waiting_human += records,
+            State::Cancelled => self.cancelled += records,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use serde_json::json;
+
+    use crate::cause::Usage;
+    use crate::task::Priority;
+
+    const NOW: Timestamp = Timestamp::from_millis(10_000);
+    const LATER: Timestamp = Timestamp::from_millis(60_000);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn busy() -> Failure {
+        let failure = json!({
+            "class": "transient", "kind": "overloaded", "origin": "integration", "action": "backoff", "retry": true,
+            "fallback": "after_retries", "signal": "count", "page": false, "message": "busy", "rule": "test",
+        });
+        serde_json::from_value(failure).expect("a failure")
+    }
+
+    fn task(created_at: Timestamp) -> Task {
+        let task = json!({
+            "id": "01900000-0000-7000-8000-000000000001", "type": "code_review", "agent": "cto", "payload": {},
+            "effect": "mutation", "priority": "normal", "created_at": created_at,
+        });
+        serde_json::from_value(task).expect("a task")
+    }
+
+    fn settle(fence: u64, settlement: Settlement) -> Command {
+        Command::Settle { fence, settlement, spent: Spent::default() }
+    }
+
+    fn dead() -> Settlement {
+        Settlement::DeadLetter { failure: busy(), why: "3 of 3".to_owned(), circumstances: Box::default() }
+    }
+
+    fn claim_command() -> Command {
+        let agent = AgentName::new("cto").expect("a name");
+        Command::Claim { agent, incarnation: Incarnation(1), epoch: 1, lease_for: MINUTE }
+    }
+
+    fn decision(generation: u32, by: DeciderKind, decision: Decision) -> Command {
+        let decided = Decided {
+            number: 0,
+            generation,
+            decision,
+            by,
+            who: None,
+            at: Timestamp::default(),
+            reasons: Vec::new(),
+            rejected: Vec::new(),
+        };
+        Command::Decide { decided, integration: Integration::new("openai").expect("a name") }
+    }
+
+    fn reassign(to: &str) -> Decision {
+        Decision::Reassign { agent: AgentName::new(to).expect("a name"), amendment: "again".to_owned() }
+    }
+
+    fn replayed(named_by_person: bool) -> Command {
+        Command::Replay { by: "ann".to_owned(), named_by_person, reason: "fixed".to_owned(), amendment: None }
+    }
+
+    fn done(record: &Record, command: Command, now: Timestamp) -> Record {
+        apply(record, command, now).expect("it applies").0
+    }
+
+    fn fresh(effect: Effect) -> Record {
+        let task = Task { effect, ..task(NOW) };
+        Record::new(task, Integration::new("anthropic").expect("a name"), NOW).0
+    }
+
+    fn running_one(effect: Effect) -> Record {
+        done(&fresh(effect), claim_command(), NOW)
+    }
+
+    fn dead_one(effect: Effect) -> Record {
+        done(&running_one(effect), settle(1, dead()), NOW)
+    }
+
+    fn standing(state: State) -> Record {
+        let (ready, running) = (fresh(Effect::Mutation), running_one(Effect::Mutation));
+        let record = match state {
+            State::Ready => ready,
+            State::Scheduled => {
+                done(&running, settle(1, Settlement::Retry { due: LATER, failure: busy(), amendment: None }), NOW)
+            }
+            State::Parked => done(&ready, Command::Park { until: LATER, why: Hold::Gate }, NOW),
+            State::Running => running,
+            State::Done => done(&running, settle(1, Settlement::Ack { answer: Value::Null }), NOW),
+            State::Dead => dead_one(Effect::Mutation),
+            State::WaitingHuman => {
+                let page = Decision::PageHuman { why: "look".to_owned() };
+                done(&dead_one(Effect::Mutation), decision(1, DeciderKind::Table, page), NOW)
+            }
+            State::Cancelled => done(&ready, Command::Cancel { by: "ann".to_owned(), reason: "no".to_owned() }, NOW),
+        };
+        assert_eq!(record.state, state);
+        record
+    }
+
+    #[test]
+    fn every_command_in_every_state() {
+        use DeciderKind::{Human, Table};
+        let retry = |due| Settlement::Retry { due, failure: busy(), amendment: None };
+        let release = |due, why| Settlement::Release { due, why, failure: None };
+        let note = || "by hand".to_owned();
+        let give_up = Command::GiveUp { failure: busy(), why: note(), circumstances: Box::default() };
+        let park = Decision::Park { until: LATER, why: note() };
+        let check = Decision::RetryAfterCheck { due: LATER, checked: note() };
+        let fallback = Decision::RetryOnFallback { model: "openai/gpt-5".parse().expect("a model") };
+        let cancel = Command::Cancel { by: note(), reason: note() };
+        let lapse = Command::Lapse { fence: 1, settlement: retry(NOW), spent: Spent::default() };
+        let table: &[(&str, Command, Timestamp, [&str; 8])] = &[
+            // ready, scheduled, parked, running, done, dead, waiting-human, cancelled
+            ("claim", claim_command(), NOW, ["running", "-", "-", "-", "-", "-", "-", "-"]),
+            ("claim due", claim_command(), LATER, ["running", "running", "running", "-", "-", "-", "-", "-"]),
+            (
+                "renew",
+                Command::Renew { fence: 1, lease_for: MINUTE },
+                NOW,
+                ["-", "-", "-", "running", "-", "-", "-", "-"],
+            ),
+            ("renew late", Command::Renew { fence: 1, lease_for: MINUTE }, NOW + MINUTE, ["-"; 8]),
+            (
+                "ack",
+                settle(1, Settlement::Ack { answer: Value::Null }),
+                NOW,
+                ["-", "-", "-", "done", "-", "-", "-", "-"],
+            ),
+            ("ack late", settle(1, Settlement::Ack { answer: Value::Null }), NOW + MINUTE, ["-"; 8]),
+            ("ack of another", settle(2, Settlement::Ack { answer: Value::Null }), NOW, ["-"; 8]),
+            ("retry", settle(1, retry(NOW)), NOW, ["-", "-", "-", "ready", "-", "-", "-", "-"]),
+            ("retry later", settle(1, retry(LATER)), NOW, ["-", "-", "-", "scheduled", "-", "-", "-", "-"]),
+            ("release", settle(1, release(LATER, Hold::Gate)), NOW, ["-", "-", "-", "parked", "-", "-", "-", "-"]),
+            ("drain", settle(1, release(NOW, Hold::Drain)), NOW, ["-", "-", "-", "ready", "-", "-", "-", "-"]),
+            ("dead letter", settle(1, dead()), NOW, ["-", "-", "-", "dead", "-", "-", "-", "-"]),
+            ("lapse", lapse, NOW + MINUTE, ["-", "-", "-", "ready", "-", "-", "-", "-"]),
+            (
+                "park",
+                Command::Park { until: LATER, why: Hold::Gate },
+                NOW,
+                ["parked", "parked", "parked", "-", "-", "-", "-", "-"],
+            ),
+            ("give up", give_up, NOW, ["dead", "dead", "dead", "-", "-", "-", "-", "-"]),
+            (
+                "table reassigns",
+                decision(1, Table, reassign("cso")),
+                NOW,
+                ["ready", "ready", "ready", "-", "-", "ready", "-", "-"],
+            ),
+            ("table falls back", decision(1, Table, fallback), NOW, ["-", "-", "ready", "-", "-", "ready", "-", "-"]),
+            ("table checks", decision(1, Table, check), NOW, ["-", "-", "-", "-", "-", "scheduled", "-", "-"]),
+            ("table parks", decision(1, Table, park), NOW, ["-", "-", "-", "-", "-", "parked", "-", "-"]),
+            (
+                "table discards",
+                decision(1, Table, Decision::Discard { why: note() }),
+                NOW,
+                ["-", "-", "-", "-", "-", "dead", "-", "-"],
+            ),
+            (
+                "table pages",
+                decision(1, Table, Decision::PageHuman { why: note() }),
+                NOW,
+                ["-", "-", "-", "-", "-", "waiting-human", "-", "-"],
+            ),
+            ("table resolves", decision(1, Table, Decision::Resolve { note: note() }), NOW, ["-"; 8]),
+            (
+                "adviser runs it again",
+                decision(1, DeciderKind::Adviser, Decision::RunAgain { amendment: None }),
+                NOW,
+                ["-"; 8],
+            ),
+            ("another round", decision(2, Human, reassign("cso")), NOW, ["-"; 8]),
+            (
+                "person reassigns",
+                decision(1, Human, reassign("cso")),
+                NOW,
+                ["ready", "ready", "ready", "-", "-", "ready", "ready", "-"],
+            ),
+            (
+                "person runs it again",
+                decision(1, Human, Decision::RunAgain { amendment: None }),
+                NOW,
+                ["-", "-", "-", "-", "-", "ready", "ready", "-"],
+            ),
+            (
+                "person resolves",
+                decision(1, Human, Decision::Resolve { note: note() }),
+                NOW,
+                ["-", "-", "-", "-", "-", "done", "done", "-"],
+            ),
+            (
+                "person discards",
+                decision(1, Human, Decision::Discard { why: note() }),
+                NOW,
+                ["-", "-", "-", "-", "-", "dead", "dead", "-"],
+            ),
+            ("replay", replayed(false), NOW, ["-", "-", "-", "-", "-", "ready", "ready", "-"]),
+            (
+                "cancel",
+                cancel,
+                NOW,
+                ["cancelled", "cancelled", "cancelled", "cancelled", "-", "cancelled", "cancelled", "-"],
+            ),
+        ];
+        for (name, command, now, expected) in table {
+            for (&state, expected) in State::ALL.iter().zip(expected) {
+                let before = standing(state);
+                let after = apply(&before, command.clone(), *now);
+                let told = after.as_ref().map_or("-", |(record, _)| record.state.as_str());
+                assert_eq!(told, *expected, "{name} when {state}: {after:?}");
+                if let Ok((after, events)) = after {
+                    sound(&after, name);
+                    assert!(
+                        after.fence >= before.fence && after.generation >= before.generation,
+                        "{name} when {state}"
+                    );
+                    assert!(events.iter().all(|event| event.task == Some(after.task.id)), "{name} when {state}");
+                    assert_eq!(events.is_empty(), matches!(command, Command::Renew { .. }), "{name} when {state}");
+                }
+            }
+        }
+    }
+
+    /// What holds of every record, however it came about.
+    fn sound(record: &Record, name: &str) {
+        let running = record.state == State::Running;
+        assert_eq!(record.lease.is_some(), running, "{name}: a lease while it runs and only then");
+        assert_eq!(record.running_attempt().is_some(), running, "{name}: an open attempt while it runs and only then");
+        let ended = matches!(record.state, State::Done | State::Dead | State::Cancelled);
+        assert_eq!(record.ended_at.is_some(), ended, "{name}: an end when it has ended");
+        let fences: BTreeSet<_> = record.attempts.iter().map(|attempt| attempt.fence).collect();
+        assert_eq!(fences.len(), record.attempts.len(), "{name}: a fence of its own for each delivery");
+    }
+
+    #[test]
+    fn a_payment_is_sent_again_by_nobody_but_a_person() {
+        let record = dead_one(Effect::Payment);
+        let model = "openai/gpt-5".parse().expect("a model");
+        for again in [
+            Decision::RetryOnFallback { model },
+            Decision::RetryAfterCheck { due: NOW, checked: "up".to_owned() },
+            Decision::Park { until: LATER, why: "later".to_owned() },
+            reassign("cso"),
+        ] {
+            for by in [DeciderKind::Table, DeciderKind::Adviser] {
+                let refused = apply(&record, decision(1, by, again.clone()), NOW);
+                assert_eq!(refused, Err(Refused::PaymentNeedsPerson), "{again:?}");
+            }
+        }
+        assert_eq!(apply(&record, replayed(false), NOW), Err(Refused::PaymentNeedsPerson));
+        assert_eq!(done(&record, replayed(true), NOW).state, State::Ready);
+        let person = decision(1, DeciderKind::Human, Decision::RunAgain { amendment: None });
+        assert_eq!(done(&record, person, NOW).state, State::Ready);
+
+        let give_up = Command::GiveUp { failure: busy(), why: String::new(), circumstances: Box::default() };
+        let never_begun = done(&fresh(Effect::Payment), give_up, NOW);
+        let park = Decision::Park { until: LATER, why: "later".to_owned() };
+        assert_eq!(done(&never_begun, decision(1, DeciderKind::Table, park), NOW).state, State::Parked);
+    }
+
+    #[test]
+    fn decisions_and_replays_are_bounded() {
+        let mut record = dead_one(Effect::Mutation);
+        for round in 1..=3 {
+            record = done(&record, decision(round, DeciderKind::Table, reassign(&format!("a{round}"))), NOW);
+            record = done(&record, claim_command(), NOW);
+            record = done(&record, settle(record.fence, dead()), NOW);
+        }
+        let fourth = decision(4, DeciderKind::Table, reassign("a4"));
+        assert_eq!(apply(&record, fourth, NOW), Err(Refused::DecisionsUsedUp));
+        let page = decision(4, DeciderKind::Table, Decision::PageHuman { why: String::new() });
+        assert_eq!(done(&record, page, NOW).state, State::WaitingHuman, "a person may always be asked");
+        let first = done(&dead_one(Effect::Mutation), decision(1, DeciderKind::Table, reassign("a")), NOW);
+        let again = done(&done(&first, claim_command(), NOW), settle(2, dead()), NOW);
+        let same = decision(2, DeciderKind::Table, reassign("a"));
+        assert_eq!(apply(&again, same, NOW), Err(Refused::SameDecisionAgain));
+
+        let mut record = dead_one(Effect::Mutation);
+        for _ in 0..REPLAYS_MAX {
+            record = done(&done(&record, replayed(true), NOW), claim_command(), NOW);
+            record = done(&record, settle(record.fence, dead()), NOW);
+        }
+        assert_eq!(apply(&record, replayed(true), NOW), Err(Refused::ReplaysUsedUp));
+        assert_eq!((record.generation, record.attempt, record.fence), (4, 1, 4));
+    }
+
+    #[test]
+    fn a_release_costs_no_attempt_but_forgets_no_money() {
+        let running = running_one(Effect::Mutation);
+        let release = |failure| Settlement::Release { due: LATER, why: Hold::Gate, failure };
+        let unworked = done(&running, settle(1, release(None)), NOW);
+        assert_eq!((unworked.attempt, unworked.attempts.len()), (0, 0));
+        let found_out = done(&running, settle(1, release(Some(busy()))), NOW);
+        assert_eq!((found_out.attempt, found_out.attempts.len()), (0, 1));
+        let spent = Spent { usage: Usage { input: 7, ..Usage::default() }, ..Spent::default() };
+        let command = Command::Settle { fence: 1, settlement: release(None), spent: spent.clone() };
+        let paid = done(&running, command, NOW);
+        assert_eq!((paid.attempt, &paid.attempts[0].spent), (0, &spent));
+        assert_eq!(done(&paid, claim_command(), LATER).fence, 2, "fences grow all the same");
+    }
+
+    #[test]
+    fn parking_never_shortens_a_backoff() {
+        let waiting = standing(State::Scheduled);
+        let parked = done(&waiting, Command::Park { until: NOW + Duration::from_secs(1), why: Hold::Gate }, NOW);
+        assert_eq!(parked.due, LATER);
+        let sooner = done(&standing(State::Parked), Command::Park { until: NOW, why: Hold::Gate }, NOW);
+        assert_eq!(sooner.due, NOW, "what only waits for its integration may come sooner");
+    }
+
+    #[test]
+    fn no_delivery_begins_after_the_deadline() {
+        let task = Task { deadline: Some(LATER), priority: Priority::Low, ..task(NOW) };
+        let record = Record::new(task, Integration::new("anthropic").expect("a name"), NOW).0;
+        assert!(apply(&record, claim_command(), Timestamp::from_millis(59_999)).is_ok());
+        assert_eq!(apply(&record, claim_command(), LATER), Err(Refused::PastDeadline { deadline: LATER }));
+    }
+
+    #[test]
+    fn what_is_said_under_a_lease_of_another_run_is_stale() {
+        let running = running_one(Effect::Mutation);
+        let ack = settle(1, Settlement::Ack { answer: Value::Null });
+        assert_eq!(of_this_run(&running, &ack, 1), Ok(()));
+        assert_eq!(of_this_run(&running, &ack, 2), Err(Refused::Stale { said: 1, current: 1 }));
+        let lapse = Command::Lapse { fence: 1, settlement: dead(), spent: Spent::default() };
+        assert_eq!(of_this_run(&running, &lapse, 2), Ok(()), "the team may still say that it is over");
     }
 }

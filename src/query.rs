@@ -1,9 +1,13 @@
 //! What can be asked of the record of all work: filters, pages and counts.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Class, Kind};
-use crate::ledger::{LetterStatus, State};
+use crate::delivery::Settlement;
+use crate::event::{Happening, NewEvent};
+use crate::failure::{Class, Failure, Kind};
+use crate::ledger::{Command, LetterStatus, Record, State};
 use crate::task::{AgentName, Effect, Integration, Priority, TaskId, TaskType};
 use crate::time::Timestamp;
 
@@ -47,9 +51,75 @@ pub struct Filter {
     /// Whose failure message holds this text, ignoring case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// Tasks only: whose due time is at or before this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due_by: Option<Timestamp>,
     /// Exactly these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<TaskId>,
+}
+
+impl Filter {
+    /// Does this task match, as one among all tasks?
+    #[must_use]
+    pub fn matches(&self, record: &Record) -> bool {
+        let failure = record.last_failure();
+        self.is_about(record)
+            && self.is_in(record.task.created_at)
+            && self.due_by.is_none_or(|by| record.due <= by)
+            && self.integration.as_ref().is_none_or(|wanted| *wanted == record.integration)
+            && self.class.is_none_or(|class| failure.is_some_and(|failure| failure.class == class))
+            && self.kind.is_none_or(|kind| failure.is_some_and(|failure| failure.kind == kind))
+            && self
+                .folded_text()
+                .is_none_or(|text| failure.is_some_and(|failure| fold(&failure.message).contains(&text)))
+    }
+
+    /// Does this task have a dead letter that matches? It is asked for the failure and time of the letter.
+    #[must_use]
+    pub fn matches_letter(&self, record: &Record) -> bool {
+        let Some(letter) = &record.letter else { return false };
+        let failure = &letter.failure;
+        self.is_about(record)
+            && self.is_in(letter.at)
+            && self.integration.as_ref().is_none_or(|wanted| wanted == failed_integration(record, failure))
+            && self.class.is_none_or(|class| failure.class == class)
+            && self.kind.is_none_or(|kind| failure.kind == kind)
+            && self.folded_text().is_none_or(|text| fold(&failure.message).contains(&text))
+    }
+
+    /// The text looked for, as [`fold`] writes it.
+    #[must_use]
+    pub fn folded_text(&self) -> Option<String> {
+        self.text.as_deref().filter(|text| !text.is_empty()).map(fold)
+    }
+
+    fn is_about(&self, record: &Record) -> bool {
+        let status = record.letter.as_ref().map(|letter| letter.status);
+        (self.states.is_empty() || self.states.contains(&record.state))
+            && self.agent.as_ref().is_none_or(|agent| *agent == record.agent)
+            && self.task_type.as_ref().is_none_or(|task_type| *task_type == record.task.task_type)
+            && self.effect.is_none_or(|effect| effect == record.task.effect)
+            && self.priority.is_none_or(|priority| priority == record.task.priority)
+            && (self.status.is_empty() || status.is_some_and(|status| self.status.contains(&status)))
+            && (self.ids.is_empty() || self.ids.contains(&record.task.id))
+    }
+
+    fn is_in(&self, at: Timestamp) -> bool {
+        self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until)
+    }
+}
+
+/// The integration a dead letter speaks of: that of its failure, or the one the next call would go to.
+#[must_use]
+pub fn failed_integration<'a>(record: &'a Record, failure: &'a Failure) -> &'a Integration {
+    failure.integration.as_ref().unwrap_or(&record.integration)
+}
+
+/// Text as it is compared when case is ignored.
+#[must_use]
+pub fn fold(text: &str) -> String {
+    text.to_lowercase()
 }
 
 /// A page of a listing: where to go on, and how many. Keyset paging: stable under writes.
@@ -66,6 +136,51 @@ pub struct PageAsk {
 impl Default for PageAsk {
     fn default() -> Self {
         Self { after: None, limit: 50, oldest_first: false }
+    }
+}
+
+/// The most items of one page.
+pub const PAGE_MAX: u32 = 1_000;
+
+impl PageAsk {
+    /// How many items the page has at most: between 1 and [`PAGE_MAX`].
+    #[must_use]
+    pub fn size(&self) -> usize {
+        usize::try_from(self.limit.clamp(1, PAGE_MAX)).unwrap_or(1)
+    }
+}
+
+/// Where a page ended: the key of its last item. Opaque to callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cursor {
+    /// In a listing of tasks: the number of the task.
+    Task(u64),
+    /// In a listing of dead letters: when the last one was given up, and its number.
+    Letter(Timestamp, u64),
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Task(seq) => write!(f, "t{seq}"),
+            Self::Letter(at, seq) => write!(f, "d{}.{seq}", at.millis()),
+        }
+    }
+}
+
+impl Cursor {
+    /// Reads what [`fmt::Display`] wrote; nothing else is a cursor.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let cursor = match text.split_at_checked(1)? {
+            ("t", seq) => Self::Task(seq.parse().ok()?),
+            ("d", rest) => {
+                let (at, seq) = rest.split_once('.')?;
+                Self::Letter(Timestamp::from_millis(at.parse().ok()?), seq.parse().ok()?)
+            }
+            _ => return None,
+        };
+        (cursor.to_string() == text).then_some(cursor)
     }
 }
 
@@ -99,6 +214,44 @@ pub struct Death {
     pub integration: Option<Integration>,
 }
 
+impl Death {
+    /// The death this event of a task tells of, if it tells of one.
+    #[must_use]
+    pub fn told_by(event: &NewEvent, at: Timestamp) -> Option<Self> {
+        let task = event.task?;
+        let Happening::DeadLettered { agent, task_type, generation, failure, .. } = &event.what else { return None };
+        Some(Self {
+            task,
+            generation: *generation,
+            at,
+            agent: agent.clone(),
+            task_type: task_type.clone(),
+            class: failure.class,
+            kind: failure.kind,
+            integration: failure.integration.clone(),
+        })
+    }
+}
+
+/// The failure of a delivery that a command reports, if it reports one: what [`FailureRate`] counts.
+#[must_use]
+pub fn failure_told(command: &Command) -> Option<&Failure> {
+    match command {
+        Command::Settle { settlement, .. } | Command::Lapse { settlement, .. } => match settlement {
+            Settlement::Ack { .. } => None,
+            Settlement::Retry { failure, .. } | Settlement::DeadLetter { failure, .. } => Some(failure),
+            Settlement::Release { failure, .. } => failure.as_ref(),
+        },
+        Command::Claim { .. }
+        | Command::Renew { .. }
+        | Command::Park { .. }
+        | Command::GiveUp { .. }
+        | Command::Decide { .. }
+        | Command::Replay { .. }
+        | Command::Cancel { .. } => None,
+    }
+}
+
 /// Failures of deliveries, counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FailureRate {
@@ -121,4 +274,26 @@ pub struct Depth {
     pub state: State,
     /// How many.
     pub tasks: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_given_out_is_a_cursor() {
+        for cursor in [Cursor::Task(0), Cursor::Task(u64::MAX), Cursor::Letter(Timestamp::from_millis(-5), 7)] {
+            assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
+        }
+        for text in ["", "t", "t01", "t+1", "t-1", "d1", "d1.", "d1.2.3", "d 1.2", "x1", "ä1"] {
+            assert_eq!(Cursor::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_page_holds_between_one_and_a_thousand() {
+        for (limit, size) in [(0, 1), (1, 1), (1_000, 1_000), (1_001, 1_000), (u32::MAX, 1_000)] {
+            assert_eq!(PageAsk { limit, ..PageAsk::default() }.size(), size);
+        }
+    }
 }

@@ -1,9 +1,20 @@
 //! Sending dead letters round again: selected, slowly, oldest first, and stopped by itself when it does not help.
 
+//!
+//! A [`Plan`] is the dry run: made of the same function that the replay itself uses, so what it says is what happens.
+//! A [`Replay`] is a document; [`step`] looks at it, releases at most one letter and says when to look again. It is
+//! stored *before* its letter is sent round, with the round the letter will be in: whoever finds it after a crash sees
+//! by the record's round whether that was done (see [`fate`]), and releases nothing twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use crate::event::{Happening, NewEvent};
+use crate::ledger::{LetterStatus, REPLAYS_MAX, Record, State};
 use crate::query::Filter;
-use crate::task::{TaskId, words};
+use crate::task::{Effect, TaskId, words};
 use crate::time::Timestamp;
 
 /// What somebody wants replayed.
@@ -29,15 +40,58 @@ pub struct ReplayAsk {
     /// Words added to every prompt.
     #[serde(default)]
     pub amendment: Option<String>,
+    /// The payload's field that names a business key, such as `order_id`: letters with the same value are replayed in
+    /// the order they were submitted, the next only after the one before has ended well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordering_key: Option<String>,
+    /// The share of failures at which it stops by itself, above 0 and at most 1.
+    #[serde(default = "a_fifth")]
+    pub abort_rate: f64,
+    /// Of how many first results that share is taken, besides any [`ABORT_WINDOW`] in a row. Turned up: a replay that
+    /// does not help burns more before it stops.
+    #[serde(default = "twenty")]
+    pub abort_min: u32,
+}
+
+impl ReplayAsk {
+    /// Everything that is open and matches, with the defaults.
+    #[must_use]
+    pub fn new(filter: Filter, by: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            filter,
+            all: false,
+            rate: ten(),
+            by: by.into(),
+            reason: reason.into(),
+            payments: Vec::new(),
+            amendment: None,
+            ordering_key: None,
+            abort_rate: a_fifth(),
+            abort_min: twenty(),
+        }
+    }
 }
 
 const fn ten() -> f64 {
     10.0
 }
 
+const fn a_fifth() -> f64 {
+    0.2
+}
+
+const fn twenty() -> u32 {
+    20
+}
+
+/// The sliding count of results the abort rule looks at once there are more than the first few.
+pub const ABORT_WINDOW: usize = 100;
+/// The most letters released in a second, whatever is asked.
+pub const RATE_MAX: f64 = 1_000.0;
+
 words! {
     /// What would become of one dead letter in a replay.
-    Verdict, "verdict", "replay, needs-person, no-agent, resolved, replays-used-up, already-replaying" {
+    Verdict, "verdict", "replay, needs-person, no-agent, resolved, replays-used-up, already-replaying, after-failed" {
         /// It would be sent again.
         Replay = "replay",
         /// A payment: a person must name it.
@@ -50,6 +104,8 @@ words! {
         ReplaysUsedUp = "replays-used-up",
         /// Another replay has it.
         AlreadyReplaying = "already-replaying",
+        /// Left where it is: an earlier one of the same business key failed again.
+        AfterFailed = "after-failed",
     }
 }
 
@@ -58,6 +114,484 @@ words! {
 pub struct Plan {
     /// Each letter and its fate.
     pub entries: Vec<(TaskId, Verdict)>,
+    /// The business keys of letters that share one with another.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<TaskId, String>,
+}
+
+impl Plan {
+    /// How many have this fate.
+    #[must_use]
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.entries.iter().filter(|(_, fate)| *fate == verdict).count()
+    }
+
+    /// Those that would be sent again, in order.
+    pub fn chosen(&self) -> impl Iterator<Item = TaskId> {
+        self.entries.iter().filter(|(_, fate)| *fate == Verdict::Replay).map(|(id, _)| *id)
+    }
+}
+
+/// Why a replay is not begun.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayRefused {
+    /// Nothing was selected, which selects everything.
+    #[error("an empty filter means every dead letter; say so with `all`")]
+    EmptyFilter,
+    /// Not a rate.
+    #[error("rate {0} is not a rate; write letters per second, above 0 and at most 1000")]
+    BadRate(f64),
+    /// Not a share.
+    #[error("abort_rate {0} is not a share; write a number above 0 and at most 1")]
+    BadAbortRate(f64),
+    /// Nobody to name.
+    #[error("`{0}` must not be empty: a replay is remembered with who asked for it and why")]
+    Missing(&'static str),
+    /// It has ended, or is already so.
+    #[error("{replay} is {state}")]
+    WrongState {
+        /// Which replay.
+        replay: String,
+        /// Where it stands.
+        state: ReplayState,
+    },
+}
+
+/// Is this something that can be done?
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn check(ask: &ReplayAsk) -> Result<(), ReplayRefused> {
+    if ask.by.trim().is_empty() {
+        return Err(ReplayRefused::Missing("by"));
+    }
+    if ask.reason.trim().is_empty() {
+        return Err(ReplayRefused::Missing("reason"));
+    }
+    if ask.filter == Filter::default() && !ask.all {
+        return Err(ReplayRefused::EmptyFilter);
+    }
+    if !(ask.rate > 0.0 && ask.rate <= RATE_MAX) {
+        return Err(ReplayRefused::BadRate(ask.rate));
+    }
+    if !(ask.abort_rate > 0.0 && ask.abort_rate <= 1.0) {
+        return Err(ReplayRefused::BadAbortRate(ask.abort_rate));
+    }
+    Ok(())
+}
+
+/// What would become of each of these dead letters: changes nothing. Records the filter does not select are left out.
+/// `capable` says whether any agent could do it now; `busy` are the letters other replays have.
+#[must_use]
+pub fn plan(ask: &ReplayAsk, records: &[Record], capable: &dyn Fn(&Record) -> bool, busy: &BTreeSet<TaskId>) -> Plan {
+    let mut chosen: Vec<&Record> =
+        records.iter().filter(|record| record.letter.is_some() && selects(&ask.filter, record)).collect();
+    chosen.sort_by_key(|record| (record.letter.as_ref().map(|letter| letter.first_at), record.task.id));
+    let keys = shared_keys(ask, &chosen);
+    in_key_order(&mut chosen, &keys);
+    let entries = chosen.iter().map(|record| (record.task.id, verdict(ask, record, capable(record), busy))).collect();
+    Plan { entries, keys }
+}
+
+/// What would become of this dead letter now. Looked at in the plan and once more when its turn comes.
+#[must_use]
+pub fn verdict(ask: &ReplayAsk, record: &Record, capable: bool, busy: &BTreeSet<TaskId>) -> Verdict {
+    let status = record.letter.as_ref().map(|letter| letter.status);
+    if busy.contains(&record.task.id) {
+        return Verdict::AlreadyReplaying;
+    }
+    match (record.state, status) {
+        (State::Dead | State::WaitingHuman, Some(LetterStatus::Open | LetterStatus::WithHuman)) => {}
+        _ => return Verdict::Resolved,
+    }
+    if record.task.effect == Effect::Payment && !ask.payments.contains(&record.task.id) {
+        return Verdict::NeedsPerson;
+    }
+    if record.replays >= REPLAYS_MAX {
+        return Verdict::ReplaysUsedUp;
+    }
+    if capable { Verdict::Replay } else { Verdict::NoAgent }
+}
+
+/// Does the filter select this dead letter? All that is given must hold.
+#[must_use]
+pub fn selects(filter: &Filter, record: &Record) -> bool {
+    let Some(letter) = &record.letter else { return false };
+    let failure = &letter.failure;
+    let is = |wanted: bool, given: bool| !given || wanted;
+    let text = |text: &String| failure.message.to_lowercase().contains(&text.to_lowercase());
+    is(filter.states.contains(&record.state), !filter.states.is_empty())
+        && filter.agent.as_ref().is_none_or(|agent| *agent == record.agent)
+        && filter.task_type.as_ref().is_none_or(|task_type| *task_type == record.task.task_type)
+        && filter.class.is_none_or(|class| class == failure.class)
+        && filter.kind.is_none_or(|kind| kind == failure.kind)
+        && filter.integration.as_ref().is_none_or(|wanted| *wanted == record.integration)
+        && filter.effect.is_none_or(|effect| effect == record.task.effect)
+        && filter.priority.is_none_or(|priority| priority == record.task.priority)
+        && is(filter.status.contains(&letter.status), !filter.status.is_empty())
+        && filter.since.is_none_or(|since| letter.at >= since)
+        && filter.until.is_none_or(|until| letter.at < until)
+        && filter.text.as_ref().is_none_or(text)
+        && is(filter.ids.contains(&record.task.id), !filter.ids.is_empty())
+}
+
+fn shared_keys(ask: &ReplayAsk, records: &[&Record]) -> BTreeMap<TaskId, String> {
+    let Some(field) = &ask.ordering_key else { return BTreeMap::new() };
+    let mut by_key: BTreeMap<String, Vec<TaskId>> = BTreeMap::new();
+    for record in records {
+        match record.task.payload.get(field) {
+            None | Some(serde_json::Value::Null) => {}
+            Some(value) => by_key.entry(value.to_string()).or_default().push(record.task.id),
+        }
+    }
+    let shared = by_key.into_iter().filter(|(_, ids)| ids.len() > 1);
+    shared.flat_map(|(key, ids)| ids.into_iter().map(move |id| (id, key.clone()))).collect()
+}
+
+/// Letters of one key keep their places in the queue, but stand there in the order they were submitted.
+fn in_key_order(records: &mut [&Record], keys: &BTreeMap<TaskId, String>) {
+    let mut places: BTreeMap<&String, Vec<usize>> = BTreeMap::new();
+    for (place, record) in records.iter().enumerate() {
+        if let Some(key) = keys.get(&record.task.id) {
+            places.entry(key).or_default().push(place);
+        }
+    }
+    for places in places.into_values() {
+        let mut sorted: Vec<&Record> = places.iter().map(|place| records[*place]).collect();
+        sorted.sort_by_key(|record| (record.task.created_at, record.task.id));
+        for (place, record) in places.into_iter().zip(sorted) {
+            records[place] = record;
+        }
+    }
+}
+
+/// Begins a replay: the first letter may go at once.
+///
+/// # Errors
+/// When the ask is not sound.
+pub fn start(id: String, ask: ReplayAsk, plan: Plan, now: Timestamp) -> Result<(Replay, Vec<NewEvent>), ReplayRefused> {
+    check(&ask)?;
+    let mut replay = Replay {
+        id,
+        state: ReplayState::Running,
+        ask,
+        started_at: now,
+        next_at: now,
+        pending: plan.chosen().collect(),
+        released: Vec::new(),
+        succeeded: Vec::new(),
+        failed: Vec::new(),
+        left_out: plan.entries.iter().filter(|(_, fate)| *fate != Verdict::Replay).copied().collect(),
+        results: Vec::new(),
+        note: String::new(),
+        anchor: now,
+        since_anchor: 0,
+        held: None,
+        keys: plan.keys,
+    };
+    if replay.pending.is_empty() {
+        replay.end(ReplayState::Finished, "nothing to replay");
+    }
+    let event = replay.changed();
+    Ok((replay, vec![event]))
+}
+
+words! {
+    /// What became of a letter that was released.
+    Fate, "fate", "unsent, underway, succeeded, failed, dropped" {
+        /// Written down as released, but not sent round yet (a crash lies between): send it now.
+        Unsent = "unsent",
+        /// Waiting or running.
+        Underway = "underway",
+        /// Ended well.
+        Succeeded = "succeeded",
+        /// Back in the dead letter queue, a round later.
+        Failed = "failed",
+        /// A person cancelled it meanwhile, or somebody else sent it on.
+        Dropped = "dropped",
+    }
+}
+
+/// What became of a letter released into `generation`, as its record tells it.
+#[must_use]
+pub fn fate(record: &Record, generation: u32) -> Fate {
+    match record.state {
+        State::Done => Fate::Succeeded,
+        State::Cancelled => Fate::Dropped,
+        State::Dead | State::WaitingHuman if record.generation < generation => Fate::Unsent,
+        State::Dead | State::WaitingHuman => Fate::Failed,
+        // Sent round once more by a decision after it failed: that it failed is what counts here.
+        State::Ready | State::Scheduled | State::Parked | State::Running if record.generation > generation => {
+            Fate::Failed
+        }
+        State::Ready | State::Scheduled | State::Parked | State::Running => Fate::Underway,
+    }
+}
+
+/// The letter whose turn it is, as it stands now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Which: what [`Replay::turn`] said.
+    pub task: TaskId,
+    /// The round it is in.
+    pub generation: u32,
+    /// What would become of it now: see [`verdict`]; [`Verdict::Resolved`] when it is gone.
+    pub verdict: Verdict,
+    /// Why it must wait: its integration's breaker is open, its gate closed. Costs nothing.
+    pub held: Option<String>,
+}
+
+/// A letter to be sent round, by `Command::Replay`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// Which.
+    pub task: TaskId,
+    /// Into which round.
+    pub generation: u32,
+    /// Did the person who asked name this very task? Payments need that.
+    pub named_by_person: bool,
+}
+
+/// A replay after a look at it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stepped {
+    /// As it is to be stored, before anything is released.
+    pub replay: Replay,
+    /// What to release then.
+    pub release: Option<Release>,
+    /// For the feed.
+    pub events: Vec<NewEvent>,
+    /// When to look again if no result comes in before; never, when absent.
+    pub look_at: Option<Timestamp>,
+}
+
+/// How soon a held letter is looked at again when nothing else wakes the replay.
+const HELD_LOOK: Duration = Duration::from_secs(1);
+
+/// Looks at a replay: takes in what became of released letters ([`Fate::Unsent`] and [`Fate::Underway`] change
+/// nothing), stops it when it does not help, releases the letter whose turn it is when it is time. Harmless to call
+/// too often.
+#[must_use]
+pub fn step(replay: &Replay, fates: &[(TaskId, Fate)], turn: Option<Turn>, now: Timestamp) -> Stepped {
+    let mut next = replay.clone();
+    for (task, fate) in fates {
+        next.take_in(*task, *fate);
+    }
+    let mut release = None;
+    if next.state == ReplayState::Running {
+        if let Some(why) = next.does_not_help() {
+            next.end(ReplayState::Aborted, &why);
+        } else {
+            release = turn.and_then(|turn| next.release(turn, now));
+            if next.pending.is_empty() && next.released.is_empty() {
+                next.end(ReplayState::Finished, "");
+            }
+        }
+    }
+    let events = if next.state != replay.state || release.is_some() { vec![next.changed()] } else { Vec::new() };
+    let look_at = match (next.state, next.turn()) {
+        (ReplayState::Running, Some(_)) if next.held.is_some() => Some(now + HELD_LOOK),
+        (ReplayState::Running, Some(_)) => Some(next.next_at.max(now)),
+        (ReplayState::Running, None)
+        | (ReplayState::Paused | ReplayState::Finished | ReplayState::Cancelled | ReplayState::Aborted, _) => None,
+    };
+    Stepped { replay: next, release, events, look_at }
+}
+
+/// What a person may do to a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayCommand {
+    /// Hold it.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// End it; what was not released stays in the queue.
+    Cancel,
+}
+
+/// Does what a person asks.
+///
+/// # Errors
+/// When it has ended, or is paused or running already.
+pub fn command(
+    replay: &Replay,
+    command: ReplayCommand,
+    by: &str,
+    now: Timestamp,
+) -> Result<(Replay, Vec<NewEvent>), ReplayRefused> {
+    let mut next = replay.clone();
+    match (command, replay.state) {
+        (ReplayCommand::Pause, ReplayState::Running) => {
+            next.state = ReplayState::Paused;
+            next.note = format!("paused by {by}");
+        }
+        (ReplayCommand::Resume, ReplayState::Paused) => {
+            next.state = ReplayState::Running;
+            next.note = String::new();
+            next.anchor_at(next.next_at.max(now));
+        }
+        (ReplayCommand::Cancel, ReplayState::Running | ReplayState::Paused) => {
+            next.end(ReplayState::Cancelled, &format!("cancelled by {by}"));
+        }
+        (ReplayCommand::Pause | ReplayCommand::Resume | ReplayCommand::Cancel, state) => {
+            return Err(ReplayRefused::WrongState { replay: replay.id.clone(), state });
+        }
+    }
+    let event = next.changed();
+    Ok((next, vec![event]))
+}
+
+/// How many letters a second a replay may release so that live work keeps its share of what an integration can take
+/// (all in calls per second): what live work leaves over, and never less than a fifth of the whole, so that a busy day
+/// does not starve it. Live work keeps at least four fifths.
+#[must_use]
+pub fn share(asked: f64, live: f64, capacity: f64) -> f64 {
+    let left_over = capacity - live.max(0.0);
+    asked.min(left_over.max(capacity / 5.0)).max(0.0)
+}
+
+impl Replay {
+    /// The letter whose turn it is: the oldest whose business key is not underway.
+    #[must_use]
+    pub fn turn(&self) -> Option<TaskId> {
+        if self.keys.is_empty() {
+            return self.pending.first().copied();
+        }
+        let underway: BTreeSet<&String> = self.released.iter().filter_map(|(task, _)| self.keys.get(task)).collect();
+        self.pending.iter().find(|task| self.keys.get(task).is_none_or(|key| !underway.contains(key))).copied()
+    }
+
+    /// How many letters it was begun with.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.pending.len() + self.sent()
+    }
+
+    /// How many were released so far.
+    #[must_use]
+    pub fn sent(&self) -> usize {
+        self.released.len() + self.succeeded.len() + self.failed.len()
+    }
+
+    /// Has it ended? Results of what it released may still come in.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        matches!(self.state, ReplayState::Finished | ReplayState::Cancelled | ReplayState::Aborted)
+    }
+
+    fn take_in(&mut self, task: TaskId, fate: Fate) {
+        let Some(place) = self.released.iter().position(|(released, _)| *released == task) else { return };
+        let failed = match fate {
+            Fate::Unsent | Fate::Underway => return,
+            Fate::Succeeded => Some(false),
+            Fate::Failed => Some(true),
+            Fate::Dropped => None,
+        };
+        self.released.remove(place);
+        self.results.extend(failed);
+        match failed {
+            Some(false) => self.succeeded.push(task),
+            Some(true) => {
+                self.failed.push(task);
+                self.leave_followers(task);
+            }
+            None => self.left_out.push((task, Verdict::Resolved)),
+        }
+    }
+
+    /// What comes after a failed one of the same business key would run in the wrong order: it stays.
+    fn leave_followers(&mut self, failed: TaskId) {
+        let Some(key) = self.keys.get(&failed) else { return };
+        let follows = |task: &TaskId| self.keys.get(task) == Some(key);
+        let (followers, pending) = self.pending.iter().partition(|task| follows(task));
+        let followers: Vec<TaskId> = followers;
+        self.pending = pending;
+        self.left_out.extend(followers.into_iter().map(|task| (task, Verdict::AfterFailed)));
+    }
+
+    /// The abort rule: the share among the first results, or among any hundred in a row. Reached is reached, also
+    /// before the last of them is in.
+    fn does_not_help(&self) -> Option<String> {
+        let first = usize::try_from(self.ask.abort_min.max(1)).unwrap_or(usize::MAX);
+        let failures = |results: &[bool]| results.iter().filter(|failed| **failed).count();
+        let begin = failures(&self.results[..self.results.len().min(first)]);
+        let lately = failures(&self.results[self.results.len().saturating_sub(ABORT_WINDOW)..]);
+        let limit = |of: usize| share_of(self.ask.abort_rate, of);
+        if begin >= limit(first) {
+            Some(format!("{begin} of the first {first} failed again"))
+        } else if lately >= limit(ABORT_WINDOW) {
+            Some(format!("{lately} of {ABORT_WINDOW} failed again"))
+        } else {
+            None
+        }
+    }
+
+    fn release(&mut self, turn: Turn, now: Timestamp) -> Option<Release> {
+        if self.turn() != Some(turn.task) {
+            return None;
+        }
+        if turn.verdict != Verdict::Replay {
+            self.pending.retain(|task| *task != turn.task);
+            self.left_out.push((turn.task, turn.verdict));
+            return None;
+        }
+        if turn.held.is_some() {
+            self.held = turn.held;
+            return None;
+        }
+        if self.held.take().is_some() && self.next_at < now {
+            self.anchor_at(now);
+        }
+        if now < self.next_at {
+            return None;
+        }
+        // A little late is caught up with, so that timers do not add up; a whole interval late begins anew, so that
+        // there is never a burst.
+        if now.since(self.next_at).as_secs_f64() * self.rate() >= 1.0 {
+            self.anchor_at(now);
+        }
+        self.since_anchor += 1;
+        self.next_at = self.anchor + Duration::from_secs_f64(f64::from(self.since_anchor) / self.rate());
+        self.pending.retain(|task| *task != turn.task);
+        let generation = turn.generation + 1;
+        self.released.push((turn.task, generation));
+        Some(Release { task: turn.task, generation, named_by_person: self.ask.payments.contains(&turn.task) })
+    }
+
+    fn rate(&self) -> f64 {
+        self.ask.rate.clamp(0.001, RATE_MAX)
+    }
+
+    const fn anchor_at(&mut self, at: Timestamp) {
+        self.anchor = at;
+        self.since_anchor = 0;
+        self.next_at = at;
+    }
+
+    fn end(&mut self, state: ReplayState, note: &str) {
+        self.state = state;
+        self.held = None;
+        self.note = note.to_owned();
+    }
+
+    fn changed(&self) -> NewEvent {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let state = self.state.to_string();
+        Happening::ReplayChanged {
+            replay: self.id.clone(),
+            state,
+            released: count(self.sent()),
+            total: count(self.total()),
+        }
+        .into()
+    }
+}
+
+/// How many of `of` make up the share: 20 % of 20 is 4.
+fn share_of(share: f64, of: usize) -> usize {
+    let of = u32::try_from(of).unwrap_or(u32::MAX);
+    (1..=of).find(|n| f64::from(*n) >= share * f64::from(of) - 1e-9).map_or(usize::MAX, |n| n as usize)
 }
 
 words! {
@@ -104,4 +638,15 @@ pub struct Replay {
     /// Why it is paused or ended, in words.
     #[serde(default)]
     pub note: String,
+    /// The point its rate is counted from: the n-th letter since is released n/rate seconds later.
+    pub anchor: Timestamp,
+    /// How many were released since.
+    #[serde(default)]
+    pub since_anchor: u32,
+    /// What holds its next letter back (an open breaker), if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
+    /// The business keys of letters that share one with another.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<TaskId, String>,
 }

@@ -327,6 +327,19 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The key under which one step of a workflow has its effect: the same on every attempt, by every agent and model,
+/// another for each workflow, step and direction (`forward`, `compensate`).
+#[must_use]
+pub fn effect_key(workflow: &str, step: &str, direction: &str) -> IdempotencyKey {
+    let mut hash = Sha256::new();
+    for part in [workflow, step, direction] {
+        // With its length before it, no part can be mistaken for the end of another.
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    IdempotencyKey(format!("effect-{}", hex(&hash.finalize())))
+}
+
 fn write_canonical(value: &Value, out: &mut String) {
     match value {
         Value::Object(map) => {

@@ -1,8 +1,13 @@
 //! The durable record of all work: the seam every store of tasks stands behind.
 //!
-//! An engine stores, finds and orders [`Record`]s. It never decides: each change is one call of [`ledger::apply`],
-//! committed together with its events in one transaction. Acknowledged means durable. [`conformance`] is the contract
+//! An engine stores, finds and orders [`Record`]s. It never decides: each change is one call of [`crate::ledger::apply`],
+//! committed together with its events in one transaction. Acknowledged means durable. `conformance` is the contract
 //! as an executable suite (feature `testing`).
+
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+pub mod embedded;
+pub mod memory;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,7 +19,7 @@ use serde_json::Value;
 use crate::agent::Incarnation;
 use crate::event::{Event, NewEvent};
 use crate::ledger::{Balance, Command, Record, Refused};
-use crate::query::{Death, Depth, FailureRate, Filter, Page, PageAsk};
+use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk};
 use crate::task::{AgentName, Integration, Task, TaskId};
 use crate::time::Timestamp;
 
@@ -23,7 +28,7 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send +
 
 /// The durable record of all work. Small and object-safe; verbs of the trade.
 ///
-/// Every `now` is the caller's clock ([`crate::team`] has the only one). Calls may be made from any task at any time.
+/// Every `now` is the caller's clock (the team has the only one). Calls may be made from any task at any time.
 pub trait Engine: Send + Sync + 'static {
     /// Accepts a task, or recognizes it: the same idempotency key with the same type and payload is the same task
     /// for as long as it has not ended, and [`KEY_RETENTION`] beyond.
@@ -33,21 +38,28 @@ pub trait Engine: Send + Sync + 'static {
     fn submit(&self, task: Task, integration: Integration, now: Timestamp) -> Pending<'_, Submitted>;
 
     /// Claims up to `ask.slots` tasks for an agent, in fair order (see [`crate::queue`]), each by [`Command::Claim`].
+    /// Tasks whose deadline has passed are not claimed: see [`Engine::overdue`].
     fn lease(&self, ask: LeaseAsk, now: Timestamp) -> Pending<'_, Vec<Record>>;
 
     /// Applies one command to one task: the record as it is now, or why nothing changed.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the ledger refuses it, [`Error::NoTask`] when there is no such task.
+    /// [`Error::Refused`] when the ledger refuses it (also a `Renew` or `Settle` under a lease of another epoch),
+    /// [`Error::NoTask`] when there is no such task.
     fn command(&self, id: TaskId, command: Command, now: Timestamp) -> Pending<'_, Record>;
 
     /// Running tasks whose lease is over: `deadline <= now`, or of another epoch than [`Engine::epoch`]. At most `limit`.
     fn lapsed(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>>;
 
+    /// Waiting tasks whose deadline has passed (`deadline <= now`), to be given up; nobody can claim them. At most `limit`.
+    fn overdue(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>>;
+
     /// Running tasks held by one agent; with an incarnation, by that start of it only.
     fn held_by(&self, agent: AgentName, incarnation: Option<Incarnation>) -> Pending<'_, Vec<Record>>;
 
-    /// When something will next be due (a wait, a lease's end, a deadline of a waiting task), if anything will.
+    /// The first time after `now` when something will be due (a wait, a lease's end, a deadline of a waiting task), if
+    /// anything will. What is due at `now` is not told here: ask [`Engine::lapsed`], [`Engine::overdue`] and
+    /// [`Engine::lease`] first, then sleep until then.
     fn next_due(&self, now: Timestamp) -> Pending<'_, Option<Timestamp>>;
 
     /// One task with its whole history.
@@ -62,16 +74,19 @@ pub trait Engine: Send + Sync + 'static {
     /// Every death (a task given up on, once per round) with `at > since`, oldest first: what the page window counts.
     fn deaths(&self, since: Timestamp) -> Pending<'_, Vec<Death>>;
 
-    /// Failures of deliveries by agent, type and class with `at > since`.
+    /// Failures of deliveries by agent, type and class with `at > since`, in the order of these names.
     fn failure_rates(&self, since: Timestamp) -> Pending<'_, Vec<FailureRate>>;
 
     /// How many tasks stand where.
     fn balance(&self) -> Pending<'_, Balance>;
 
-    /// How many tasks of each agent stand in each state.
+    /// How many tasks of each agent stand in each state, in the order of agents and states; what is zero is left out.
     fn depths(&self) -> Pending<'_, Vec<Depth>>;
 
     /// Appends events that are not part of a task's change.
+    ///
+    /// # Errors
+    /// [`Error::NoTask`] when one is about a task that does not exist; then none is appended.
     fn publish(&self, events: Vec<NewEvent>, now: Timestamp) -> Pending<'_, ()>;
 
     /// Events with `seq > after`, oldest first, at most `limit`.
@@ -83,7 +98,8 @@ pub trait Engine: Send + Sync + 'static {
     /// The number of the last event committed; changes when more is. A hint to look again, never lost.
     fn watch(&self) -> tokio::sync::watch::Receiver<u64>;
 
-    /// Saves small documents (incidents, pages, replays, breakers …) and events in one transaction.
+    /// Saves small documents (incidents, pages, replays, breakers …) and events in one transaction. A body of `null`
+    /// takes the document out.
     ///
     /// # Errors
     /// [`Error::DocumentConflict`] when a document's `version` is not the stored one; then nothing is saved.
@@ -132,6 +148,33 @@ pub struct LeaseAsk {
     pub except: Vec<Integration>,
 }
 
+impl LeaseAsk {
+    /// The command by which each task is claimed in this run of the process.
+    #[must_use]
+    pub fn claim(&self, epoch: u64) -> Command {
+        Command::Claim { agent: self.agent.clone(), incarnation: self.incarnation, epoch, lease_for: self.lease_for }
+    }
+}
+
+impl PageAsk {
+    /// The cursor it goes on from, read.
+    ///
+    /// # Errors
+    /// [`Error::BadCursor`] when the text is not one.
+    pub fn cursor(&self) -> Result<Option<Cursor>, Error> {
+        match &self.after {
+            None => Ok(None),
+            Some(text) => Cursor::parse(text).map(Some).ok_or_else(|| self.bad_cursor()),
+        }
+    }
+
+    /// The refusal of its cursor.
+    #[must_use]
+    pub fn bad_cursor(&self) -> Error {
+        Error::BadCursor(self.after.clone().unwrap_or_default())
+    }
+}
+
 /// A small document that changes as a whole: an incident, a page, a replay, a breaker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Document {
@@ -163,6 +206,9 @@ pub enum Error {
         /// The task it names.
         task: TaskId,
     },
+    /// A task with this id was submitted before; ids are made once.
+    #[error("task {0} was submitted before")]
+    SameId(TaskId),
     /// A document was changed by somebody else meanwhile.
     #[error("{kind} `{key}` was changed meanwhile; read it again")]
     DocumentConflict {

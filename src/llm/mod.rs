@@ -12,7 +12,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cause::{LlmFailure, Usage};
+use crate::config::ProviderConfig;
 use crate::task::{Integration, words};
+use crate::time::Timestamp;
+
+mod wire;
+mod anthropic;
+mod openai;
+mod gemini;
+mod ollama;
+mod sse;
+mod body;
+mod http;
+mod diagnosis;
+pub mod simulated;
 
 /// An answer some time from now, or why there is none.
 pub type Call<'a> = Pin<Box<dyn Future<Output = Result<Reply, Box<LlmFailure>>> + Send + 'a>>;
@@ -96,4 +109,50 @@ impl Progress {
     pub fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Tells the time. Handed in, so that nothing here reads a clock.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Why a provider cannot be built from its configuration. Each is the operator's to mend before anything is asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The base URL is not one.
+    #[error("provider {integration}: base URL `{url}` {why}")]
+    BadUrl {
+        /// Whose.
+        integration: Integration,
+        /// What stood there.
+        url: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A configured header cannot be sent.
+    #[error("provider {integration}: header `{name}` {why}")]
+    BadHeader {
+        /// Whose.
+        integration: Integration,
+        /// Which one; its value may be a secret and is not told.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The HTTP client could not be set up.
+    #[error("provider {integration}: cannot set up HTTP")]
+    Client {
+        /// Whose.
+        integration: Integration,
+        /// What it said.
+        #[source]
+        source: reqwest::Error,
+    },
+}
+
+/// The provider that speaks `config.wire`.
+///
+/// # Errors
+/// When the configuration cannot work: a base URL that is none, a header that cannot be sent, no HTTP client.
+pub fn provider(integration: Integration, config: &ProviderConfig, clock: Clock) -> Result<Arc<dyn Provider>, Error> {
+    Ok(Arc::new(http::Adapter::new(integration, config, clock)?))
 }

@@ -1,0 +1,32 @@
+//! The files `init` writes: the same that stand in this repository, so that what is shipped is what is tested.
+
+/// The files `init` writes: path and content.
+#[must_use]
+pub fn templates() -> &'static [(&'static str, &'static str)] {
+    &[
+        ("backstop.yaml", include_str!("../../backstop.yaml")),
+        ("agents/ceo.md", include_str!("../../agents/ceo.md")),
+        ("agents/cto.md", include_str!("../../agents/cto.md")),
+        ("agents/cso.md", include_str!("../../agents/cso.md")),
+        ("agents/backend.md", include_str!("../../agents/backend.md")),
+        ("agents/frontend.md", include_str!("../../agents/frontend.md")),
+        ("agents/marketing.md", include_str!("../../agents/marketing.md")),
+        ("agents/devops.md", include_str!("../../agents/devops.md")),
+        ("prompts/_reassigned.md", include_str!("../../prompts/_reassigned.md")),
+        ("prompts/_rejected.md", include_str!("../../prompts/_rejected.md")),
+        ("prompts/blog-post.md", include_str!("../../prompts/blog-post.md")),
+        ("prompts/code-review.md", include_str!("../../prompts/code-review.md")),
+        ("prompts/page.md", include_str!("../../prompts/page.md")),
+        ("prompts/send-email.md", include_str!("../../prompts/send-email.md")),
+        ("prompts/task.md", include_str!("../../prompts/task.md")),
+        ("prompts/triage.md", include_str!("../../prompts/triage.md")),
+        ("schemas/blog_post.json", include_str!("../../schemas/blog_post.json")),
+        ("schemas/charge.json", include_str!("../../schemas/charge.json")),
+        ("schemas/code_review.json", include_str!("../../schemas/code_review.json")),
+        ("schemas/deploy.json", include_str!("../../schemas/deploy.json")),
+        ("schemas/email.json", include_str!("../../schemas/email.json")),
+        (".env.example", include_str!("init/env.example")),
+        (".gitignore", include_str!("init/gitignore")),
+        ("AGENTS.md", include_str!("init/AGENTS.md")),
+    ]
+}

@@ -1,0 +1,264 @@
+//! The questions: listings, counts and feeds, as SQL over one read connection.
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+
+use super::row;
+use super::store::{HOUR, Work, load};
+use crate::agent::Incarnation;
+use crate::engine::Document;
+use crate::event::Event;
+use crate::ledger::{Balance, Record, State};
+use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk};
+use crate::task::{AgentName, TaskId};
+use crate::time::Timestamp;
+
+pub(super) fn record(db: &Connection, id: TaskId) -> Work<Option<Record>> {
+    let mut found = db.prepare_cached("SELECT seq FROM task WHERE id = ?1")?;
+    let seq = found.query_row([id.to_string()], |row| row.get(0)).optional()?;
+    seq.map(|seq| load(db, seq)).transpose()
+}
+
+pub(super) fn lapsed(db: &Connection, now: Timestamp, epoch: u64, limit: u32) -> Work<Vec<Record>> {
+    let over = "SELECT seq FROM task WHERE state = 'running' AND (lease_until <= ?1 OR lease_epoch <> ?2)
+                ORDER BY lease_until, seq LIMIT ?3";
+    all(db, over, params![now.millis(), epoch, limit])
+}
+
+pub(super) fn held_by(db: &Connection, agent: &AgentName, incarnation: Option<Incarnation>) -> Work<Vec<Record>> {
+    let held = "SELECT seq FROM task WHERE state = 'running' AND lease_agent = ?1
+                AND (?2 IS NULL OR lease_incarnation = ?2) ORDER BY lease_until, seq";
+    all(db, held, params![agent.as_str(), incarnation.map(|incarnation| incarnation.0)])
+}
+
+fn all(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Work<Vec<Record>> {
+    let seqs: Vec<u64> = db.prepare_cached(sql)?.query_map(params, |row| row.get(0))?.collect::<Result<_, _>>()?;
+    seqs.into_iter().map(|seq| load(db, seq)).collect()
+}
+
+/// Conditions joined by `AND`, with their values.
+#[derive(Default)]
+struct Where {
+    conditions: Vec<String>,
+    values: Vec<Value>,
+}
+
+impl Where {
+    fn also(&mut self, condition: &str, value: impl Into<Value>) {
+        self.conditions.push(condition.to_owned());
+        self.values.push(value.into());
+    }
+
+    fn word(&mut self, column: &str, word: Option<&str>) {
+        if let Some(word) = word {
+            self.also(&format!("{column} = ?"), word.to_owned());
+        }
+    }
+
+    fn among(&mut self, column: &str, words: Vec<String>) {
+        if !words.is_empty() {
+            self.conditions.push(format!("{column} IN ({})", vec!["?"; words.len()].join(", ")));
+            self.values.extend(words.into_iter().map(Value::from));
+        }
+    }
+
+    /// What tasks and dead letters have in common; `at` is the column of the time asked for.
+    fn filter(&mut self, filter: &Filter, at: &str) {
+        self.word("agent", filter.agent.as_ref().map(AgentName::as_str));
+        self.word("type", filter.task_type.as_ref().map(|name| name.as_str()));
+        self.word("class", filter.class.map(|word| word.as_str()));
+        self.word("kind", filter.kind.map(|word| word.as_str()));
+        self.word("integration", filter.integration.as_ref().map(|name| name.as_str()));
+        self.word("effect", filter.effect.map(|word| word.as_str()));
+        self.word("priority", filter.priority.map(|word| word.as_str()));
+        self.among("state", filter.states.iter().map(ToString::to_string).collect());
+        self.among("status", filter.status.iter().map(ToString::to_string).collect());
+        self.among("id", filter.ids.iter().map(ToString::to_string).collect());
+        if let Some(since) = filter.since {
+            self.also(&format!("{at} >= ?"), since.millis());
+        }
+        if let Some(until) = filter.until {
+            self.also(&format!("{at} < ?"), until.millis());
+        }
+        if let Some(text) = filter.folded_text() {
+            self.also("instr(folded, ?) > 0", text);
+        }
+    }
+
+    fn sql(&self) -> String {
+        if self.conditions.is_empty() { "true".to_owned() } else { self.conditions.join(" AND ") }
+    }
+}
+
+pub(super) fn records(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<Page<Record>> {
+    let mut wanted = Where::default();
+    wanted.filter(filter, "created_at");
+    if let Some(by) = filter.due_by {
+        wanted.also("due <= ?", by.millis());
+    }
+    let (before, order) = direction(page);
+    match page.cursor()? {
+        None => {}
+        Some(Cursor::Task(seq)) => wanted.also(&format!("seq {before} ?"), seq_value(seq)),
+        Some(Cursor::Letter(..)) => return Err(page.bad_cursor().into()),
+    }
+    let sql = format!("SELECT 0, seq FROM task WHERE {} ORDER BY seq {order} LIMIT ?", wanted.sql());
+    listing(db, &sql, wanted, page, |(_, seq)| Cursor::Task(seq))
+}
+
+pub(super) fn dead_letters(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<Page<Record>> {
+    let mut wanted = Where::default();
+    wanted.filter(filter, "at");
+    let (before, order) = direction(page);
+    match page.cursor()? {
+        None => {}
+        Some(Cursor::Letter(at, seq)) => {
+            wanted.also(&format!("(at, seq) {before} (?, ?)"), at.millis());
+            wanted.values.push(seq_value(seq));
+        }
+        Some(Cursor::Task(_)) => return Err(page.bad_cursor().into()),
+    }
+    let sql = format!("SELECT at, seq FROM letter WHERE {} ORDER BY at {order}, seq {order} LIMIT ?", wanted.sql());
+    listing(db, &sql, wanted, page, |(at, seq)| Cursor::Letter(Timestamp::from_millis(at), seq))
+}
+
+const fn direction(page: &PageAsk) -> (&'static str, &'static str) {
+    if page.oldest_first { (">", "ASC") } else { ("<", "DESC") }
+}
+
+fn seq_value(seq: u64) -> Value {
+    Value::from(i64::try_from(seq).unwrap_or(i64::MAX))
+}
+
+fn listing(
+    db: &Connection,
+    sql: &str,
+    mut wanted: Where,
+    page: &PageAsk,
+    cursor: impl Fn((i64, u64)) -> Cursor,
+) -> Work<Page<Record>> {
+    // One more than asked for tells whether there is another page.
+    wanted.values.push(Value::from(i64::try_from(page.size() + 1).unwrap_or(i64::MAX)));
+    let mut keys: Vec<(i64, u64)> = db
+        .prepare_cached(sql)?
+        .query_map(params_from_iter(wanted.values), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let more = keys.len() > page.size();
+    keys.truncate(page.size());
+    let next = keys.last().filter(|_| more).map(|key| cursor(*key).to_string());
+    let items = keys.into_iter().map(|(_, seq)| load(db, seq)).collect::<Work<_>>()?;
+    Ok(Page { items, next })
+}
+
+pub(super) fn deaths(db: &Connection, since: Timestamp) -> Work<Vec<Death>> {
+    let mut found = db.prepare_cached(
+        "SELECT at, task, generation, agent, type, class, kind, integration FROM death WHERE at > ?1 ORDER BY at, n",
+    )?;
+    let death = |row: &Row<'_>| {
+        Ok(Death {
+            at: row::time(row, 0)?,
+            task: row::word(row, 1)?,
+            generation: row.get(2)?,
+            agent: row::word(row, 3)?,
+            task_type: row::word(row, 4)?,
+            class: row::word(row, 5)?,
+            kind: row::word(row, 6)?,
+            integration: if row.get_ref(7)? == rusqlite::types::ValueRef::Null {
+                None
+            } else {
+                Some(row::word(row, 7)?)
+            },
+        })
+    };
+    Ok(found.query_map([since.millis()], death)?.collect::<Result<_, _>>()?)
+}
+
+/// Whole hours come from the roll-ups, the hour that `since` lies in from the failures themselves: exact, and fast
+/// however wide the window.
+pub(super) fn failure_rates(db: &Connection, since: Timestamp) -> Work<Vec<FailureRate>> {
+    let hour = since.millis().div_euclid(HOUR);
+    let mut found = db.prepare_cached(
+        "SELECT agent, type, class, sum(failures) FROM (
+           SELECT agent, type, class, failures FROM failure_hour WHERE hour > ?1
+           UNION ALL
+           SELECT agent, type, class, count(*) FROM failure WHERE at > ?2 AND at < ?3 GROUP BY 1, 2, 3
+         ) GROUP BY 1, 2, 3",
+    )?;
+    let rate = |row: &Row<'_>| {
+        Ok(FailureRate {
+            agent: row::word(row, 0)?,
+            task_type: row::word(row, 1)?,
+            class: row::word(row, 2)?,
+            failures: row.get(3)?,
+        })
+    };
+    let end_of_hour = hour.saturating_add(1).saturating_mul(HOUR);
+    let mut rates: Vec<FailureRate> =
+        found.query_map([hour, since.millis(), end_of_hour], rate)?.collect::<Result<_, _>>()?;
+    rates.sort_by(|a, b| (&a.agent, &a.task_type, a.class).cmp(&(&b.agent, &b.task_type, b.class)));
+    Ok(rates)
+}
+
+pub(super) fn depths(db: &Connection) -> Work<Vec<Depth>> {
+    let mut found = db.prepare_cached("SELECT agent, state, count(*) FROM task GROUP BY agent, state")?;
+    let depth =
+        |row: &Row<'_>| Ok(Depth { agent: row::word(row, 0)?, state: row::word::<State>(row, 1)?, tasks: row.get(2)? });
+    let mut depths: Vec<Depth> = found.query_map([], depth)?.collect::<Result<_, _>>()?;
+    depths.sort_by(|a, b| (&a.agent, a.state).cmp(&(&b.agent, b.state)));
+    Ok(depths)
+}
+
+pub(super) fn balance(db: &Connection) -> Work<Balance> {
+    let mut balance = Balance::default();
+    for depth in depths(db)? {
+        balance.add_many(depth.state, depth.tasks);
+    }
+    Ok(balance)
+}
+
+pub(super) fn events(db: &Connection, after: u64, limit: u32) -> Work<Vec<Event>> {
+    feed(
+        db,
+        "SELECT event.seq, event.at, task.id, event.what FROM event LEFT JOIN task ON task.seq = event.task
+         WHERE event.seq > ?1 ORDER BY event.seq LIMIT ?2",
+        params![i64::try_from(after).unwrap_or(i64::MAX), limit],
+    )
+}
+
+pub(super) fn history(db: &Connection, id: TaskId) -> Work<Vec<Event>> {
+    feed(
+        db,
+        "SELECT event.seq, event.at, task.id, event.what FROM task JOIN event ON event.task = task.seq
+         WHERE task.id = ?1 ORDER BY event.seq",
+        params![id.to_string()],
+    )
+}
+
+fn feed(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Work<Vec<Event>> {
+    let mut found = db.prepare_cached(sql)?;
+    let mut rows = found.query(params)?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        let task = if row.get_ref(2)? == rusqlite::types::ValueRef::Null { None } else { Some(row::word(row, 2)?) };
+        let what = serde_json::from_str(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?)?;
+        events.push(Event { seq: row.get(0)?, at: row::time(row, 1)?, task, what });
+    }
+    Ok(events)
+}
+
+pub(super) fn documents(db: &Connection, kind: &str) -> Work<Vec<Document>> {
+    let mut found = db.prepare_cached("SELECT key, version, body FROM document WHERE kind = ?1 ORDER BY key")?;
+    let mut rows = found.query([kind])?;
+    let mut documents = Vec::new();
+    while let Some(row) = rows.next()? {
+        let body = serde_json::from_str(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?)?;
+        documents.push(Document { kind: kind.to_owned(), key: row.get(0)?, version: row.get(1)?, body });
+    }
+    Ok(documents)
+}
+
+impl From<rusqlite::types::FromSqlError> for super::store::Trouble {
+    fn from(source: rusqlite::types::FromSqlError) -> Self {
+        Self::Sqlite(source.into())
+    }
+}

@@ -1,0 +1,209 @@
+//! The engine in one SQLite file: durable, for one process, and open to the sqlite3 shell.
+//!
+//! WAL with `synchronous=FULL`; one thread writes in groups, others read. Acknowledged means synced. The order of
+//! dispatch is kept in memory and rebuilt from the file at a start. It answers from threads of its own, so under
+//! tokio's paused time the clock may run ahead of an answer: simulations use [`super::memory`].
+//!
+//! `sqlite3 backstop.db 'SELECT * FROM dlq'` and `… FROM tasks` show what is there, also while the team runs.
+
+mod find;
+mod reader;
+mod row;
+mod schema;
+mod store;
+mod writer;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use tokio::sync::watch;
+
+use crate::agent::Incarnation;
+use crate::engine::{Document, Engine, Error, LeaseAsk, Pending, Submitted};
+use crate::event::{Event, NewEvent};
+use crate::ledger::{Balance, Command, Record};
+use crate::query::{Death, Depth, FailureRate, Filter, Page, PageAsk};
+use crate::task::{AgentName, Integration, Task, TaskId};
+use crate::time::Timestamp;
+use reader::Readers;
+use schema::{DirLock, io};
+use store::Store;
+use writer::{Shared, Writer};
+
+/// The durable engine. Dropping it ends its threads and gives the directory back.
+#[derive(Debug)]
+pub struct Embedded {
+    // In this order: threads end before the lock is given back.
+    writer: Writer,
+    readers: Readers,
+    shared: Shared,
+    epoch: u64,
+    lock: std::sync::Mutex<Option<DirLock>>,
+}
+
+impl Embedded {
+    /// Opens the store in a directory, creating both if need be, and begins a new epoch.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when another process has it open, [`Error::NewerFormat`] when a newer version wrote it,
+    /// [`Error::NotAStore`] when the file is something else or damaged, [`Error::Io`] for everything else.
+    pub fn open(dir: &Path, now: Timestamp) -> Result<Self, Error> {
+        fs::create_dir_all(dir).map_err(|source| io(dir, "create the directory", source))?;
+        let lock = DirLock::take(dir)?;
+        let path = schema::prepare(dir)?;
+        let begin = || -> rusqlite::Result<Store> {
+            let mut store = Store::open(&path)?;
+            store.begin()?;
+            store.start_epoch()?;
+            store.told(now);
+            store.commit()?;
+            Ok(store)
+        };
+        let store = begin().map_err(|source| io(&path, "open the store", source))?;
+        let epoch = store.epoch();
+        let shared = Shared {
+            last_event: Arc::new(watch::Sender::new(store.last_event())),
+            high_water: Arc::new(watch::Sender::new(store.high_water())),
+            pages_max: Arc::new(AtomicU32::new(0)),
+            path,
+        };
+        let no_thread = |source| io(&shared.path, "start its threads", source);
+        let readers = Readers::spawn(&shared.path).map_err(no_thread)?;
+        let writer = Writer::spawn(store, shared.clone()).map_err(no_thread)?;
+        Ok(Self { writer, readers, shared, epoch, lock: std::sync::Mutex::new(Some(lock)) })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.shared.path.clone()
+    }
+
+    /// Lets the file grow to so many pages of 4 KiB and no further, as a full disk would; 0: no bound.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn limit_pages(&self, pages: u32) {
+        self.shared.pages_max.store(pages, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Engine for Embedded {
+    fn submit(&self, task: Task, integration: Integration, now: Timestamp) -> Pending<'_, Submitted> {
+        self.writer.ask(move |store| {
+            store.told(now);
+            store.submit(task, integration, now)
+        })
+    }
+
+    fn lease(&self, ask: LeaseAsk, now: Timestamp) -> Pending<'_, Vec<Record>> {
+        self.writer.ask(move |store| {
+            store.told(now);
+            store.lease(&ask, now)
+        })
+    }
+
+    fn command(&self, id: TaskId, command: Command, now: Timestamp) -> Pending<'_, Record> {
+        self.writer.ask(move |store| {
+            store.told(now);
+            store.command(id, command, now)
+        })
+    }
+
+    fn lapsed(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {
+        let epoch = self.epoch;
+        self.readers.ask(move |db| find::lapsed(db, now, epoch, limit))
+    }
+
+    fn overdue(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {
+        self.writer.ask(move |store| store.overdue(now, limit))
+    }
+
+    fn held_by(&self, agent: AgentName, incarnation: Option<Incarnation>) -> Pending<'_, Vec<Record>> {
+        self.readers.ask(move |db| find::held_by(db, &agent, incarnation))
+    }
+
+    fn next_due(&self, now: Timestamp) -> Pending<'_, Option<Timestamp>> {
+        self.writer.ask(move |store| store.next_due(now))
+    }
+
+    fn record(&self, id: TaskId) -> Pending<'_, Option<Record>> {
+        self.readers.ask(move |db| find::record(db, id))
+    }
+
+    fn records(&self, filter: Filter, page: PageAsk) -> Pending<'_, Page<Record>> {
+        self.readers.ask(move |db| find::records(db, &filter, &page))
+    }
+
+    fn dead_letters(&self, filter: Filter, page: PageAsk) -> Pending<'_, Page<Record>> {
+        self.readers.ask(move |db| find::dead_letters(db, &filter, &page))
+    }
+
+    fn deaths(&self, since: Timestamp) -> Pending<'_, Vec<Death>> {
+        self.readers.ask(move |db| find::deaths(db, since))
+    }
+
+    fn failure_rates(&self, since: Timestamp) -> Pending<'_, Vec<FailureRate>> {
+        self.readers.ask(move |db| find::failure_rates(db, since))
+    }
+
+    fn balance(&self) -> Pending<'_, Balance> {
+        self.readers.ask(find::balance)
+    }
+
+    fn depths(&self) -> Pending<'_, Vec<Depth>> {
+        self.readers.ask(find::depths)
+    }
+
+    fn publish(&self, events: Vec<NewEvent>, now: Timestamp) -> Pending<'_, ()> {
+        self.writer.ask(move |store| {
+            store.told(now);
+            store.publish(&events, now)
+        })
+    }
+
+    fn events(&self, after: u64, limit: u32) -> Pending<'_, Vec<Event>> {
+        self.readers.ask(move |db| find::events(db, after, limit))
+    }
+
+    fn history(&self, id: TaskId) -> Pending<'_, Vec<Event>> {
+        self.readers.ask(move |db| find::history(db, id))
+    }
+
+    fn watch(&self) -> watch::Receiver<u64> {
+        self.shared.last_event.subscribe()
+    }
+
+    fn save(&self, documents: Vec<Document>, events: Vec<NewEvent>, now: Timestamp) -> Pending<'_, ()> {
+        self.writer.ask(move |store| {
+            store.told(now);
+            store.save(documents, &events, now)
+        })
+    }
+
+    fn documents(&self, kind: &'static str) -> Pending<'_, Vec<Document>> {
+        self.readers.ask(move |db| find::documents(db, kind))
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn high_water(&self) -> Timestamp {
+        *self.shared.high_water.borrow()
+    }
+
+    fn writable(&self) -> Pending<'_, ()> {
+        self.writer.ask(|store| store.probe())
+    }
+
+    fn close(&self) -> Pending<'_, ()> {
+        self.readers.close();
+        let closed = self.writer.close();
+        Box::pin(async move {
+            closed.await?;
+            self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,516 @@
+//! The writer's side of the store: each method is one change, made inside the transaction of its group.
+//!
+//! Whatever can be refused is refused before the first write of a change, so that a refusal needs no rollback. An
+//! error of SQLite itself ends the whole group and this [`Store`] with it: it is opened anew from the file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, named_params, params};
+
+use super::row;
+use super::schema;
+use crate::engine::{Document, Error, KEY_RETENTION, LeaseAsk, Submitted};
+use crate::event::NewEvent;
+use crate::ledger::{self, Command, Record};
+use crate::query::{Death, failed_integration, failure_told, fold};
+use crate::queue::{Entry, Queues};
+use crate::task::{Integration, Task, TaskId};
+use crate::time::Timestamp;
+
+/// An hour, in milliseconds: the grain of the roll-ups.
+pub(super) const HOUR: i64 = 3_600_000;
+
+/// Why a piece of work did not succeed: refused in order, or the store failed under it.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Refused; nothing was written.
+    Refused(Error),
+    /// SQLite failed: nothing of the group can be trusted.
+    Sqlite(rusqlite::Error),
+    /// A row does not hold what we wrote.
+    Damaged(serde_json::Error),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Sqlite(source)
+    }
+}
+
+impl From<serde_json::Error> for Trouble {
+    fn from(source: serde_json::Error) -> Self {
+        Self::Damaged(source)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(refused: Error) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<ledger::Refused> for Trouble {
+    fn from(refused: ledger::Refused) -> Self {
+        Self::Refused(refused.into())
+    }
+}
+
+/// The result of one piece of work.
+pub(super) type Work<T> = Result<T, Trouble>;
+
+/// The connection that writes, and what is kept in memory beside it.
+#[derive(Debug)]
+pub(super) struct Store {
+    db: Connection,
+    queues: Queues,
+    recent: Recent,
+    epoch: u64,
+    last_event: u64,
+    last_task: u64,
+    high_water: Timestamp,
+    saved_high_water: Timestamp,
+}
+
+impl Store {
+    /// Opens the file and reads what waits.
+    pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
+        let db = schema::connect_writer(path)?;
+        let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let high_water = Timestamp::from_millis(number("SELECT value FROM meta WHERE key = 'high_water'")?);
+        let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+        let mut store = Self {
+            epoch: unsigned(number("SELECT value FROM meta WHERE key = 'epoch'")?),
+            last_event: unsigned(number("SELECT coalesce(max(seq), 0) FROM event")?),
+            last_task: unsigned(number("SELECT coalesce(max(seq), 0) FROM task")?),
+            high_water,
+            saved_high_water: high_water,
+            queues: Queues::default(),
+            recent: Recent::default(),
+            db,
+        };
+        store.load_queues()?;
+        Ok(store)
+    }
+
+    fn load_queues(&mut self) -> rusqlite::Result<()> {
+        let mut waiting = self.db.prepare(
+            "SELECT seq, agent, priority, tenant, integration, again, due, deadline FROM task
+             WHERE state IN ('ready', 'scheduled', 'parked')",
+        )?;
+        let mut rows = waiting.query([])?;
+        while let Some(row) = rows.next()? {
+            let entry = Entry {
+                agent: row::word(row, 1)?,
+                priority: row::word(row, 2)?,
+                tenant: row.get(3)?,
+                integration: row::word(row, 4)?,
+                again: row.get(5)?,
+                due: row::time(row, 6)?,
+                deadline: row.get::<_, Option<i64>>(7)?.map(Timestamp::from_millis),
+            };
+            self.queues.enter(row.get(0)?, &entry);
+        }
+        Ok(())
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn last_event(&self) -> u64 {
+        self.last_event
+    }
+
+    pub(super) fn high_water(&self) -> Timestamp {
+        self.high_water
+    }
+
+    pub(super) fn begin(&self) -> rusqlite::Result<()> {
+        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)
+    }
+
+    /// Makes everything since [`Store::begin`] durable.
+    pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
+        if self.high_water > self.saved_high_water {
+            self.db
+                .prepare_cached("UPDATE meta SET value = ?1 WHERE key = 'high_water'")?
+                .execute([self.high_water.millis()])?;
+            self.saved_high_water = self.high_water;
+        }
+        self.db.prepare_cached("COMMIT")?.execute([]).map(drop)
+    }
+
+    /// Bounds the file, in pages.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn limit_pages(&self, pages: u32) -> rusqlite::Result<()> {
+        self.db.query_row(&format!("PRAGMA max_page_count={pages}"), [], |_| Ok(()))
+    }
+
+    pub(super) fn told(&mut self, now: Timestamp) {
+        self.high_water = self.high_water.max(now);
+    }
+
+    /// A new run of the process begins.
+    pub(super) fn start_epoch(&mut self) -> rusqlite::Result<()> {
+        self.epoch += 1;
+        self.db.execute("UPDATE meta SET value = ?1 WHERE key = 'epoch'", [self.epoch]).map(drop)
+    }
+
+    /// A write that changes nothing, to see that it can be done.
+    pub(super) fn probe(&self) -> Work<()> {
+        self.db
+            .prepare_cached("INSERT INTO meta VALUES ('probe', 1) ON CONFLICT DO UPDATE SET value = value + 1")?
+            .execute([])?;
+        Ok(())
+    }
+
+    /// Writes the log into the file itself, so that the file alone is the store.
+    pub(super) fn checkpoint(&self) -> rusqlite::Result<()> {
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+
+    pub(super) fn next_due(&self, now: Timestamp) -> Work<Option<Timestamp>> {
+        let lease: Option<i64> = self
+            .db
+            .prepare_cached("SELECT min(lease_until) FROM task WHERE state = 'running' AND lease_until > ?1")?
+            .query_row([now.millis()], |row| row.get(0))?;
+        Ok(lease.map(Timestamp::from_millis).into_iter().chain(self.queues.next_due(now)).min())
+    }
+
+    pub(super) fn overdue(&mut self, now: Timestamp, limit: u32) -> Work<Vec<Record>> {
+        let passed = self.queues.overdue(now, limit as usize);
+        passed.into_iter().map(|seq| self.load(seq)).collect()
+    }
+
+    pub(super) fn submit(&mut self, task: Task, integration: Integration, now: Timestamp) -> Work<Submitted> {
+        let fingerprint = task.idempotency_key.is_some().then(|| task.fingerprint());
+        if let Some(key) = &task.idempotency_key {
+            let known: Option<(u64, String)> = self
+                .db
+                .prepare_cached("SELECT seq, fingerprint FROM idempotency WHERE key = ?1")?
+                .query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            if let Some((seq, content)) = known {
+                let record = self.load(seq)?;
+                if record.ended_at.is_none_or(|ended| now < ended + KEY_RETENTION) {
+                    return if Some(content) == fingerprint {
+                        Ok(Submitted { record, new: false })
+                    } else {
+                        Err(Error::KeyConflict { key: key.to_string(), task: record.task.id }.into())
+                    };
+                }
+            }
+        }
+        if self.find(task.id)?.is_some() {
+            return Err(Error::SameId(task.id).into());
+        }
+        let seq = self.last_task + 1;
+        let body = serde_json::to_string(&task)?;
+        let (record, events) = Record::new(task, integration, now);
+        let (record, progress) = row::write(record)?;
+        self.insert_task(seq, &record)?;
+        self.db.prepare_cached("INSERT INTO body VALUES (?1, ?2)")?.execute(params![seq, body])?;
+        self.db.prepare_cached("INSERT INTO progress VALUES (?1, ?2)")?.execute(params![seq, progress])?;
+        if let (Some(key), Some(fingerprint)) = (&record.task.idempotency_key, fingerprint) {
+            self.db.prepare_cached("INSERT OR REPLACE INTO idempotency VALUES (?1, ?2, ?3)")?.execute(params![
+                key.as_str(),
+                seq,
+                fingerprint
+            ])?;
+        }
+        self.append(&events, Some(seq), now)?;
+        self.last_task = seq;
+        Entry::of(&record).iter().for_each(|entry| self.queues.enter(seq, entry));
+        self.recent.keep(seq, &record, body.len());
+        Ok(Submitted { record, new: true })
+    }
+
+    pub(super) fn lease(&mut self, ask: &LeaseAsk, now: Timestamp) -> Work<Vec<Record>> {
+        let mut claimed = Vec::new();
+        for _ in 0..ask.slots {
+            let Some(seq) = self.queues.next(&ask.agent, now, &ask.except) else { break };
+            let before = self.load(seq)?;
+            match ledger::apply(&before, ask.claim(self.epoch), now) {
+                Ok((record, events)) => claimed.push(self.change(seq, &before, record, &events, now)?),
+                Err(refused) => {
+                    // The queue and the ledger disagree: our bug. It must not cost the task its place, nor lose those
+                    // already claimed.
+                    Entry::of(&before).iter().for_each(|entry| self.queues.enter(seq, entry));
+                    if claimed.is_empty() {
+                        return Err(refused.into());
+                    }
+                    break;
+                }
+            }
+        }
+        Ok(claimed)
+    }
+
+    pub(super) fn command(&mut self, id: TaskId, command: Command, now: Timestamp) -> Work<Record> {
+        let seq = self.find(id)?.ok_or(Error::NoTask(id))?;
+        let before = self.load(seq)?;
+        ledger::of_this_run(&before, &command, self.epoch)?;
+        let failed = failure_told(&command).map(|failure| failure.class);
+        let (record, events) = ledger::apply(&before, command, now)?;
+        if let Some(class) = failed {
+            let hour = now.millis().div_euclid(HOUR);
+            let (agent, task_type) = (before.agent.as_str(), before.task.task_type.as_str());
+            self.db
+                .prepare_cached("INSERT INTO failure (at, agent, type, class) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![now.millis(), agent, task_type, class.as_str()])?;
+            self.db
+                .prepare_cached(
+                    "INSERT INTO failure_hour VALUES (?1, ?2, ?3, ?4, 1)
+                     ON CONFLICT DO UPDATE SET failures = failures + 1",
+                )?
+                .execute(params![hour, agent, task_type, class.as_str()])?;
+        }
+        self.change(seq, &before, record, &events, now)
+    }
+
+    pub(super) fn publish(&mut self, events: &[NewEvent], now: Timestamp) -> Work<()> {
+        let tasks = self.tasks_of(events)?;
+        for (event, task) in events.iter().zip(tasks) {
+            self.append(std::slice::from_ref(event), task, now)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn save(&mut self, documents: Vec<Document>, events: &[NewEvent], now: Timestamp) -> Work<()> {
+        let mut versions: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for Document { kind, key, version, .. } in &documents {
+            let stored = match versions.get(&(kind.as_str(), key.as_str())) {
+                Some(version) => *version,
+                None => self
+                    .db
+                    .prepare_cached("SELECT version FROM document WHERE kind = ?1 AND key = ?2")?
+                    .query_row([kind, key], |row| row.get(0))
+                    .optional()?
+                    .unwrap_or(0),
+            };
+            if stored != *version {
+                return Err(Error::DocumentConflict { kind: kind.clone(), key: key.clone() }.into());
+            }
+            versions.insert((kind, key), stored + 1);
+        }
+        self.tasks_of(events)?;
+        for Document { kind, key, version, body } in &documents {
+            if body.is_null() {
+                self.db.prepare_cached("DELETE FROM document WHERE kind = ?1 AND key = ?2")?.execute([kind, key])?;
+                continue;
+            }
+            self.db.prepare_cached("INSERT OR REPLACE INTO document VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                kind,
+                key,
+                version + 1,
+                serde_json::to_string(body)?
+            ])?;
+        }
+        self.publish(events, now)
+    }
+
+    fn tasks_of(&self, events: &[NewEvent]) -> Work<Vec<Option<u64>>> {
+        let seq = |id| Ok(Some(self.find(id)?.ok_or(Error::NoTask(id))?));
+        events.iter().map(|event| event.task.map_or(Ok(None), seq)).collect()
+    }
+
+    fn find(&self, id: TaskId) -> Work<Option<u64>> {
+        if let Some(seq) = self.recent.ids.get(&id) {
+            return Ok(Some(*seq));
+        }
+        let mut found = self.db.prepare_cached("SELECT seq FROM task WHERE id = ?1")?;
+        Ok(found.query_row([id.to_string()], |row| row.get(0)).optional()?)
+    }
+
+    fn load(&self, seq: u64) -> Work<Record> {
+        if let Some(record) = self.recent.records.get(&seq) {
+            return Ok(record.clone());
+        }
+        load(&self.db, seq)
+    }
+
+    /// The only place where a stored record changes: with its events, and every row it is found by.
+    fn change(
+        &mut self,
+        seq: u64,
+        before: &Record,
+        record: Record,
+        events: &[NewEvent],
+        now: Timestamp,
+    ) -> Work<Record> {
+        let (record, progress) = row::write(record)?;
+        self.update_task(seq, &record)?;
+        self.db.prepare_cached("UPDATE progress SET record = ?2 WHERE seq = ?1")?.execute(params![seq, progress])?;
+        self.replace_letter(seq, before, &record)?;
+        for death in events.iter().filter_map(|event| Death::told_by(event, now)) {
+            self.insert_death(&death)?;
+        }
+        self.append(events, Some(seq), now)?;
+        Entry::of(before).iter().for_each(|entry| self.queues.leave(seq, entry));
+        Entry::of(&record).iter().for_each(|entry| self.queues.enter(seq, entry));
+        self.recent.update(seq, &record);
+        Ok(record)
+    }
+
+    fn append(&mut self, events: &[NewEvent], task: Option<u64>, now: Timestamp) -> Work<()> {
+        for event in events {
+            let what = serde_json::to_string(&event.what)?;
+            self.db.prepare_cached("INSERT INTO event VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                self.last_event + 1,
+                now.millis(),
+                task,
+                what
+            ])?;
+            self.last_event += 1;
+        }
+        Ok(())
+    }
+
+    fn insert_task(&self, seq: u64, record: &Record) -> Work<()> {
+        let task = &record.task;
+        self.db
+            .prepare_cached(
+                "INSERT INTO task (seq, id, agent, type, effect, priority, tenant, integration, state, due, deadline, again,
+                   created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0, ?12)",
+            )?
+            .execute(params![
+                seq,
+                task.id.to_string(),
+                record.agent.as_str(),
+                task.task_type.as_str(),
+                task.effect.as_str(),
+                task.priority.as_str(),
+                task.tenant.as_deref().unwrap_or_default(),
+                record.integration.as_str(),
+                record.state.as_str(),
+                record.due.millis(),
+                task.deadline.map(Timestamp::millis),
+                task.created_at.millis(),
+            ])?;
+        Ok(())
+    }
+
+    fn update_task(&self, seq: u64, record: &Record) -> Work<()> {
+        let lease = record.lease.as_ref();
+        let failure = record.last_failure();
+        self.db
+            .prepare_cached(
+                "UPDATE task SET agent = :agent, integration = :integration, state = :state, due = :due, again = :again,
+                   lease_agent = :lease_agent, lease_incarnation = :lease_incarnation, lease_epoch = :lease_epoch,
+                   lease_until = :lease_until, class = :class, kind = :kind, folded = :folded, status = :status,
+                   ended_at = :ended_at
+                 WHERE seq = :seq",
+            )?
+            .execute(named_params! {
+                ":seq": seq,
+                ":agent": record.agent.as_str(),
+                ":integration": record.integration.as_str(),
+                ":state": record.state.as_str(),
+                ":due": record.due.millis(),
+                ":again": Entry::of(record).is_some_and(|entry| entry.again),
+                ":lease_agent": lease.map(|lease| lease.agent.as_str()),
+                ":lease_incarnation": lease.map(|lease| lease.incarnation.0),
+                ":lease_epoch": lease.map(|lease| lease.epoch),
+                ":lease_until": lease.map(|lease| lease.deadline.millis()),
+                ":class": failure.map(|failure| failure.class.as_str()),
+                ":kind": failure.map(|failure| failure.kind.as_str()),
+                ":folded": failure.map(|failure| fold(&failure.message)),
+                ":status": record.letter.as_ref().map(|letter| letter.status.as_str()),
+                ":ended_at": record.ended_at.map(Timestamp::millis),
+            })?;
+        Ok(())
+    }
+
+    fn replace_letter(&self, seq: u64, before: &Record, record: &Record) -> Work<()> {
+        if let Some(old) = &before.letter {
+            self.db
+                .prepare_cached("DELETE FROM letter WHERE at = ?1 AND seq = ?2")?
+                .execute(params![old.at.millis(), seq])?;
+        }
+        let Some(letter) = &record.letter else { return Ok(()) };
+        let failure = &letter.failure;
+        self.db
+            .prepare_cached("INSERT INTO letter VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)")?
+            .execute(params![
+                letter.at.millis(),
+                seq,
+                record.task.id.to_string(),
+                letter.status.as_str(),
+                record.state.as_str(),
+                record.agent.as_str(),
+                record.task.task_type.as_str(),
+                record.task.effect.as_str(),
+                record.task.priority.as_str(),
+                failed_integration(record, failure).as_str(),
+                failure.class.as_str(),
+                failure.kind.as_str(),
+                failure.message,
+                fold(&failure.message),
+            ])?;
+        Ok(())
+    }
+
+    fn insert_death(&self, death: &Death) -> Work<()> {
+        self.db
+            .prepare_cached(
+                "INSERT INTO death (at, task, generation, agent, type, class, kind, integration)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                death.at.millis(),
+                death.task.to_string(),
+                death.generation,
+                death.agent.as_str(),
+                death.task_type.as_str(),
+                death.class.as_str(),
+                death.kind.as_str(),
+                death.integration.as_ref().map(Integration::as_str),
+            ])?;
+        Ok(())
+    }
+}
+
+/// Reads one record.
+pub(super) fn load(db: &Connection, seq: u64) -> Work<Record> {
+    let mut rows =
+        db.prepare_cached("SELECT body.task, progress.record FROM body JOIN progress USING (seq) WHERE seq = ?1")?;
+    let (task, progress): (String, String) = rows.query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(row::read(&task, &progress)?)
+}
+
+/// Records that will probably change again soon, so that a change need not read what the last one wrote.
+#[derive(Debug, Default)]
+struct Recent {
+    records: HashMap<u64, Record>,
+    ids: HashMap<TaskId, u64>,
+}
+
+/// Bounds of [`Recent`]: records, and the bytes of a task that is kept. Together at most 64 MiB or so.
+const RECENT_MAX: usize = 8_192;
+const RECENT_BODY_MAX: usize = 8 * 1024;
+
+impl Recent {
+    fn keep(&mut self, seq: u64, record: &Record, body: usize) {
+        if body > RECENT_BODY_MAX {
+            return;
+        }
+        if self.records.len() >= RECENT_MAX {
+            self.records.clear();
+            self.ids.clear();
+        }
+        self.ids.insert(record.task.id, seq);
+        self.records.insert(seq, record.clone());
+    }
+
+    /// Keeps what is kept up to date, and lets go of what has ended.
+    fn update(&mut self, seq: u64, record: &Record) {
+        if record.ended_at.is_some() {
+            self.records.remove(&seq);
+            self.ids.remove(&record.task.id);
+        } else if let Some(kept) = self.records.get_mut(&seq) {
+            kept.clone_from(record);
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! The engine that remembers as long as the process lives: for tests and simulation.
+//!
+//! One mutex, synchronous inside, every future ready at once: it works under paused time and never moves the clock.
+//! Listings look at every record; nobody keeps a million tasks here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::ready;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::agent::Incarnation;
+use crate::engine::{Document, Engine, Error, KEY_RETENTION, LeaseAsk, Pending, Submitted};
+use crate::event::{Event, NewEvent};
+use crate::failure::Class;
+use crate::ledger::{self, Balance, Command, Record, State};
+use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk, failure_told};
+use crate::queue::{Entry, Queues};
+use crate::task::{AgentName, IdempotencyKey, Integration, Task, TaskId, TaskType};
+use crate::time::Timestamp;
+
+/// An engine in memory. A clone of its content can be opened again as a restart would: [`Memory::reopened`].
+#[derive(Debug)]
+pub struct Memory {
+    shelf: Mutex<Shelf>,
+    last_event: watch::Sender<u64>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Memory {
+    /// An empty one, in its first epoch.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::holding(Shelf { epoch: 1, ..Shelf::default() })
+    }
+
+    /// The same content in the next epoch, as after the process ended and started again. This one is closed.
+    #[must_use]
+    pub fn reopened(&self) -> Self {
+        let mut shelf = std::mem::take(&mut *self.locked());
+        self.locked().closed = true;
+        shelf.epoch += 1;
+        shelf.closed = false;
+        Self::holding(shelf)
+    }
+
+    fn holding(shelf: Shelf) -> Self {
+        let last_event = watch::Sender::new(shelf.last_event());
+        Self { shelf: Mutex::new(shelf), last_event }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read<T: Send + 'static>(&self, work: impl FnOnce(&Shelf) -> Result<T, Error>) -> Pending<'_, T> {
+        let shelf = self.locked();
+        let answer = if shelf.closed { Err(Error::Closed) } else { work(&shelf) };
+        Box::pin(ready(answer))
+    }
+
+    fn write<T: Send + 'static>(
+        &self,
+        now: Timestamp,
+        work: impl FnOnce(&mut Shelf) -> Result<T, Error>,
+    ) -> Pending<'_, T> {
+        let mut shelf = self.locked();
+        if shelf.closed {
+            return Box::pin(ready(Err(Error::Closed)));
+        }
+        shelf.high_water = shelf.high_water.max(now);
+        let before = shelf.last_event();
+        let answer = work(&mut shelf);
+        let after = shelf.last_event();
+        drop(shelf);
+        if after != before {
+            self.last_event.send_replace(after);
+        }
+        Box::pin(ready(answer))
+    }
+}
+
+/// Everything remembered. Tasks are numbered in order of submission, from 1.
+#[derive(Debug, Default)]
+struct Shelf {
+    records: Vec<Record>,
+    ids: HashMap<TaskId, u64>,
+    keys: HashMap<IdempotencyKey, u64>,
+    queues: Queues,
+    running: BTreeSet<(Timestamp, u64)>,
+    events: Vec<Event>,
+    deaths: Vec<Death>,
+    failures: Vec<(Timestamp, AgentName, TaskType, Class)>,
+    documents: BTreeMap<(String, String), Document>,
+    epoch: u64,
+    high_water: Timestamp,
+    closed: bool,
+}
+
+impl Shelf {
+    fn last_event(&self) -> u64 {
+        self.events.last().map_or(0, |event| event.seq)
+    }
+
+    fn at(&self, seq: u64) -> &Record {
+        &self.records[index(seq)]
+    }
+
+    fn seq(&self, id: TaskId) -> Result<u64, Error> {
+        self.ids.get(&id).copied().ok_or(Error::NoTask(id))
+    }
+
+    /// The only place where a record changes: with its events, and everything that is found by it.
+    fn store(&mut self, seq: u64, record: Record, events: Vec<NewEvent>, now: Timestamp) {
+        let index = index(seq);
+        if let Some(before) = self.records.get(index) {
+            if let Some(entry) = Entry::of(before) {
+                self.queues.leave(seq, &entry);
+            }
+            if let Some(lease) = &before.lease {
+                self.running.remove(&(lease.deadline, seq));
+            }
+        }
+        if let Some(entry) = Entry::of(&record) {
+            self.queues.enter(seq, &entry);
+        }
+        self.running.extend(record.lease.as_ref().map(|lease| (lease.deadline, seq)));
+        self.deaths.extend(events.iter().filter_map(|event| Death::told_by(event, now)));
+        self.append(events, now);
+        if index < self.records.len() {
+            self.records[index] = record;
+        } else {
+            self.ids.insert(record.task.id, seq);
+            self.records.push(record);
+        }
+    }
+
+    fn append(&mut self, events: Vec<NewEvent>, at: Timestamp) {
+        for NewEvent { task, what } in events {
+            let seq = self.last_event() + 1;
+            self.events.push(Event { seq, at, task, what });
+        }
+    }
+
+    fn submit(&mut self, task: Task, integration: Integration, now: Timestamp) -> Result<Submitted, Error> {
+        if let Some(key) = &task.idempotency_key
+            && let Some(&seq) = self.keys.get(key)
+        {
+            let known = self.at(seq);
+            if known.ended_at.is_none_or(|ended| now < ended + KEY_RETENTION) {
+                return if known.task.fingerprint() == task.fingerprint() {
+                    Ok(Submitted { record: known.clone(), new: false })
+                } else {
+                    Err(Error::KeyConflict { key: key.to_string(), task: known.task.id })
+                };
+            }
+        }
+        if let Some(&seq) = self.ids.get(&task.id) {
+            return Err(Error::SameId(self.at(seq).task.id));
+        }
+        let seq = self.records.len() as u64 + 1;
+        self.keys.extend(task.idempotency_key.clone().map(|key| (key, seq)));
+        let (record, events) = Record::new(task, integration, now);
+        self.store(seq, record.clone(), events, now);
+        Ok(Submitted { record, new: true })
+    }
+
+    fn lease(&mut self, ask: &LeaseAsk, now: Timestamp) -> Result<Vec<Record>, Error> {
+        let mut claimed = Vec::new();
+        for _ in 0..ask.slots {
+            let Some(seq) = self.queues.next(&ask.agent, now, &ask.except) else { break };
+            let (record, events) = match ledger::apply(self.at(seq), ask.claim(self.epoch), now) {
+                Ok(change) => change,
+                Err(refused) => {
+                    // The queue and the ledger disagree: our bug. It must not cost the task its place.
+                    Entry::of(self.at(seq)).iter().for_each(|entry| self.queues.enter(seq, entry));
+                    return Err(refused.into());
+                }
+            };
+            self.store(seq, record.clone(), events, now);
+            claimed.push(record);
+        }
+        Ok(claimed)
+    }
+
+    fn command(&mut self, id: TaskId, command: Command, now: Timestamp) -> Result<Record, Error> {
+        let seq = self.seq(id)?;
+        let before = self.at(seq);
+        ledger::of_this_run(before, &command, self.epoch)?;
+        let failed = failure_told(&command).map(|failure| failure.class);
+        let agent = before.agent.clone();
+        let (record, events) = ledger::apply(before, command, now)?;
+        self.failures.extend(failed.map(|class| (now, agent, record.task.task_type.clone(), class)));
+        self.store(seq, record.clone(), events, now);
+        Ok(record)
+    }
+
+    fn save(&mut self, documents: Vec<Document>, events: Vec<NewEvent>, now: Timestamp) -> Result<(), Error> {
+        self.check_tasks(&events)?;
+        let mut changed: BTreeMap<(String, String), Document> = BTreeMap::new();
+        for document in documents {
+            let name = (document.kind.clone(), document.key.clone());
+            let stored = changed.get(&name).or_else(|| self.documents.get(&name)).map_or(0, |stored| stored.version);
+            if stored != document.version {
+                return Err(Error::DocumentConflict { kind: document.kind, key: document.key });
+            }
+            changed.insert(name, Document { version: stored + 1, ..document });
+        }
+        for (name, document) in changed {
+            match document.body.is_null() {
+                true => drop(self.documents.remove(&name)),
+                false => drop(self.documents.insert(name, document)),
+            }
+        }
+        self.append(events, now);
+        Ok(())
+    }
+
+    fn check_tasks(&self, events: &[NewEvent]) -> Result<(), Error> {
+        events.iter().filter_map(|event| event.task).try_for_each(|id| self.seq(id).map(drop))
+    }
+
+    fn records(&self, filter: &Filter, page: &PageAsk) -> Result<Page<Record>, Error> {
+        let after = match page.cursor()? {
+            None => None,
+            Some(Cursor::Task(seq)) => Some(seq),
+            Some(Cursor::Letter(..)) => return Err(page.bad_cursor()),
+        };
+        let found = (1..).zip(&self.records).filter(|(_, record)| filter.matches(record));
+        let keyed = found.map(|(seq, record)| (Cursor::Task(seq), record)).collect();
+        Ok(cut(keyed, after.map(Cursor::Task), page))
+    }
+
+    fn dead_letters(&self, filter: &Filter, page: &PageAsk) -> Result<Page<Record>, Error> {
+        let after = match page.cursor()? {
+            None => None,
+            Some(cursor @ Cursor::Letter(..)) => Some(cursor),
+            Some(Cursor::Task(_)) => return Err(page.bad_cursor()),
+        };
+        let found = (1..).zip(&self.records).filter(|(_, record)| filter.matches_letter(record));
+        let mut keyed: Vec<_> =
+            found.filter_map(|(seq, record)| Some((Cursor::Letter(record.letter.as_ref()?.at, seq), record))).collect();
+        keyed.sort_by_key(|(cursor, _)| *cursor);
+        Ok(cut(keyed, after, page))
+    }
+
+    fn failure_rates(&self, since: Timestamp) -> Vec<FailureRate> {
+        let mut counts: BTreeMap<(&AgentName, &TaskType, Class), u64> = BTreeMap::new();
+        for (_, agent, task_type, class) in self.failures.iter().filter(|(at, ..)| *at > since) {
+            *counts.entry((agent, task_type, *class)).or_default() += 1;
+        }
+        let rate = |((agent, task_type, class), failures): ((&AgentName, &TaskType, Class), u64)| FailureRate {
+            agent: agent.clone(),
+            task_type: task_type.clone(),
+            class,
+            failures,
+        };
+        counts.into_iter().map(rate).collect()
+    }
+
+    fn depths(&self) -> Vec<Depth> {
+        let mut counts: BTreeMap<(&AgentName, State), u64> = BTreeMap::new();
+        for record in &self.records {
+            *counts.entry((&record.agent, record.state)).or_default() += 1;
+        }
+        let depth = |((agent, state), tasks): ((&AgentName, State), u64)| Depth { agent: agent.clone(), state, tasks };
+        counts.into_iter().map(depth).collect()
+    }
+
+    /// Running tasks, in the order of their deadlines.
+    fn running(&self) -> impl Iterator<Item = &Record> {
+        self.running.iter().map(|&(_, seq)| self.at(seq))
+    }
+
+    fn lapsed(&self, now: Timestamp, limit: u32) -> Vec<Record> {
+        let over = |record: &&Record| {
+            record.lease.as_ref().is_some_and(|lease| lease.deadline <= now || lease.epoch != self.epoch)
+        };
+        self.running().filter(over).take(limit as usize).cloned().collect()
+    }
+}
+
+/// Where the task of this number stands among the records.
+fn index(seq: u64) -> usize {
+    usize::try_from(seq).map_or(usize::MAX, |seq| seq.saturating_sub(1))
+}
+
+/// The page of a listing in ascending order that begins after a cursor.
+fn cut(mut keyed: Vec<(Cursor, &Record)>, after: Option<Cursor>, page: &PageAsk) -> Page<Record> {
+    if page.oldest_first {
+        keyed.retain(|(cursor, _)| after.is_none_or(|after| *cursor > after));
+    } else {
+        keyed.retain(|(cursor, _)| after.is_none_or(|after| *cursor < after));
+        keyed.reverse();
+    }
+    let more = keyed.len() > page.size();
+    keyed.truncate(page.size());
+    let next = keyed.last().filter(|_| more).map(|(cursor, _)| cursor.to_string());
+    Page { items: keyed.into_iter().map(|(_, record)| record.clone()).collect(), next }
+}
+
+impl Engine for Memory {
+    fn submit(&self, task: Task, integration: Integration, now: Timestamp) -> Pending<'_, Submitted> {
+        self.write(now, |shelf| shelf.submit(task, integration, now))
+    }
+
+    fn lease(&self, ask: LeaseAsk, now: Timestamp) -> Pending<'_, Vec<Record>> {
+        self.write(now, |shelf| shelf.lease(&ask, now))
+    }
+
+    fn command(&self, id: TaskId, command: Command, now: Timestamp) -> Pending<'_, Record> {
+        self.write(now, |shelf| shelf.command(id, command, now))
+    }
+
+    fn lapsed(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {
+        self.read(|shelf| Ok(shelf.lapsed(now, limit)))
+    }
+
+    fn overdue(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {
+        self.read(|shelf| {
+            Ok(shelf.queues.overdue(now, limit as usize).into_iter().map(|seq| shelf.at(seq).clone()).collect())
+        })
+    }
+
+    fn held_by(&self, agent: AgentName, incarnation: Option<Incarnation>) -> Pending<'_, Vec<Record>> {
+        self.read(|shelf| {
+            let held = |record: &&Record| {
+                record.lease.as_ref().is_some_and(|lease| {
+                    lease.agent == agent && incarnation.is_none_or(|incarnation| lease.incarnation == incarnation)
+                })
+            };
+            Ok(shelf.running().filter(held).cloned().collect())
+        })
+    }
+
+    fn next_due(&self, now: Timestamp) -> Pending<'_, Option<Timestamp>> {
+        self.read(|shelf| {
+            let lease = shelf.running.iter().map(|&(deadline, _)| deadline).find(|deadline| *deadline > now);
+            Ok(lease.into_iter().chain(shelf.queues.next_due(now)).min())
+        })
+    }
+
+    fn record(&self, id: TaskId) -> Pending<'_, Option<Record>> {
+        self.read(|shelf| Ok(shelf.ids.get(&id).map(|&seq| shelf.at(seq).clone())))
+    }
+
+    fn records(&self, filter: Filter, page: PageAsk) -> Pending<'_, Page<Record>> {
+        self.read(|shelf| shelf.records(&filter, &page))
+    }
+
+    fn dead_letters(&self, filter: Filter, page: PageAsk) -> Pending<'_, Page<Record>> {
+        self.read(|shelf| shelf.dead_letters(&filter, &page))
+    }
+
+    fn deaths(&self, since: Timestamp) -> Pending<'_, Vec<Death>> {
+        self.read(|shelf| {
+            let mut deaths: Vec<_> = shelf.deaths.iter().filter(|death| death.at > since).cloned().collect();
+            deaths.sort_by_key(|death| death.at);
+            Ok(deaths)
+        })
+    }
+
+    fn failure_rates(&self, since: Timestamp) -> Pending<'_, Vec<FailureRate>> {
+        self.read(|shelf| Ok(shelf.failure_rates(since)))
+    }
+
+    fn balance(&self) -> Pending<'_, Balance> {
+        self.read(|shelf| {
+            let mut balance = Balance::default();
+            shelf.records.iter().for_each(|record| balance.add(record.state));
+            Ok(balance)
+        })
+    }
+
+    fn depths(&self) -> Pending<'_, Vec<Depth>> {
+        self.read(|shelf| Ok(shelf.depths()))
+    }
+
+    fn publish(&self, events: Vec<NewEvent>, now: Timestamp) -> Pending<'_, ()> {
+        self.write(now, |shelf| {
+            shelf.check_tasks(&events)?;
+            shelf.append(events, now);
+            Ok(())
+        })
+    }
+
+    fn events(&self, after: u64, limit: u32) -> Pending<'_, Vec<Event>> {
+        self.read(|shelf| {
+            let skip = usize::try_from(after).unwrap_or(usize::MAX);
+            Ok(shelf.events.iter().skip(skip).take(limit as usize).cloned().collect())
+        })
+    }
+
+    fn history(&self, id: TaskId) -> Pending<'_, Vec<Event>> {
+        self.read(|shelf| Ok(shelf.events.iter().filter(|event| event.task == Some(id)).cloned().collect()))
+    }
+
+    fn watch(&self) -> watch::Receiver<u64> {
+        self.last_event.subscribe()
+    }
+
+    fn save(&self, documents: Vec<Document>, events: Vec<NewEvent>, now: Timestamp) -> Pending<'_, ()> {
+        self.write(now, |shelf| shelf.save(documents, events, now))
+    }
+
+    fn documents(&self, kind: &'static str) -> Pending<'_, Vec<Document>> {
+        self.read(|shelf| Ok(shelf.documents.values().filter(|document| document.kind == kind).cloned().collect()))
+    }
+
+    fn epoch(&self) -> u64 {
+        self.locked().epoch
+    }
+
+    fn high_water(&self) -> Timestamp {
+        self.locked().high_water
+    }
+
+    fn writable(&self) -> Pending<'_, ()> {
+        self.read(|_| Ok(()))
+    }
+
+    fn close(&self) -> Pending<'_, ()> {
+        self.locked().closed = true;
+        Box::pin(ready(Ok(())))
+    }
+}

@@ -1,0 +1,229 @@
+//! OpenAI Chat Completions, and everything compatible with it: vLLM, llama.cpp, Groq, OpenRouter, LiteLLM, Azure …
+//!
+//! The answer is complete once a `finish_reason` came; the usage and `[DONE]` follow. `prompt_tokens` includes cached
+//! tokens, `completion_tokens` the thoughts (but not at xAI, which the total shows).
+
+use serde_json::{Value, json};
+
+use super::Request;
+use super::sse::Event;
+use super::wire::{self, Answer, Outgoing, Reader, Step, Trouble};
+use crate::cause::Usage;
+use crate::config::ProviderConfig;
+
+/// The request as HTTP: `/chat/completions` after the base URL.
+pub(crate) fn request(request: &Request, config: &ProviderConfig, key: Option<&str>, vendor: &str) -> Outgoing {
+    let messages = wire::chat(request);
+    let mut body = json!({"model": request.model, "messages": messages, "stream": true});
+    // The newer models of OpenAI refuse the old name; the compatible servers know only that.
+    let its_own = vendor == "azure_openai" || wire::host(&config.base_url) == "api.openai.com";
+    let limit = if its_own { "max_completion_tokens" } else { "max_tokens" };
+    body[limit] = json!(request.max_output_tokens);
+    // Mistral reports usage unasked and refuses members it does not know.
+    if vendor != "mistral" {
+        body["stream_options"] = json!({"include_usage": true});
+    }
+    if let Some(schema) = &request.schema {
+        let format = json!({"name": "answer", "schema": schema, "strict": can_be_strict(schema)});
+        body["response_format"] = json!({"type": "json_schema", "json_schema": format});
+    }
+    let header = |key: &str| match vendor {
+        "azure_openai" => ("api-key", key.to_owned()),
+        _ => ("authorization", format!("Bearer {key}")),
+    };
+    let headers = key.map(header).into_iter().collect();
+    Outgoing { url: wire::join(&config.base_url, "/chat/completions"), headers, body }
+}
+
+/// Strict schemas must require every property and allow no others; asking for it of any other schema is a 400.
+fn can_be_strict(schema: &Value) -> bool {
+    match schema {
+        Value::Object(members) => {
+            let closed = match members.get("properties").and_then(Value::as_object) {
+                Some(properties) => {
+                    let required: Vec<&str> = members
+                        .get("required")
+                        .and_then(Value::as_array)
+                        .map(|names| names.iter().filter_map(Value::as_str).collect())
+                        .unwrap_or_default();
+                    members.get("additionalProperties") == Some(&Value::Bool(false))
+                        && properties.keys().all(|name| required.contains(&name.as_str()))
+                }
+                None => members.get("type").and_then(Value::as_str) != Some("object"),
+            };
+            closed && members.values().all(can_be_strict)
+        }
+        Value::Array(items) => items.iter().all(can_be_strict),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
+/// Reads the answer.
+#[derive(Debug, Default)]
+pub(crate) struct Completions {
+    answer: Answer,
+}
+
+impl Completions {
+    /// Takes up a chunk, or a whole completion, which differ only in `delta` and `message`. Returns bytes of content.
+    fn take(&mut self, chunk: &Value, raw: &str) -> usize {
+        if let Some(model) = chunk.get("model").and_then(Value::as_str).filter(|model| !model.is_empty()) {
+            model.clone_into(&mut self.answer.model);
+        }
+        if let Some(counts) = chunk.get("usage").filter(|usage| usage.is_object()) {
+            self.answer.usage = usage(counts);
+        }
+        // Groq reports the usage of a stream under a name of its own.
+        if let Some(counts) = chunk.pointer("/x_groq/usage").filter(|usage| usage.is_object()) {
+            self.answer.usage = usage(counts);
+        }
+        let Some(choice) = chunk.pointer("/choices/0") else { return 0 };
+        let piece = choice.get("delta").or_else(|| choice.get("message")).unwrap_or(&Value::Null);
+        let content = self.content(piece);
+        if let Some(stop) = choice.get("finish_reason").and_then(Value::as_str).filter(|stop| !stop.is_empty()) {
+            self.answer.stop = Some(stop.to_owned());
+            self.answer.complete = true;
+            raw.clone_into(&mut self.answer.last);
+        }
+        content
+    }
+
+    fn content(&mut self, piece: &Value) -> usize {
+        let before = self.answer.text.len();
+        match piece.get("content") {
+            Some(Value::String(text)) => self.answer.text.push_str(text),
+            // Mistral's and others' content in parts.
+            Some(Value::Array(parts)) => {
+                parts.iter().for_each(|part| self.answer.text.push_str(wire::text(part, "/text")))
+            }
+            Some(_) | None => {}
+        }
+        let mut content = self.answer.text.len() - before;
+        let refusal = wire::text(piece, "/refusal");
+        self.answer.refusal.push_str(refusal);
+        content +=
+            refusal.len() + wire::text(piece, "/reasoning_content").len() + wire::text(piece, "/reasoning").len();
+        for (position, call) in piece.get("tool_calls").and_then(Value::as_array).into_iter().flatten().enumerate() {
+            let name = wire::text(call, "/function/name");
+            let arguments = wire::text(call, "/function/arguments");
+            content += name.len() + arguments.len();
+            // An index beyond the next one is nonsense; it must not make us reserve room for it.
+            let index = call.get("index").and_then(Value::as_u64).and_then(|index| usize::try_from(index).ok());
+            let index = index.unwrap_or(position).min(self.answer.calls.len());
+            if index == self.answer.calls.len() {
+                self.answer.calls.push((String::new(), String::new()));
+            }
+            let (name_so_far, arguments_so_far) = &mut self.answer.calls[index];
+            name_so_far.push_str(name);
+            arguments_so_far.push_str(arguments);
+        }
+        content
+    }
+}
+
+/// OpenRouter puts an error into a choice: shown as the envelope everybody else uses.
+fn error_in_choice(chunk: &Value) -> Option<String> {
+    let error = chunk.pointer("/choices/0/error").filter(|error| !error.is_null())?;
+    Some(json!({"error": error}).to_string())
+}
+
+fn usage(counts: &Value) -> Usage {
+    let n = |pointer: &str| wire::count(counts, pointer).unwrap_or(0);
+    let prompt = n("/prompt_tokens");
+    let cache_read = n("/prompt_tokens_details/cached_tokens").max(n("/prompt_cache_hit_tokens"));
+    let cache_write = n("/prompt_tokens_details/cache_write_tokens");
+    let completion = n("/completion_tokens");
+    let thoughts = n("/completion_tokens_details/reasoning_tokens");
+    let apart = thoughts > 0 && n("/total_tokens") == prompt + completion + thoughts;
+    Usage {
+        input: prompt.saturating_sub(cache_read + cache_write),
+        output: if apart { completion + thoughts } else { completion },
+        cache_read,
+        cache_write,
+    }
+}
+
+impl Reader for Completions {
+    fn event(&mut self, event: &Event) -> Result<Step, Trouble> {
+        if event.data.trim() == "[DONE]" {
+            return Ok(Step { content: 0, over: true });
+        }
+        if event.name == "error" {
+            return Err(Trouble::error_event(&*event.data));
+        }
+        let chunk = wire::parse(event)?;
+        if wire::is_error(&chunk) {
+            return Err(Trouble::error_event(&*event.data));
+        }
+        if let Some(error) = error_in_choice(&chunk) {
+            return Err(Trouble::error_event(error));
+        }
+        Ok(Step { content: self.take(&chunk, &event.data), over: false })
+    }
+
+    fn document(&mut self, document: &Value, text: &str) -> Result<(), Trouble> {
+        if let Some(error) = error_in_choice(document) {
+            return Err(Trouble::error_body(error));
+        }
+        if document.pointer("/choices/0").is_none() {
+            return Err(Trouble::malformed(text, "no `choices` in the completion"));
+        }
+        self.take(document, text);
+        Ok(())
+    }
+
+    fn answer(&self) -> &Answer {
+        &self.answer
+    }
+
+    fn stopped_well(&self, stop: &str) -> bool {
+        matches!(stop, "stop" | "end_turn" | "eos" | "eos_token" | "stop_sequence")
+    }
+
+    fn wants_tools(&self, stop: &str) -> bool {
+        matches!(stop, "tool_calls" | "function_call")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strict_is_asked_only_of_schemas_that_can_be_strict() {
+        for (schema, expected) in [
+            (
+                json!({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": false}),
+                true,
+            ),
+            (json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": false}), false),
+            (json!({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}), false),
+            (json!({"type": "array", "items": {"type": "object"}}), false),
+            (json!({"type": "string"}), true),
+        ] {
+            assert_eq!(can_be_strict(&schema), expected, "{schema}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_counted_by_each_vendors_rule() {
+        for (counts, expected) in [
+            (json!({"prompt_tokens": 12, "completion_tokens": 3}), Usage { input: 12, output: 3, ..Usage::default() }),
+            (
+                json!({"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 130, "prompt_tokens_details": {"cached_tokens": 64},
+                    "completion_tokens_details": {"reasoning_tokens": 20}}),
+                Usage { input: 36, output: 30, cache_read: 64, cache_write: 0 },
+            ),
+            (
+                json!({"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 150, "completion_tokens_details": {"reasoning_tokens": 20}}),
+                Usage { input: 100, output: 50, ..Usage::default() },
+            ),
+            (
+                json!({"prompt_tokens": 100, "prompt_cache_hit_tokens": 90, "prompt_cache_miss_tokens": 10, "completion_tokens": 1}),
+                Usage { input: 10, output: 1, cache_read: 90, cache_write: 0 },
+            ),
+        ] {
+            assert_eq!(usage(&counts), expected, "{counts}");
+        }
+    }
+}

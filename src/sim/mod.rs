@@ -1,1 +1,0 @@
-//! Outages: servers on loopback that fail on cue, and the demo that shows what the team does about it.

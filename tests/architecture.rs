@@ -1,1 +1,0 @@
-//! Files decide, folders do.

@@ -1,1 +1,0 @@
-//! The outage on one screen, and a ledger that balances.

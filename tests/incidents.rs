@@ -1,0 +1,258 @@
+//! An incident has one story: who was called, who answered first, what came later; and one page per cause.
+
+use std::time::Duration;
+
+use backstop::escalation::{self, Rules, Step};
+use backstop::failure::{Class, Kind};
+use backstop::incident::{
+    self, Home, Incident, IncidentCommand, IncidentState, Opening, PageAction, PageDraft, Trigger, visible,
+};
+use backstop::outbox;
+use backstop::query::Death;
+use backstop::task::{AgentName, Integration, TaskId, TaskType};
+use backstop::time::Timestamp;
+
+const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+
+fn after(seconds: u64) -> Timestamp {
+    NOW + Duration::from_secs(seconds)
+}
+
+fn death(i: u8, kind: Kind, integration: &str) -> Death {
+    Death {
+        task: TaskId::new(NOW, [i; 10]),
+        generation: 1,
+        at: NOW,
+        agent: AgentName::new("cto").expect("a name"),
+        task_type: TaskType::new("code_review").expect("a name"),
+        class: Class::Transient,
+        kind,
+        integration: Some(Integration::new(integration).expect("a name")),
+    }
+}
+
+fn opened(id: &str, trigger: Trigger, subject: &str, deaths: Vec<Death>) -> Incident {
+    let (id, subject) = (id.to_owned(), subject.to_owned());
+    let opening = Opening { id, trigger, subject, deaths, why: String::new(), runbook: None };
+    incident::open(opening, &Rules::default(), NOW).incident
+}
+
+fn three() -> Incident {
+    let deaths = (0..3).map(|i| death(i, Kind::Overloaded, "anthropic")).collect();
+    opened("INC-1", Trigger::DeadLetters, "", deaths)
+}
+
+fn said(what: &str, by: &str) -> IncidentCommand {
+    let (by, note) = (by.to_owned(), String::new());
+    match what {
+        "ack" => IncidentCommand::Acknowledge { by, note },
+        "override" => IncidentCommand::Override { by, note, decision: "discard".to_owned(), tasks: 3 },
+        "resolve" => IncidentCommand::Resolve { by, note },
+        "update" => IncidentCommand::Update,
+        "repage" => IncidentCommand::Repage,
+        "append" => IncidentCommand::Append(vec![death(9, Kind::Timeout, "openai")]),
+        other => panic!("{other}"),
+    }
+}
+
+fn does(incident: &Incident, what: &str, by: &str, at: u64) -> Incident {
+    incident::apply(incident, said(what, by), &Rules::default(), after(at)).expect("accepted").incident
+}
+
+/// Where every command leads from every state: the state and what is sent, or who was first.
+#[test]
+fn every_command_in_every_state_has_one_outcome() {
+    let triggered = three();
+    let acknowledged = does(&triggered, "ack", "ana", 10);
+    let overridden = does(&triggered, "override", "ana", 10);
+    let resolved = does(&triggered, "resolve", "ana", 10);
+    let over = "INC-1 was resolved by ana at 2026-09-21T14:13:30.000Z";
+    let acked = "INC-1 was acknowledged by ana at 2026-09-21T14:13:30.000Z";
+    let decided = "INC-1 was overridden by ana at 2026-09-21T14:13:30.000Z";
+    for (incident, expected) in [
+        (
+            &triggered,
+            [
+                "acknowledged acknowledge",
+                "overridden acknowledge",
+                "resolved resolve",
+                "triggered update",
+                "triggered trigger",
+                "triggered",
+            ],
+        ),
+        (
+            &acknowledged,
+            [
+                acked,
+                "overridden acknowledge",
+                "resolved resolve",
+                "acknowledged update",
+                "acknowledged trigger",
+                "acknowledged",
+            ],
+        ),
+        (&overridden, [decided, decided, "resolved resolve", "overridden update", "overridden trigger", "overridden"]),
+        (&resolved, [over; 6]),
+    ] {
+        for (what, expected) in ["ack", "override", "resolve", "update", "repage", "append"].into_iter().zip(expected) {
+            let outcome = match incident::apply(incident, said(what, "ben"), &Rules::default(), after(20)) {
+                Ok(change) => {
+                    let sent = change.pages.iter().map(|page| format!(" {}", page.action)).collect::<String>();
+                    assert_eq!(change.pages.len() as u32, change.incident.messages - incident.messages);
+                    format!("{}{sent}", change.incident.state)
+                }
+                Err(refused) => refused.to_string(),
+            };
+            assert_eq!(outcome, expected, "{what} when {}", incident.state);
+        }
+    }
+}
+
+#[test]
+fn the_same_person_twice_changes_nothing() {
+    let acknowledged = does(&three(), "ack", "ana", 10);
+    let again = incident::apply(&acknowledged, said("ack", "ana"), &Rules::default(), after(20)).expect("no error");
+    assert_eq!((again.incident, again.pages, again.events.len()), (acknowledged, Vec::new(), 0));
+}
+
+#[test]
+fn what_comes_after_an_override_is_not_answered_by_it() {
+    let overridden = does(&three(), "override", "ana", 10);
+    assert_eq!(overridden.repage_at, None);
+    let grown = does(&overridden, "append", "", 100);
+    assert_eq!(grown.repage_at, Some(after(3_700)));
+    let decided = does(&grown, "override", "ben", 200);
+    assert_eq!((decided.state, decided.answers.len(), decided.repage_at), (IncidentState::Overridden, 2, None));
+}
+
+#[test]
+fn nobody_answers_four_more_calls_and_then_silence() {
+    let mut incident = three();
+    let mut calls = Vec::new();
+    while let Some(at) = incident.standing().and_then(|open| escalation::next_at(&open)) {
+        let open = incident.standing().expect("open");
+        assert_eq!(escalation::remind(&open, at), [Step::Repage]);
+        calls.push(at.since(NOW).as_secs());
+        incident = does(&incident, "repage", "", at.since(NOW).as_secs());
+    }
+    assert_eq!(calls, [900, 1_800, 2_700, 3_600]);
+}
+
+#[test]
+fn a_call_goes_to_the_next_person_and_news_to_everybody_called() {
+    let steps = [
+        vec!["ana/pagerduty".to_owned(), "ana/email".to_owned()],
+        vec!["ben/pagerduty".to_owned()],
+        vec!["log".to_owned()],
+    ];
+    let channels = |action, level| -> Vec<String> {
+        let draft = PageDraft { action, again: true, level };
+        outbox::pages(&three(), &draft, "acme", &steps, NOW).into_iter().map(|page| page.channel).collect()
+    };
+    assert_eq!(channels(PageAction::Trigger, 0), ["ana/pagerduty", "ana/email"]);
+    assert_eq!(channels(PageAction::Trigger, 1), ["ben/pagerduty"]);
+    assert_eq!(channels(PageAction::Trigger, 3), ["ana/pagerduty", "ana/email"], "and round again");
+    assert_eq!(channels(PageAction::Resolve, 1), ["ana/pagerduty", "ana/email", "ben/pagerduty"]);
+}
+
+#[test]
+fn a_call_that_was_answered_before_it_was_delivered_is_not_made() {
+    let steps = [vec!["pagerduty".to_owned()]];
+    let mut incident = three();
+    let call = PageDraft { action: PageAction::Trigger, again: false, level: 0 };
+    let mut all = outbox::pages(&incident, &call, "acme", &steps, NOW);
+    for (what, at) in [("append", 1), ("update", 1), ("repage", 900), ("resolve", 1_000)] {
+        let change = incident::apply(&incident, said(what, "ana"), &Rules::default(), after(at)).expect("open");
+        incident = change.incident;
+        let before: Vec<bool> = all.iter().map(|page| outbox::superseded(page, &all)).collect();
+        match what {
+            "repage" => assert_eq!(before, [false, false], "an update does not replace a call"),
+            "resolve" => assert_eq!(before, [true, true, false], "a second call replaces the first"),
+            _ => assert!(!before.contains(&true)),
+        }
+        for draft in &change.pages {
+            all.extend(outbox::pages(&incident, draft, "acme", &steps, after(at)));
+        }
+    }
+    let open: Vec<PageAction> =
+        all.iter().filter(|page| !outbox::superseded(page, &all)).map(|page| page.action).collect();
+    assert_eq!(open, [PageAction::Resolve]);
+    assert_eq!(outbox::stand_ins(&all, &steps, after(9_000)), [], "nor through any other channel");
+}
+
+#[test]
+fn one_incident_per_cause() {
+    let parked = opened("INC-1", Trigger::Integration, "anthropic", Vec::new());
+    let deaths: Vec<Death> = (0..4).map(|i| death(i, Kind::ParkedTooLong, "anthropic")).collect();
+    let incidents = [parked];
+    let explained = incident::explained(&incidents, &deaths);
+    assert_eq!(
+        explained.iter().map(|(incident, deaths)| (incident.id.as_str(), deaths.len())).collect::<Vec<_>>(),
+        [("INC-1", 4)]
+    );
+    let command = IncidentCommand::Append(explained[0].1.clone());
+    let grown = incident::apply(&incidents[0], command, &Rules::default(), NOW).expect("open").incident;
+    let incidents = [grown];
+    assert_eq!(incident::explained(&incidents, &deaths), [], "each once");
+    let steps = escalation::judge(&deaths, &incident::counted(&incidents), None, &Rules::default(), NOW);
+    assert_eq!(steps, [], "nobody is called a second time for it");
+    assert_eq!(
+        incidents[0].summary,
+        "anthropic is unusable until somebody acts, 4 dead letters (cto 4): transient/parked_too_long via anthropic: 4"
+    );
+
+    let other = death(9, Kind::Loop, "openai");
+    assert_eq!(incident::home(&incidents, &deaths[0]), Home::In(&incidents[0]));
+    assert_eq!(incident::home(&incidents, &other), Home::Own("cto/code_review/loop".to_owned()));
+    let judged = [opened("INC-2", Trigger::Judgement, "cto/code_review/loop", vec![other.clone()])];
+    assert_eq!(incident::home(&judged, &other), Home::In(&judged[0]));
+    let systemic = [judged[0].clone(), three()];
+    assert_eq!(incident::home(&systemic, &other), Home::In(&systemic[1]), "an outage is one story");
+    let over = [does(&judged[0], "resolve", "ana", 1)];
+    assert!(matches!(incident::home(&over, &other), Home::Own(_)));
+}
+
+#[test]
+fn an_incident_reads_back_as_it_was_stored() {
+    let incident = does(&does(&three(), "append", "", 5), "ack", "ana", 10);
+    let text = serde_json::to_string(&incident).expect("JSON");
+    assert_eq!(serde_json::from_str::<Incident>(&text).expect("JSON"), incident);
+    assert_eq!(incident.pattern, ["transient/overloaded via anthropic: 3", "transient/timeout via openai: 1"]);
+}
+
+#[test]
+fn dedup_keys_and_summaries_keep_pagerduty_s_limits() {
+    assert_eq!(outbox::dedup_key("acme", "INC-1"), "backstop/acme/INC-1");
+    let long = outbox::dedup_key(&"t".repeat(400), "INC-1");
+    assert_eq!(long.chars().count(), 255);
+    assert!(long.ends_with("/INC-1"));
+    let mut many = Vec::new();
+    for (i, kind) in Kind::ALL.iter().enumerate() {
+        let i = u8::try_from(i).expect("few");
+        many.push(Death {
+            agent: AgentName::new(format!("a{i}-{}", "x".repeat(55))).expect("a name"),
+            ..death(i, *kind, "anthropic")
+        });
+    }
+    let incident = opened("INC-1", Trigger::DeadLetters, "", many);
+    assert!(incident.summary.chars().count() <= 1024, "{}", incident.summary);
+    assert!(
+        incident.summary.contains(" and ") && incident.summary.contains("dead letters within 1h ("),
+        "{}",
+        incident.summary
+    );
+}
+
+#[test]
+fn what_hides_is_shown() {
+    for (text, expected) in [
+        ("plain\ttext\n", "plain text"),
+        ("a\u{200b}b", "a[U+200B]b"),
+        ("\u{202e}evil\u{202c}", "[U+202E]evil[U+202C]"),
+        ("\u{1b}[2J", "[U+001B][2J"),
+        ("Grüße, 東京", "Grüße, 東京"),
+    ] {
+        assert_eq!(visible(text), expected);
+    }
+}

@@ -1,1 +1,0 @@
-//! Every command in the README does what the README says.

@@ -1,1 +1,0 @@
-//! A task's whole life through real actors.
