@@ -46,8 +46,10 @@ pub mod check;
 pub mod engine;
 pub mod llm;
 pub mod pager;
+pub mod team;
 pub mod definitions;
 
 pub use config::Config;
 pub use failure::Failure;
 pub use task::Task;
+pub use team::Team;

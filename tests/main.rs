@@ -18,5 +18,7 @@ mod providers;
 mod restart_intensity;
 mod retry_after;
 mod retry_budget;
+mod simulation;
 mod support;
+mod team;
 mod triage;

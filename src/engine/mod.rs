@@ -28,7 +28,7 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send +
 
 /// The durable record of all work. Small and object-safe; verbs of the trade.
 ///
-/// Every `now` is the caller's clock (the team has the only one). Calls may be made from any task at any time.
+/// Every `now` is the caller's clock ([`crate::team`] has the only one). Calls may be made from any task at any time.
 pub trait Engine: Send + Sync + 'static {
     /// Accepts a task, or recognizes it: the same idempotency key with the same type and payload is the same task
     /// for as long as it has not ended, and [`KEY_RETENTION`] beyond.

@@ -1,0 +1,448 @@
+//! The CEO: decides about every dead letter by a table, optionally advised by a language model.
+//!
+//! It reads open letters from the engine and writes each decision and its effect as one command, so a CEO that dies
+//! half-way has either decided or not. It needs no model to be safe: an adviser may only choose among admissible
+//! decisions, within a time and money limit, and silence or nonsense gets the table's decision.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::desk::AgentState;
+use super::guards::Admitted;
+use super::office::Office;
+use super::seat::Seat;
+use crate::advice::{brief, parse_advice};
+use crate::agent::ModelRef;
+use crate::cause::{Cause, Usage};
+use crate::config::AdviserConfig;
+use crate::delivery::Hold;
+use crate::engine;
+use crate::guard::{Report, Stance};
+use crate::judgement::{Judgement, Scene, classify};
+use crate::ledger::{Command, Letter, LetterStatus, Record, State};
+use crate::llm::{Message, Progress, Request, Role};
+use crate::prices;
+use crate::prompt;
+use crate::query::{Filter, PageAsk};
+use crate::task::{AgentName, Effect, TaskId};
+use crate::time::Timestamp;
+use crate::triage::{self, AgentFacts, Condition, Decided, DeciderKind, Decision, Facts, ModelStanding, Ruling};
+
+/// How long after a start an agent counts as just restarted.
+const YOUNG: Duration = Duration::from_secs(600);
+
+/// What the CEO can be told.
+pub(crate) enum CeoMessage {
+    /// Something changed: look again.
+    Kick,
+    /// The adviser has spoken about this letter, or fell silent.
+    Advised { task: TaskId, generation: u32, ruling: Box<Ruling>, advice: Advice },
+}
+
+/// What came of asking the adviser.
+pub(crate) enum Advice {
+    /// One of the admissible decisions.
+    Chosen(Decision),
+    /// Nothing usable, and why.
+    None(String),
+}
+
+/// The CEO.
+pub(crate) struct Ceo(pub(crate) Arc<Office>);
+
+/// Letters the adviser is thinking about, and what its advice has cost lately.
+#[derive(Default)]
+pub(crate) struct Desk {
+    asked: BTreeSet<(TaskId, u32)>,
+    /// Parked tasks that were looked at once: what could not be moved then waits for its bound.
+    unmoved: BTreeSet<(TaskId, u32)>,
+    retry: Option<AbortOnDropHandle<()>>,
+    spent: Vec<(Timestamp, u64)>,
+}
+
+impl Actor for Ceo {
+    type Msg = CeoMessage;
+    type State = Desk;
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<CeoMessage>, (): ()) -> Result<Desk, ActorProcessingErr> {
+        self.0.ceo.here(myself.clone());
+        myself.cast(CeoMessage::Kick)?;
+        Ok(Desk::default())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<CeoMessage>,
+        message: CeoMessage,
+        desk: &mut Desk,
+    ) -> Result<(), ActorProcessingErr> {
+        let done = match message {
+            CeoMessage::Kick => {
+                self.0.ceo.heard();
+                self.look(&myself, desk).await
+            }
+            CeoMessage::Advised { task, generation, ruling, advice } => {
+                desk.asked.remove(&(task, generation));
+                self.advised(task, generation, *ruling, advice).await
+            }
+        };
+        match done {
+            Ok(()) | Err(engine::Error::Closed) => desk.retry = None,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the CEO could not use the store");
+                let (clock, myself) = (self.0.clock.clone(), myself.clone());
+                desk.retry = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                    clock.sleep(Duration::from_secs(1)).await;
+                    let _ = myself.cast(CeoMessage::Kick);
+                })));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Ceo {
+    async fn look(&self, myself: &ActorRef<CeoMessage>, desk: &mut Desk) -> Result<(), engine::Error> {
+        if self.0.draining() {
+            return Ok(());
+        }
+        self.move_parked(desk).await?;
+        let filter = Filter { states: vec![State::Dead], status: vec![LetterStatus::Open], ..Filter::default() };
+        let page = PageAsk { after: None, limit: 200, oldest_first: true };
+        let letters = self.0.engine.dead_letters(filter, page).await?.items;
+        for record in letters {
+            if desk.asked.contains(&(record.task.id, record.generation)) {
+                continue;
+            }
+            let ruling = rule(&self.0, &record).await?;
+            match self.adviser(desk, &ruling) {
+                Some(adviser) => {
+                    desk.asked.insert((record.task.id, record.generation));
+                    self.ask(myself.clone(), adviser, record, ruling, desk).await?;
+                }
+                None => decide(&self.0, &record, ruling, DeciderKind::Table).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What waits for an integration that only a person can repair is moved to a fallback at once, not after the bound.
+    async fn move_parked(&self, desk: &mut Desk) -> Result<(), engine::Error> {
+        let now = self.0.now();
+        for integration in self.0.guards.integrations() {
+            let Stance::Held { why: Hold::IntegrationParked, .. } = self.0.guards.peek(integration, now) else {
+                continue;
+            };
+            // A breaker opened by hand is somebody's doing, and their tasks wait for them.
+            if self.0.guards.with(integration, |guard| guard.held_by_person()) == Some(true) {
+                continue;
+            }
+            let filter =
+                Filter { states: vec![State::Parked], integration: Some(integration.clone()), ..Filter::default() };
+            for record in self.0.every(filter).await? {
+                if desk.unmoved.insert((record.task.id, record.generation)) {
+                    move_on(&self.0, &record, &parked_too_long(&self.0, &record)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The adviser, if there is one, there is something to choose, and the money for it is not used up.
+    fn adviser(&self, desk: &mut Desk, ruling: &Ruling) -> Option<AdviserConfig> {
+        let adviser = self.0.config.ceo.adviser.clone().filter(|_| ruling.admissible.len() > 1)?;
+        let hour_ago = Timestamp::from_millis(self.0.now().millis() - 3_600_000);
+        desk.spent.retain(|(at, _)| *at > hour_ago);
+        let spent: u64 = desk.spent.iter().map(|(_, micro_usd)| micro_usd).sum();
+        let held = matches!(self.0.guards.peek(&adviser.model.provider, self.0.now()), Stance::Held { .. });
+        (spent < adviser.micro_usd_per_hour && !held).then_some(adviser)
+    }
+
+    async fn ask(
+        &self,
+        myself: ActorRef<CeoMessage>,
+        adviser: AdviserConfig,
+        record: Record,
+        ruling: Ruling,
+        desk: &mut Desk,
+    ) -> Result<(), engine::Error> {
+        let brief = with_facts(&self.0, &record, |facts| brief(facts, &ruling)).await?;
+        let question = self.question(&brief);
+        let request = Request {
+            model: adviser.model.model.clone(),
+            system: self
+                .0
+                .config
+                .agents
+                .values()
+                .find(|agent| agent.name.as_str() == "ceo")
+                .map(|ceo| ceo.system_prompt.clone())
+                .unwrap_or_default(),
+            messages: vec![Message { role: Role::User, text: question.clone() }],
+            max_output_tokens: adviser.max_output_tokens,
+            schema: None,
+        };
+        // The worst it can cost is set aside before it is asked; an unknown price is taken as the whole hour's money.
+        // A token has at least one byte, so there are no more of them than bytes.
+        let usage =
+            Usage { input: question.len() as u64, output: u64::from(adviser.max_output_tokens), ..Usage::default() };
+        let worst = prices::price(usage, &self.0.config.model_facts(&adviser.model));
+        desk.spent.push((self.0.now(), worst.unwrap_or(adviser.micro_usd_per_hour)));
+        let office = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let (task, generation) = (record.task.id, record.generation);
+            // An adviser that panics has given no usable advice; the letter must not wait for it for ever.
+            let asked = AssertUnwindSafe(advice(&office, &adviser, &request, &ruling)).catch_unwind().await;
+            let advice = asked.unwrap_or_else(|_| Advice::None("it panicked".to_owned()));
+            let ruling = Box::new(ruling);
+            let _ = myself.cast(CeoMessage::Advised { task, generation, ruling, advice });
+        });
+        Ok(())
+    }
+
+    /// What the adviser is asked: `prompts/triage.md`, or the bare facts if that does not render.
+    fn question(&self, brief: &serde_json::Value) -> String {
+        let args = serde_json::json!({ "letter": brief, "admissible": brief["choices"] });
+        let template = self.0.config.prompts.get("triage");
+        let rendered = template.map(|template| prompt::fill(template, &args, &self.0.config.team, self.0.now()));
+        match rendered {
+            Some(Ok(text)) => text,
+            Some(Err(error)) => {
+                tracing::error!(%error, "prompts/triage.md does not render; the adviser gets the bare facts");
+                brief.to_string()
+            }
+            None => brief.to_string(),
+        }
+    }
+
+    async fn advised(
+        &self,
+        task: TaskId,
+        generation: u32,
+        ruling: Ruling,
+        advice: Advice,
+    ) -> Result<(), engine::Error> {
+        let Some(record) = self.0.engine.record(task).await?.filter(|record| record.generation == generation) else {
+            return Ok(());
+        };
+        match advice {
+            Advice::Chosen(decision) => {
+                let mut ruling = ruling;
+                if !crate::ledger::same(&ruling.decision, &decision) {
+                    ruling
+                        .reasons
+                        .push(format!("the adviser chose it over the table's {}", triage::in_words(&ruling.decision)));
+                }
+                ruling.decision = decision;
+                decide(&self.0, &record, ruling, DeciderKind::Adviser).await
+            }
+            Advice::None(why) => {
+                let mut ruling = ruling;
+                ruling.reasons.push(format!("the adviser gave no usable advice ({why}); the table decides"));
+                decide(&self.0, &record, ruling, DeciderKind::Table).await
+            }
+        }
+    }
+}
+
+/// Asks the adviser, within its time.
+async fn advice(office: &Arc<Office>, adviser: &AdviserConfig, request: &Request, ruling: &Ruling) -> Advice {
+    let Some(provider) = office.providers.get(&adviser.model.provider) else {
+        return Advice::None(format!("no provider {} is configured", adviser.model.provider));
+    };
+    let asker = AgentName::new("ceo").ok();
+    let Some(asker) = asker else { return Advice::None("it has no name".to_owned()) };
+    let lent = match office.admit(&adviser.model.provider, &asker).await {
+        Some(Admitted::Through(lent)) => lent,
+        Some(Admitted::Held { why, .. }) => return Advice::None(format!("its integration is held ({why})")),
+        None => return Advice::None("its integration has no guard".to_owned()),
+    };
+    let progress = Progress::default();
+    let reply = tokio::select! {
+        biased;
+        reply = provider.ask(request, &progress) => reply,
+        () = office.clock.sleep(adviser.within) => return Advice::None("it did not answer in time".to_owned()),
+    };
+    match reply {
+        Ok(reply) => {
+            lent.report(Report::Healthy).await;
+            match parse_advice(&reply.text, &ruling.admissible) {
+                Ok(advice) => Advice::Chosen(advice.decision),
+                Err(error) => Advice::None(error.to_string()),
+            }
+        }
+        Err(failure) => {
+            let why = format!("{} while {}", failure.fault, failure.phase);
+            match classify(&Cause::Llm(failure), &Scene::new(Effect::ReadOnly, office.now())) {
+                Judgement::Failed(failure) => lent.report(Report::Failed(&failure)).await,
+                Judgement::Cancelled | Judgement::Continue => lent.report(Report::Dropped).await,
+            }
+            Advice::None(why)
+        }
+    }
+}
+
+/// How an agent is, in the CEO's words.
+fn condition(seat: &Seat, now: Timestamp) -> Condition {
+    let view = seat.view();
+    match view.condition {
+        AgentState::Healthy | AgentState::Busy => match view.died_at {
+            Some(died_at) if now.since(died_at) < YOUNG => Condition::Restarted,
+            Some(_) | None => Condition::Up,
+        },
+        AgentState::Restarting => Condition::Restarting,
+        AgentState::CrashLoop => Condition::CrashLoop,
+        AgentState::Wedged => Condition::Wedged,
+        AgentState::Draining => Condition::Draining,
+    }
+}
+
+/// Gathers what a decision is made of.
+async fn with_facts<T>(
+    office: &Office,
+    record: &Record,
+    look: impl FnOnce(&Facts<'_>) -> T,
+) -> Result<T, engine::Error> {
+    let now = office.now();
+    let mut load: BTreeMap<_, u64> = BTreeMap::new();
+    for depth in office.engine.depths().await? {
+        match depth.state {
+            State::Ready | State::Scheduled | State::Parked | State::Running => {
+                *load.entry(depth.agent).or_default() += depth.tasks
+            }
+            State::Done | State::Dead | State::WaitingHuman | State::Cancelled => {}
+        }
+    }
+    let agents: Vec<AgentFacts<'_>> = office
+        .seats
+        .values()
+        .map(|seat| AgentFacts {
+            agent: &seat.agent,
+            condition: condition(seat, now),
+            load: load.get(&seat.agent.name).copied().unwrap_or(0),
+        })
+        .collect();
+    let mut models: BTreeMap<ModelRef, ModelStanding> = BTreeMap::new();
+    for agent in office.config.agents.values() {
+        for model in std::iter::once(&agent.model).chain(&agent.fallback_models) {
+            let held = !office.providers.contains_key(&model.provider)
+                || matches!(office.guards.peek(&model.provider, now), Stance::Held { .. });
+            let context = office.config.model_facts(model).context;
+            models.insert(model.clone(), ModelStanding { held, context });
+        }
+    }
+    let rules = super::escalate::rules(office);
+    let since = Timestamp::from_millis(now.millis() - i64::try_from(rules.window.as_millis()).unwrap_or(i64::MAX));
+    let deaths = office.engine.deaths(since).await?;
+    let systemic = deaths.len() >= usize::try_from(rules.threshold).unwrap_or(usize::MAX);
+    Ok(look(&Facts { record, agents: &agents, models: &models, systemic, now }))
+}
+
+async fn rule(office: &Office, record: &Record) -> Result<Ruling, engine::Error> {
+    with_facts(office, record, triage::decide).await
+}
+
+/// Writes a decision and its effect, as one command.
+async fn decide(office: &Office, record: &Record, ruling: Ruling, by: DeciderKind) -> Result<(), engine::Error> {
+    let kind = ruling.decision.kind();
+    let person = Decision::PageHuman { why: "the ledger refused what the table chose".to_owned() };
+    match order(office, record, ruling.clone(), by).await {
+        Err(engine::Error::Refused(refused)) => {
+            // The table and the ledger agree on what is allowed; if they ever should not, a person is the safe side.
+            tracing::error!(task = %record.task.id, decision = %kind, %refused, "the ledger refused a decision");
+            let ruling = Ruling { decision: person, reasons: vec![format!("{kind} was refused: {refused}")], ..ruling };
+            match order(office, record, ruling, DeciderKind::Table).await {
+                // Somebody else decided meanwhile.
+                Err(engine::Error::Refused(_)) => Ok(()),
+                other => other,
+            }
+        }
+        other => other,
+    }
+}
+
+async fn order(office: &Office, record: &Record, ruling: Ruling, by: DeciderKind) -> Result<(), engine::Error> {
+    let integration = office.integration_after(record, &ruling.decision);
+    tracing::info!(task = %record.task.id, decision = %ruling.decision.kind(), by = %by, "the CEO decided");
+    let decided = Decided {
+        number: 0,
+        generation: record.generation,
+        decision: ruling.decision,
+        by,
+        who: None,
+        at: office.now(),
+        reasons: ruling.reasons,
+        rejected: ruling.rejected,
+    };
+    office.engine.command(record.task.id, Command::Decide { decided, integration }, office.now()).await?;
+    office.kick();
+    Ok(())
+}
+
+/// A task that waits, and should not wait any longer: moved to another model or agent if the table knows one; then it
+/// never died, and nobody is woken. Answers whether it was moved.
+pub(crate) async fn move_on(office: &Arc<Office>, record: &Record, cause: &Cause) -> Result<bool, engine::Error> {
+    let scene = Scene::new(record.task.effect, office.now());
+    let Judgement::Failed(failure) = classify(cause, &scene) else { return Ok(false) };
+    let mut asked = record.clone();
+    asked.letter = Some(Letter {
+        status: LetterStatus::Open,
+        at: office.now(),
+        first_at: office.now(),
+        generation: record.generation,
+        deliveries: record.attempt,
+        why: failure.message.clone(),
+        failure,
+        circumstances: office.circumstances(&office.policy_of(record)),
+    });
+    let ruling = rule(office, &asked).await?;
+    match ruling.decision {
+        Decision::RetryOnFallback { .. } | Decision::Reassign { .. } => {
+            match order(office, record, ruling, DeciderKind::Table).await {
+                Ok(()) => Ok(true),
+                Err(engine::Error::Refused(_)) => Ok(false),
+                Err(error) => Err(error),
+            }
+        }
+        Decision::RetryAfterCheck { .. }
+        | Decision::Park { .. }
+        | Decision::Discard { .. }
+        | Decision::PageHuman { .. }
+        | Decision::Resolve { .. }
+        | Decision::RunAgain { .. } => Ok(false),
+    }
+}
+
+fn parked_too_long(office: &Office, record: &Record) -> Cause {
+    let waited = record.parking.as_ref().map_or(Duration::ZERO, |parking| office.now().since(parking.since));
+    Cause::ParkedTooLong { integration: record.integration.clone(), waited }
+}
+
+/// What was parked as long as its policy allows: moved on, or else given up.
+pub(crate) async fn move_or_bury(office: &Arc<Office>, record: &Record, why: Hold) -> Result<(), engine::Error> {
+    let cause = parked_too_long(office, record);
+    if move_on(office, record, &cause).await? {
+        return Ok(());
+    }
+    let Judgement::Failed(failure) = classify(&cause, &Scene::new(record.task.effect, office.now())) else {
+        return Ok(());
+    };
+    let waited = record.parking.as_ref().map_or(Duration::ZERO, |parking| office.now().since(parking.since));
+    let circumstances = office.circumstances(&office.policy_of(record));
+    let why = format!("parked for {} ({why})", crate::time::format_duration(waited));
+    let give_up = Command::GiveUp { failure, why, circumstances };
+    match office.engine.command(record.task.id, give_up, office.now()).await {
+        Ok(_) | Err(engine::Error::Refused(_)) => {
+            office.kick();
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}

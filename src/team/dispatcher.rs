@@ -1,0 +1,327 @@
+//! The scheduler: finds what is due, hands it to agents with free slots, and buries what has waited too long.
+//!
+//! Everybody who changes something kicks it; one timer stands for the nearest due time. Stateless: if it dies it looks
+//! again when it is back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::agent::AgentMessage;
+use super::attempt;
+use super::desk::AgentState;
+use super::office::Office;
+use super::seat::Seat;
+use crate::cause::{Cause, Crash, Death};
+use crate::delivery::{Hold, Outcome, Settlement, Spent};
+use crate::engine::{self, LeaseAsk};
+use crate::guard::Stance;
+use crate::judgement::{Judgement, Scene, classify};
+use crate::ledger::{Command, Record, State};
+use crate::query::Filter;
+use crate::task::Integration;
+use crate::time::Timestamp;
+
+/// How many records one look takes at once; what is left is looked at again at once.
+const BATCH: u32 = 200;
+/// A look even when nobody asks for one: a belt, should a hint ever be lost.
+const SWEEP: Duration = Duration::from_secs(60);
+/// How often a guard whose probes are all out is looked at when nothing else happens.
+const PROBE_LOOK: Duration = Duration::from_secs(30);
+
+/// What the dispatcher can be told.
+pub(crate) enum DispatcherMessage {
+    /// Something changed: look again.
+    Kick,
+    /// The nearest due time has come (the number tells a live timer from an old one).
+    Due(u64),
+}
+
+/// The dispatcher.
+pub(crate) struct Dispatcher(pub(crate) Arc<Office>);
+
+/// Its one timer.
+#[derive(Default)]
+pub(crate) struct Timer {
+    number: u64,
+    armed: Option<AbortOnDropHandle<()>>,
+}
+
+impl Actor for Dispatcher {
+    type Msg = DispatcherMessage;
+    type State = Timer;
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<DispatcherMessage>, (): ()) -> Result<Timer, ActorProcessingErr> {
+        self.0.dispatcher.here(myself.clone());
+        myself.cast(DispatcherMessage::Kick)?;
+        Ok(Timer::default())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<DispatcherMessage>,
+        message: DispatcherMessage,
+        timer: &mut Timer,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            DispatcherMessage::Due(number) if number != timer.number => return Ok(()),
+            DispatcherMessage::Kick => self.0.dispatcher.heard(),
+            DispatcherMessage::Due(_) => {}
+        }
+        match self.look().await {
+            Ok(()) if self.0.draining() => {}
+            Ok(()) => {
+                // A store that cannot say what is due is asked again soon; a sweep covers what nobody thought of.
+                let soon = self.0.now() + Duration::from_secs(1);
+                let due = self.0.engine.next_due(self.0.now()).await.unwrap_or(Some(soon));
+                let sweep = self.0.now() + SWEEP;
+                self.arm(&myself, timer, due.unwrap_or(sweep).min(self.guards_due()).min(sweep));
+            }
+            Err(engine::Error::Closed) => {}
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the dispatcher could not read the store");
+                self.arm(&myself, timer, self.0.now() + Duration::from_secs(1));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Dispatcher {
+    fn arm(&self, myself: &ActorRef<DispatcherMessage>, timer: &mut Timer, due: Timestamp) {
+        timer.number += 1;
+        let (clock, myself, number) = (self.0.clock.clone(), myself.clone(), timer.number);
+        let wait = async move {
+            clock.sleep_until(due).await;
+            // A dead dispatcher has no use for its timer.
+            let _ = myself.cast(DispatcherMessage::Due(number));
+        };
+        timer.armed = Some(AbortOnDropHandle::new(tokio::spawn(wait)));
+    }
+
+    /// When a guard may let calls through again, if work waits for it.
+    fn guards_due(&self) -> Timestamp {
+        let now = self.0.now();
+        let until = |integration: &Integration| match self.0.guards.peek(integration, now) {
+            Stance::Held { until, .. } => until,
+            // A probe that comes back kicks; one that never does is given up by the guard after a while.
+            Stance::Probing { free: 0 } => now + PROBE_LOOK,
+            Stance::Free | Stance::Probing { .. } => Timestamp::from_millis(i64::MAX),
+        };
+        self.0.guards.integrations().map(until).min().unwrap_or(Timestamp::from_millis(i64::MAX))
+    }
+
+    async fn look(&self) -> Result<(), engine::Error> {
+        self.bury_lapsed().await?;
+        if self.0.draining() {
+            return Ok(());
+        }
+        let stances = self.stances();
+        self.park_held(&stances).await?;
+        self.end_overdue().await?;
+        self.hand_out(stances).await
+    }
+
+    fn stances(&self) -> BTreeMap<Integration, Stance> {
+        let now = self.0.now();
+        self.0
+            .guards
+            .integrations()
+            .map(|integration| (integration.clone(), self.0.guards.peek(integration, now)))
+            .collect()
+    }
+
+    /// Leases that ended without a word: the worker fell silent, or the process died under it.
+    async fn bury_lapsed(&self) -> Result<(), engine::Error> {
+        let epoch = self.0.engine.epoch();
+        loop {
+            let lapsed = self.0.engine.lapsed(self.0.now(), BATCH).await?;
+            let found = lapsed.len();
+            for record in lapsed {
+                let earlier_run = record.lease.as_ref().is_some_and(|lease| lease.epoch != epoch);
+                let cause = if earlier_run {
+                    Cause::Crash(Crash {
+                        how: Death::ProcessDied,
+                        detail: "the process ended under this delivery".to_owned(),
+                    })
+                } else {
+                    Cause::LeaseLapsed
+                };
+                hand_back(&self.0, &record, cause).await?;
+            }
+            if found < BATCH as usize {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What would call a held integration waits, visibly, without spending a delivery.
+    async fn park_held(&self, stances: &BTreeMap<Integration, Stance>) -> Result<(), engine::Error> {
+        let now = self.0.now();
+        for (integration, stance) in stances {
+            let Stance::Held { why, until } = stance else { continue };
+            let filter = Filter {
+                states: vec![State::Ready, State::Scheduled, State::Parked],
+                integration: Some(integration.clone()),
+                due_by: Some(now),
+                ..Filter::default()
+            };
+            for record in self.all(filter).await? {
+                let policy = self.0.policy_of(&record).policy;
+                let parking = record.parking.as_ref().filter(|parking| parking.why != Hold::Paused);
+                let bound = parking.map_or(now, |parking| parking.since) + policy.park_at_most;
+                if bound <= now {
+                    super::ceo::move_or_bury(&self.0, &record, *why).await?;
+                } else {
+                    let park = Command::Park { until: bound.min(*until), why: *why };
+                    self.say(&record, park).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What waits for an agent that will not come back soon, or past its deadline, goes to the dead letter queue.
+    async fn end_overdue(&self) -> Result<(), engine::Error> {
+        let now = self.0.now();
+        let waiting = || vec![State::Ready, State::Scheduled, State::Parked];
+        for record in self.0.engine.overdue(now, BATCH).await? {
+            self.give_up(&record, Cause::DeadlinePassed, "its deadline passed while it waited").await?;
+        }
+        // Agents that are in the team no more: their work goes to others, or to the dead letter queue.
+        let gone = self.0.engine.depths().await?.into_iter().filter(|depth| depth.tasks > 0).map(|depth| depth.agent);
+        for name in gone.filter(|name| !self.0.seats.contains_key(name)).collect::<std::collections::BTreeSet<_>>() {
+            for record in self.all(Filter { states: waiting(), agent: Some(name.clone()), ..Filter::default() }).await?
+            {
+                let cause = Cause::NoAgent { wanted: name.to_string() };
+                self.give_up(&record, cause, "its agent is not in the team any more").await?;
+            }
+        }
+        for (name, seat) in &self.0.seats {
+            if seat.view().condition != AgentState::CrashLoop {
+                continue;
+            }
+            for record in self.all(Filter { states: waiting(), agent: Some(name.clone()), ..Filter::default() }).await?
+            {
+                let detail = format!("{name} is in a crash loop: {}", seat.view().last_death.unwrap_or_default());
+                let cause = Cause::Crash(Crash { how: Death::StartFailed, detail });
+                // What a peer can take over never died of it, and nobody is woken.
+                if !super::ceo::move_on(&self.0, &record, &cause).await? {
+                    self.give_up(&record, cause, "its agent is in a crash loop").await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn give_up(&self, record: &Record, cause: Cause, why: &str) -> Result<(), engine::Error> {
+        let scene = Scene::new(record.task.effect, self.0.now());
+        let Judgement::Failed(failure) = classify(&cause, &scene) else { return Ok(()) };
+        let circumstances = self.0.circumstances(&self.0.policy_of(record));
+        self.say(record, Command::GiveUp { failure, why: why.to_owned(), circumstances }).await?;
+        self.0.ceo.hint(super::ceo::CeoMessage::Kick);
+        Ok(())
+    }
+
+    /// A command the ledger may refuse because somebody was faster; that is no error.
+    async fn say(&self, record: &Record, command: Command) -> Result<(), engine::Error> {
+        match self.0.engine.command(record.task.id, command, self.0.now()).await {
+            Ok(_) | Err(engine::Error::Refused(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every record that matches, page by page.
+    async fn all(&self, filter: Filter) -> Result<Vec<Record>, engine::Error> {
+        self.0.every(filter).await
+    }
+
+    async fn hand_out(&self, stances: BTreeMap<Integration, Stance>) -> Result<(), engine::Error> {
+        let mut probes: BTreeMap<Integration, u32> = BTreeMap::new();
+        let mut held: Vec<Integration> = Vec::new();
+        for (integration, stance) in stances {
+            match stance {
+                Stance::Free => {}
+                Stance::Held { .. } => held.push(integration),
+                Stance::Probing { free } => match free.saturating_sub(self.0.guards.on_their_way(&integration)) {
+                    0 => held.push(integration),
+                    left => drop(probes.insert(integration, left)),
+                },
+            }
+        }
+        for (name, seat) in &self.0.seats {
+            let (mut free, incarnation) = seat.free();
+            while free > 0 {
+                // While an integration is probed one delivery at a time is claimed, so that no more are than may go.
+                let slots = if probes.is_empty() { free } else { 1 };
+                let lease_for = self.lease_for(seat);
+                let ask = LeaseAsk { agent: name.clone(), incarnation, slots, lease_for, except: held.clone() };
+                let claimed = self.0.engine.lease(ask, self.0.now()).await?;
+                if claimed.is_empty() {
+                    break;
+                }
+                for record in claimed {
+                    free = free.saturating_sub(1);
+                    if let Some(left) = probes.get_mut(&record.integration) {
+                        *left -= 1;
+                        if *left == 0 {
+                            held.push(record.integration.clone());
+                        }
+                    }
+                    probes.retain(|_, left| *left > 0);
+                    self.assign(seat, record).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The longest of the agent's policies: a type with a longer one must not lapse for another's sake.
+    fn lease_for(&self, seat: &Seat) -> Duration {
+        let types = self.0.config.task_types.values().filter_map(|declared| declared.retry.as_ref());
+        let types = types.chain(self.0.config.providers.values().filter_map(|provider| provider.retry.as_ref()));
+        let own = seat.agent.retry.as_ref().unwrap_or(&self.0.config.retry).ack_wait;
+        types.map(|policy| policy.ack_wait).fold(own, Duration::max)
+    }
+
+    async fn assign(&self, seat: &Seat, record: Record) -> Result<(), engine::Error> {
+        seat.begin(record.task.id, record.fence);
+        self.0.guards.coming(&record.integration, record.task.id, record.fence);
+        if seat.addr.tell(AgentMessage::Assign(Box::new(record.clone()))) {
+            self.0.crew.tell(super::crew::CrewMessage::Watch);
+            return Ok(());
+        }
+        // The agent died between the look and the word: nothing was begun.
+        seat.end(record.task.id, record.fence);
+        self.0.guards.came(record.task.id, record.fence);
+        let settlement = Settlement::Release { due: self.0.now(), why: Hold::Drain, failure: None };
+        self.say(&record, Command::Lapse { fence: record.fence, settlement, spent: Spent::default() }).await
+    }
+}
+
+/// Settles a delivery whose holder is gone.
+pub(crate) async fn hand_back(office: &Office, record: &Record, cause: Cause) -> Result<(), engine::Error> {
+    let scene = Scene::new(record.task.effect, office.now());
+    let Judgement::Failed(failure) = classify(&cause, &scene) else { return Ok(()) };
+    let settlement = attempt::decide(office, record, Outcome::Failed(failure), Some(&cause));
+    let spent = Spent { cause: Some(Box::new(cause)), ..Spent::default() };
+    match office
+        .engine
+        .command(record.task.id, Command::Lapse { fence: record.fence, settlement, spent }, office.now())
+        .await
+    {
+        // It may be a dead letter now: at a start the CEO and the pager have looked before it was one.
+        Ok(_) => office.kick(),
+        Err(engine::Error::Refused(_)) => {}
+        Err(error) => return Err(error),
+    }
+    office.guards.came(record.task.id, record.fence);
+    if let Some(seat) = office.seats.get(&record.agent) {
+        seat.end(record.task.id, record.fence);
+    }
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! Opens incidents and lets them grow: carries out what `escalation.rs` and `incident.rs` decide.
+//!
+//! Called by the incident actor at every look, and by the root when the CEO is gone. Everything is a compare-and-set
+//! over stored documents, so calling it twice does nothing twice.
+
+use std::time::Duration;
+
+use super::drawer::{self, Stored, Written};
+use super::office::Office;
+use crate::delivery::Hold;
+use crate::engine;
+use crate::escalation::{self, Rules, Step};
+use crate::guard::Stance;
+use crate::incident::{self, Home, Incident, IncidentChange, IncidentCommand, IncidentRefused, Opening, Trigger};
+use crate::ledger::{LetterStatus, State};
+use crate::outbox;
+use crate::query::{Death, Filter, PageAsk};
+use crate::time::Timestamp;
+
+/// The rules of this team.
+pub(crate) fn rules(office: &Office) -> Rules {
+    let config = &office.config.escalation;
+    Rules {
+        threshold: config.threshold,
+        window: config.window,
+        repage_after: config.repage_after,
+        repages_max: config.repages_max,
+        reminder_after: config.reminder_after,
+        ..Rules::default()
+    }
+}
+
+/// The names of the channels of each person on call.
+pub(crate) fn steps(office: &Office) -> Vec<Vec<String>> {
+    office.on_call.iter().map(|person| person.channels.iter().map(|(name, _)| name.clone()).collect()).collect()
+}
+
+/// Looks at everything that may call a human, and answers when to look again.
+pub(crate) async fn look(office: &Office) -> Result<Option<Timestamp>, engine::Error> {
+    // In this order: what an integration's own incident explains is not counted a second time.
+    bring_up_integrations(office).await?;
+    count_dead_letters(office).await?;
+    bring_up_judgements(office).await?;
+    remind(office).await?;
+    let overdue = watch_the_ceo(office).await?;
+    let incidents = drawer::all::<Incident>(&*office.engine).await?;
+    let reminders =
+        incidents.iter().filter_map(|stored| stored.value.standing()).filter_map(|open| escalation::next_at(&open));
+    Ok(reminders.chain(overdue).min())
+}
+
+/// Three in the hour call a human; more of them join.
+async fn count_dead_letters(office: &Office) -> Result<(), engine::Error> {
+    let (rules, now) = (rules(office), office.now());
+    let since = Timestamp::from_millis(now.millis() - i64::try_from(rules.window.as_millis()).unwrap_or(i64::MAX));
+    let mut deaths = office.engine.deaths(since).await?;
+    deaths.retain(|death| escalation::counts(&death.task_type));
+    if deaths.is_empty() {
+        return Ok(());
+    }
+    let incidents = values(drawer::all::<Incident>(&*office.engine).await?);
+    for (incident, deaths) in incident::explained(&incidents, &deaths) {
+        change(office, &incident.id, IncidentCommand::Append(deaths)).await?;
+    }
+    let incidents = values(drawer::all::<Incident>(&*office.engine).await?);
+    let open = incidents.iter().find(|incident| incident.is_open() && incident.trigger == Trigger::DeadLetters);
+    let standing = open.and_then(Incident::standing);
+    for step in escalation::judge(&deaths, &incident::counted(&incidents), standing.as_ref(), &rules, now) {
+        match (step, open) {
+            (Step::Open(deaths), _) => {
+                open_one(office, Trigger::DeadLetters, "", deaths, "").await?;
+                absorb(office).await?;
+            }
+            (Step::Append(deaths), Some(open)) => change(office, &open.id, IncidentCommand::Append(deaths)).await?,
+            // Updates and re-pages are timed for all incidents alike, below.
+            (Step::Update | Step::Repage | Step::Append(_), _) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Tasks that wait for a person and are in no incident yet.
+async fn bring_up_judgements(office: &Office) -> Result<(), engine::Error> {
+    let filter = Filter { states: vec![State::WaitingHuman], ..Filter::default() };
+    let waiting = office.every(filter).await?;
+    let mut incidents = values(drawer::all::<Incident>(&*office.engine).await?);
+    for record in waiting {
+        let Some(death) = escalation::death_of(&record) else { continue };
+        if incidents.iter().any(|incident| incident.deaths.contains(&(death.task, death.generation))) {
+            continue;
+        }
+        let asked = record.decisions.last().map(|decided| decided.reasons.join("; ")).unwrap_or_default();
+        match incident::home(&incidents, &death) {
+            Home::In(open) => change(office, &open.id, IncidentCommand::Append(vec![death])).await?,
+            Home::Own(subject) => open_one(office, Trigger::Judgement, &subject, vec![death], &asked).await?,
+        }
+        // Read anew: the next may belong to the incident this one opened.
+        incidents = values(drawer::all::<Incident>(&*office.engine).await?);
+    }
+    Ok(())
+}
+
+/// How long a dead letter may lie undecided before the CEO counts as stalled.
+const TRIAGE_WITHIN: Duration = Duration::from_secs(600);
+
+/// A CEO that neither decides nor dies: that, too, calls a human. Answers when the next letter would be overdue.
+async fn watch_the_ceo(office: &Office) -> Result<Option<Timestamp>, engine::Error> {
+    let filter = Filter { states: vec![State::Dead], status: vec![LetterStatus::Open], ..Filter::default() };
+    let page = PageAsk { after: None, limit: 1, oldest_first: true };
+    let oldest = office.engine.dead_letters(filter, page).await?.items.pop();
+    let Some(letter) = oldest.and_then(|record| record.letter) else { return Ok(None) };
+    let overdue = letter.at + TRIAGE_WITHIN;
+    if overdue > office.now() {
+        return Ok(Some(overdue));
+    }
+    let why = format!("a dead letter has waited since {} and nobody decided about it", letter.at);
+    open_one(office, Trigger::CeoDown, "ceo", Vec::new(), &why).await?;
+    Ok(None)
+}
+
+/// Integrations nobody but a person can make work again.
+async fn bring_up_integrations(office: &Office) -> Result<(), engine::Error> {
+    let now = office.now();
+    for integration in office.guards.integrations() {
+        let Stance::Held { why: Hold::IntegrationParked, .. } = office.guards.peek(integration, now) else { continue };
+        // Opened by hand: whoever did knows.
+        if office.guards.with(integration, |guard| guard.held_by_person()) == Some(true) {
+            continue;
+        }
+        let incidents = values(drawer::all::<Incident>(&*office.engine).await?);
+        let brought_up = incidents.iter().any(|incident| {
+            incident.is_open() && incident.trigger == Trigger::Integration && incident.subject == integration.as_str()
+        });
+        if !brought_up {
+            let why = office.guards.with(integration, |guard| guard.why().to_owned()).unwrap_or_default();
+            open_one(office, Trigger::Integration, integration.as_str(), Vec::new(), &why).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What was brought up one by one is part of the incident about dead letters now: one trouble, one call.
+async fn absorb(office: &Office) -> Result<(), engine::Error> {
+    let incidents = values(drawer::all::<Incident>(&*office.engine).await?);
+    let open = |trigger| move |incident: &&Incident| incident.is_open() && incident.trigger == trigger;
+    let Some(whole) = incidents.iter().find(open(Trigger::DeadLetters)) else { return Ok(()) };
+    for part in incidents.iter().filter(open(Trigger::Judgement)) {
+        if !part.deaths.is_empty() && part.deaths.iter().all(|death| whole.deaths.contains(death)) {
+            let note = format!("it is part of {}", whole.id);
+            change(office, &part.id, IncidentCommand::Resolve { by: "backstop".to_owned(), note }).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn remind(office: &Office) -> Result<(), engine::Error> {
+    let now = office.now();
+    for incident in values(drawer::all::<Incident>(&*office.engine).await?) {
+        let Some(open) = incident.standing() else { continue };
+        for step in escalation::remind(&open, now) {
+            match step {
+                Step::Update => change(office, &incident.id, IncidentCommand::Update).await?,
+                Step::Repage => change(office, &incident.id, IncidentCommand::Repage).await?,
+                Step::Open(_) | Step::Append(_) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens an incident with its pages, in one transaction.
+pub(crate) async fn open_one(
+    office: &Office,
+    trigger: Trigger,
+    subject: &str,
+    deaths: Vec<Death>,
+    why: &str,
+) -> Result<(), engine::Error> {
+    loop {
+        let known = drawer::all::<Incident>(&*office.engine).await?;
+        // Somebody was faster, or this was asked before a crash: one incident per cause.
+        let same =
+            |incident: &Incident| incident.is_open() && incident.trigger == trigger && incident.subject == subject;
+        if known.iter().any(|stored| same(&stored.value)) {
+            return Ok(());
+        }
+        let number = known
+            .iter()
+            .filter_map(|stored| stored.value.id.strip_prefix("INC-")?.parse::<u64>().ok())
+            .max()
+            .unwrap_or(0)
+            + 1;
+        let opening = Opening {
+            id: format!("INC-{number}"),
+            trigger,
+            subject: subject.to_owned(),
+            deaths: deaths.clone(),
+            why: office.one_line(why, 500),
+            runbook: office.config.escalation.runbook.clone(),
+        };
+        let change = incident::open(opening, &rules(office), office.now());
+        let mut documents = vec![drawer::document(&change.incident, 0)];
+        documents.extend(pages(office, &change));
+        match office.engine.save(documents, change.events, office.now()).await {
+            Err(engine::Error::DocumentConflict { .. }) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Changes an incident by a command; one that does not apply any more changes nothing.
+async fn change(office: &Office, id: &str, command: IncidentCommand) -> Result<(), engine::Error> {
+    match tell(office, id, command).await {
+        Ok(_) => Ok(()),
+        Err(TellError::Refused(refused)) => {
+            tracing::debug!(%refused, "an incident had ended meanwhile");
+            Ok(())
+        }
+        Err(TellError::Engine(error)) => Err(error),
+    }
+}
+
+/// Why an incident was not changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TellError {
+    #[error(transparent)]
+    Refused(#[from] IncidentRefused),
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+}
+
+/// Changes an incident by a command and writes its pages, in one transaction. `Ok(None)`: there is no such incident.
+pub(crate) async fn tell(office: &Office, id: &str, command: IncidentCommand) -> Result<Option<Incident>, TellError> {
+    let (rules, now) = (rules(office), office.now());
+    drawer::change(&*office.engine, id, now, |incident: &Incident| {
+        let change = incident::apply(incident, command.clone(), &rules, now)?;
+        let with = pages(office, &change);
+        Ok(Written { value: change.incident, with, events: change.events })
+    })
+    .await
+}
+
+fn pages(office: &Office, change: &IncidentChange) -> Vec<engine::Document> {
+    let steps = steps(office);
+    let write = |draft| outbox::pages(&change.incident, draft, &office.config.team, &steps, office.now());
+    change.pages.iter().flat_map(write).map(|page| drawer::document(&page, 0)).collect()
+}
+
+fn values<T>(stored: Vec<Stored<T>>) -> Vec<T> {
+    stored.into_iter().map(|stored| stored.value).collect()
+}

@@ -1,0 +1,218 @@
+//! The incident actor: calls humans, and keeps calling until somebody answers.
+//!
+//! Pages lie in the engine's outbox before they are sent and until they are delivered; if this actor dies they are
+//! sent when it is back, at worst twice under the same dedup key. It needs nothing but the disk and the network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::drawer::{self, Stored};
+use super::escalate;
+use super::office::Office;
+use crate::engine;
+use crate::incident::{Incident, Page, PageAction};
+use crate::outbox::{self, Tried, tried};
+use crate::pager::{self, Channel};
+use crate::time::Timestamp;
+
+/// What the incident actor can be told.
+pub(crate) enum PagerMessage {
+    /// Something changed: look again.
+    Kick,
+    /// The nearest due time has come.
+    Due(u64),
+    /// An attempt to send this page has ended.
+    Sent(String),
+}
+
+/// How long a channel may take in all; each has a shorter timer of its own.
+const CHANNEL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The incident actor.
+pub(crate) struct Pager(pub(crate) Arc<Office>);
+
+/// What is under way.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    number: u64,
+    armed: Option<AbortOnDropHandle<()>>,
+    sending: BTreeSet<String>,
+}
+
+impl Actor for Pager {
+    type Msg = PagerMessage;
+    type State = Outbox;
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<PagerMessage>, (): ()) -> Result<Outbox, ActorProcessingErr> {
+        self.0.pager.here(myself.clone());
+        myself.cast(PagerMessage::Kick)?;
+        Ok(Outbox::default())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PagerMessage>,
+        message: PagerMessage,
+        outbox: &mut Outbox,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            PagerMessage::Due(number) if number != outbox.number => return Ok(()),
+            PagerMessage::Sent(page) => drop(outbox.sending.remove(&page)),
+            PagerMessage::Kick => self.0.pager.heard(),
+            PagerMessage::Due(_) => {}
+        }
+        match self.look(&myself, outbox).await {
+            Ok(next) => self.arm(&myself, outbox, next),
+            Err(engine::Error::Closed) => {}
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the incident actor could not use the store");
+                self.arm(&myself, outbox, Some(self.0.now() + Duration::from_secs(1)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pager {
+    fn arm(&self, myself: &ActorRef<PagerMessage>, outbox: &mut Outbox, due: Option<Timestamp>) {
+        outbox.number += 1;
+        outbox.armed = due.map(|due| {
+            let (clock, myself, number) = (self.0.clock.clone(), myself.clone(), outbox.number);
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                clock.sleep_until(due).await;
+                let _ = myself.cast(PagerMessage::Due(number));
+            }))
+        });
+    }
+
+    async fn look(
+        &self,
+        myself: &ActorRef<PagerMessage>,
+        outbox: &mut Outbox,
+    ) -> Result<Option<Timestamp>, engine::Error> {
+        let mut next = escalate::look(&self.0).await?;
+        let now = self.0.now();
+        let pages = self.stand_in(drawer::all::<Page>(&*self.0.engine).await?, &outbox.sending).await?;
+        for page in pages {
+            if page.value.delivered_at.is_some() || page.value.abandoned || outbox.sending.contains(&page.value.id) {
+                continue;
+            }
+            if page.value.due > now {
+                next = Some(next.map_or(page.value.due, |next| next.min(page.value.due)));
+                continue;
+            }
+            outbox.sending.insert(page.value.id.clone());
+            self.send(myself.clone(), page);
+        }
+        Ok(next)
+    }
+
+    /// Where a step's channels do not take a call, the others stand in; and what was delivered for an incident that is
+    /// over leaves the outbox.
+    async fn stand_in(
+        &self,
+        pages: Vec<Stored<Page>>,
+        sending: &BTreeSet<String>,
+    ) -> Result<Vec<Stored<Page>>, engine::Error> {
+        let over: BTreeSet<String> = drawer::all::<Incident>(&*self.0.engine)
+            .await?
+            .into_iter()
+            .filter(|incident| !incident.value.is_open())
+            .map(|incident| incident.value.id)
+            .collect();
+        let now = self.0.now();
+        let mut outboxes: BTreeMap<String, Vec<Page>> = BTreeMap::new();
+        let mut documents = Vec::new();
+        let mut left = Vec::new();
+        for page in &pages {
+            outboxes.entry(page.value.incident.id.clone()).or_default().push(page.value.clone());
+        }
+        for mut page in pages {
+            let settled = page.value.delivered_at.is_some() || page.value.abandoned;
+            let over = over.contains(&page.value.incident.id) || page.value.action == PageAction::Update;
+            if settled && !sending.contains(&page.value.id) && over {
+                documents.push(drawer::removed(&page.value, page.version));
+                continue;
+            }
+            let rest = outboxes.get(&page.value.incident.id).map_or(&[][..], Vec::as_slice);
+            if !sending.contains(&page.value.id) && outbox::superseded(&page.value, rest) {
+                page.value.abandoned = true;
+                documents.push(drawer::document(&page.value, page.version));
+                page.version += 1;
+            }
+            left.push(page);
+        }
+        let steps = escalate::steps(&self.0);
+        for (incident, pages) in &outboxes {
+            if over.contains(incident) {
+                continue;
+            }
+            for page in outbox::stand_ins(pages, &steps, now) {
+                documents.push(drawer::document(&page, 0));
+                left.push(Stored { version: 1, value: page });
+            }
+        }
+        if !documents.is_empty() {
+            self.0.engine.save(documents, Vec::new(), now).await?;
+        }
+        Ok(left)
+    }
+
+    /// One attempt, in a task of its own: a channel that hangs holds up no other.
+    fn send(&self, myself: ActorRef<PagerMessage>, page: Stored<Page>) {
+        let office = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let id = page.value.id.clone();
+            // A channel that panics or hangs has not taken the page, and must not hold it either.
+            let tried = AssertUnwindSafe(attempt(&office, page)).catch_unwind();
+            if !matches!(tokio::time::timeout(CHANNEL_PATIENCE, tried).await, Ok(Ok(()))) {
+                tracing::error!(page = id, "a channel panicked or hung; the page is tried again");
+                office.clock.sleep(Duration::from_secs(60)).await;
+            }
+            let _ = myself.cast(PagerMessage::Sent(id));
+        });
+    }
+}
+
+/// The channel a page goes through: of the person called, or the log when that channel is configured no more.
+fn channel(office: &Office, page: &Page) -> Arc<dyn Channel> {
+    let person = usize::try_from(page.level).ok().and_then(|level| office.on_call.get(level));
+    let found = person.and_then(|person| person.channels.iter().find(|(name, _)| *name == page.channel));
+    found.map(|(_, channel)| Arc::clone(channel)).unwrap_or_else(|| pager::last_resort(&office.config.team))
+}
+
+async fn attempt(office: &Office, page: Stored<Page>) {
+    let channel = channel(office, &page.value);
+    let Stored { version, value: page } = page;
+    let how = match channel.send(&page).await {
+        Ok(receipt) => Tried::Taken { to: office.one_line(&receipt.to, 300) },
+        Err(error) => {
+            let text = office.one_line(&error.to_string(), 500);
+            tracing::error!(incident = page.incident.id, channel = page.channel, "{text}");
+            match error {
+                pager::Error::Later { retry_after_s, .. } => {
+                    Tried::Later { error: text, retry_after: retry_after_s.map(Duration::from_secs) }
+                }
+                pager::Error::Never { .. } => Tried::Never { error: text },
+            }
+        }
+    };
+    let now = office.now();
+    let (next, event) = tried(&page, how, now);
+    let document = drawer::document(&next, version);
+    let write = || office.engine.save(vec![document.clone()], vec![event.clone()], office.now());
+    match office.insist(now + Duration::from_secs(60), write).await {
+        Ok(()) => {}
+        // Sent again under the same dedup key at the worst.
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the fate of a page could not be stored")
+        }
+    }
+}

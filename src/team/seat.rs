@@ -1,0 +1,114 @@
+//! An agent's place in the team: how it is and what it holds, for everybody to read without asking the agent.
+//!
+//! A view, not a truth: who holds which task is the engine's to say. Lost with the process, and rebuilt.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::addr::Addr;
+use super::agent::AgentMessage;
+use super::desk::AgentState;
+use crate::agent::{Agent, Incarnation};
+use crate::task::TaskId;
+use crate::time::Timestamp;
+
+/// An agent's place.
+pub(crate) struct Seat {
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) addr: Addr<AgentMessage>,
+    state: Mutex<SeatState>,
+}
+
+/// How an agent is, now.
+#[derive(Clone, Debug)]
+pub(crate) struct SeatState {
+    pub(crate) condition: AgentState,
+    pub(crate) since: Timestamp,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) deaths: u32,
+    pub(crate) last_death: Option<String>,
+    pub(crate) died_at: Option<Timestamp>,
+    pub(crate) running: BTreeMap<TaskId, u64>,
+}
+
+impl Seat {
+    pub(crate) fn new(agent: Arc<Agent>, now: Timestamp) -> Self {
+        let state = SeatState {
+            condition: AgentState::Restarting,
+            since: now,
+            incarnation: Incarnation(0),
+            deaths: 0,
+            last_death: None,
+            died_at: None,
+            running: BTreeMap::new(),
+        };
+        Self { agent, addr: Addr::default(), state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SeatState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it is, with `busy` told from `healthy` by its slots.
+    pub(crate) fn view(&self) -> SeatState {
+        let mut view = self.lock().clone();
+        if view.condition == AgentState::Healthy && view.running.len() >= self.slots() {
+            view.condition = AgentState::Busy;
+        }
+        view
+    }
+
+    fn slots(&self) -> usize {
+        usize::try_from(self.agent.concurrency).unwrap_or(usize::MAX)
+    }
+
+    /// How many deliveries it can take now, and under which incarnation: none while it is down.
+    pub(crate) fn free(&self) -> (u32, Incarnation) {
+        let state = self.lock();
+        let free = match state.condition {
+            AgentState::Healthy | AgentState::Busy => self.slots().saturating_sub(state.running.len()),
+            AgentState::Restarting | AgentState::CrashLoop | AgentState::Wedged | AgentState::Draining => 0,
+        };
+        (u32::try_from(free).unwrap_or(u32::MAX), state.incarnation)
+    }
+
+    pub(crate) fn begin(&self, task: TaskId, fence: u64) {
+        self.lock().running.insert(task, fence);
+    }
+
+    pub(crate) fn end(&self, task: TaskId, fence: u64) {
+        let mut state = self.lock();
+        if state.running.get(&task) == Some(&fence) {
+            state.running.remove(&task);
+        }
+    }
+
+    /// A new start of it is up.
+    pub(crate) fn up(&self, incarnation: Incarnation, now: Timestamp) {
+        let mut state = self.lock();
+        state.condition = AgentState::Healthy;
+        state.since = now;
+        state.incarnation = incarnation;
+        state.running.clear();
+    }
+
+    /// It takes nothing new until it is restarted.
+    pub(crate) fn condemn(&self) {
+        self.lock().condition = AgentState::Restarting;
+    }
+
+    /// It is down, in this condition, after so many deaths in a row.
+    pub(crate) fn down(&self, condition: AgentState, deaths: u32, how: String, now: Timestamp) {
+        let mut state = self.lock();
+        state.condition = condition;
+        state.since = now;
+        state.deaths = deaths;
+        state.last_death = Some(how);
+        state.died_at = Some(now);
+        state.running.clear();
+    }
+
+    pub(crate) fn drain(&self) {
+        self.lock().condition = AgentState::Draining;
+    }
+}
