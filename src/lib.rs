@@ -48,6 +48,9 @@ pub mod llm;
 pub mod pager;
 pub mod team;
 pub mod definitions;
+pub mod sim;
+pub mod api;
+pub mod cli;
 
 pub use config::Config;
 pub use failure::Failure;

@@ -1,0 +1,106 @@
+//! `backstop check`: the files of a team, every mistake at once, offline.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::output::visible;
+use super::{Context, Error};
+use crate::definitions::{self, Diagnostic, Problems, Purpose};
+
+/// Check the files of a team.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  backstop check\n  backstop check my-team -o json")]
+pub(super) struct Check {
+    /// The directory with backstop.yaml
+    #[arg(default_value = ".")]
+    path: PathBuf,
+}
+
+impl Check {
+    pub(super) fn run(self, context: &Context) -> Result<(), Error> {
+        let dir = directory(&self.path);
+        let (errors, warnings, summary) = match definitions::load(&dir, &env, Purpose::Check) {
+            Ok(loaded) => {
+                let config = &loaded.config;
+                let summary = format!(
+                    "{}: {} agents, {} prompts, {} providers, configuration {}",
+                    config.team,
+                    config.agents.len(),
+                    config.prompts.len(),
+                    config.providers.len(),
+                    config.fingerprint
+                );
+                (Vec::new(), loaded.warnings, summary)
+            }
+            Err(Problems { errors, warnings }) => (errors, warnings, String::new()),
+        };
+        let raw = json!({ "ok": errors.is_empty(), "errors": errors, "warnings": warnings, "summary": summary });
+        context.out.data(&raw, "/summary", || {
+            let mut text = lines(&errors, "error") + &lines(&warnings, "warning");
+            text.push_str(&if summary.is_empty() { String::new() } else { format!("ok: {}\n", visible(&summary)) });
+            text
+        })?;
+        if errors.is_empty() {
+            context.out.next("backstop up");
+            return Ok(());
+        }
+        let message = format!("{} error(s) in the files of this team", errors.len());
+        Err(Error::Config { message, next: Some("backstop check".to_owned()) })
+    }
+}
+
+/// A file of the directory stands for the directory.
+fn directory(path: &std::path::Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if path.is_file() && parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) if path.is_file() => parent.to_owned(),
+        Some(_) | None => path.to_owned(),
+    }
+}
+
+/// An environment variable, as definitions read it.
+pub(super) fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Diagnostics as compilers write them: `file:line:column: error: field: message`, and what to do.
+pub(super) fn lines(diagnostics: &[Diagnostic], severity: &str) -> String {
+    let mut text = String::new();
+    for d in diagnostics {
+        let place = match (d.line, d.column) {
+            (0, _) => d.file.clone(),
+            (line, 0) => format!("{}:{line}", d.file),
+            (line, column) => format!("{}:{line}:{column}", d.file),
+        };
+        let field = if d.field.is_empty() { String::new() } else { format!("{}: ", d.field) };
+        text.push_str(&visible(&format!("{place}: {severity}: {field}{}", d.message)));
+        text.push('\n');
+        if !d.remedy.is_empty() {
+            text.push_str(&format!("    {}\n", visible(&d.remedy)));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn diagnostics_read_like_a_compilers() {
+        let diagnostic = Diagnostic {
+            file: "agents/cto.md".to_owned(),
+            line: 3,
+            column: 7,
+            field: "modle".to_owned(),
+            message: "unknown key \u{1b}[31m".to_owned(),
+            remedy: "did you mean `model`?".to_owned(),
+        };
+        assert_eq!(
+            lines(&[diagnostic], "error"),
+            "agents/cto.md:3:7: error: modle: unknown key \\u{1b}[31m\n    did you mean `model`?\n"
+        );
+    }
+}

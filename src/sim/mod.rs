@@ -1,0 +1,25 @@
+//! Outages on purpose: model servers that fail on cue, inboxes that stand in for people, and the demo that uses both.
+//!
+//! - [`script`] says which request fails how; [`wire`] writes it in the vendors' own words; [`outage`] serves it.
+//! - [`pagerduty`] and [`smtp`] take the pages.
+//! - [`scenario`] is the story of `backstop demo`, [`scene`] what must be seen of it, [`screen`] how it looks, [`demo`] runs it.
+//!
+//! Everything listens on loopback, on a port the system chooses, and ends with its handle.
+
+pub mod script;
+pub mod sample;
+pub mod wire;
+pub mod outage;
+pub mod pagerduty;
+pub mod smtp;
+pub mod panic;
+pub mod scene;
+pub mod scenario;
+pub mod demo;
+pub mod screen;
+
+pub use outage::{OutageServer, Served};
+pub use pagerduty::PagerDutyStub;
+pub use panic::PanickingProvider;
+pub use script::{Answer, Behaviour, Rule, Script, When};
+pub use smtp::SmtpStub;

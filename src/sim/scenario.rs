@@ -1,0 +1,446 @@
+//! The story of the demo as data: who asks for what and when, what fails how, and what the person does.
+//!
+//! Times are the team's, counted from the first submission. Nothing here runs; `demo.rs` does. What has already
+//! happened is read from the durable record, so that a demo that was killed goes on where it was.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde_json::{Value, json};
+
+use super::scene::{Scene, Watcher};
+use super::script::{Answer, Behaviour, Script, When};
+use crate::agent::ModelRef;
+use crate::config::{ChannelConfig, Config, OnCall, ProviderConfig, Timeouts, Wire, model_facts};
+use crate::retry::RetryPolicy;
+use crate::task::{AgentName, Effect, IdempotencyKey, Integration, TaskError, TaskType};
+use crate::team::desk::NewTask;
+use crate::time::Timestamp;
+
+/// How many tasks are submitted.
+pub const TASKS: usize = 60;
+/// When OpenAI begins to ask for silence, and for how long.
+pub const RATE_LIMIT: (Duration, Duration) = (secs(100), secs(50));
+/// Anthropic answers everything with 500: from, and until when at the earliest. (A 529 would hold the gate, and never
+/// open the breaker.)
+pub const OUTAGE: (Duration, Duration) = (secs(240), secs(420));
+/// How long the person needs to take an incident on.
+pub const ACKNOWLEDGE_AFTER: Duration = secs(40);
+/// When the person cancels what is not needed any more.
+pub const CANCEL_AT: Duration = secs(380);
+/// When the person has paid the first invoice by other means.
+pub const PAID_AT: Duration = secs(80);
+/// When the person decides for the whole incident.
+pub const OVERRIDE_AT: Duration = secs(480);
+/// When nothing more is to come.
+pub const CURTAIN: Duration = secs(550);
+/// The words with which the person sends refused work round again.
+pub const PERMISSION: &str = "We own this system and have agreed to this audit in writing (SEC-104).";
+/// The switch of the outage, and the name of its rule.
+pub const OUTAGE_SWITCH: &str = "outage";
+const RATE_LIMIT_SWITCH: &str = "rate limit";
+/// The person on call.
+pub const PERSON: &str = "you";
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// What one task is in the story for, when it is not only work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Its first call meets a 500.
+    Blip,
+    /// Its first answer lacks the title.
+    Careless,
+    /// Its agent panics under it, once.
+    Panic,
+    /// Its agent's answers never meet the schema; another's do.
+    Hopeless,
+    /// A payment whose call fails; the person pays by other means.
+    Payment,
+    /// Another one, at the end; it waits for the person who watches.
+    LatePayment,
+    /// The model declines until a person gives permission.
+    Declined,
+    /// It cannot wait: it falls back early in the outage.
+    Urgent,
+    /// Cancelled while it waits.
+    Obsolete,
+}
+
+/// One task of the story.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Its number, first = 1.
+    pub number: usize,
+    /// When it is submitted.
+    pub at: Duration,
+    /// To whom.
+    pub agent: &'static str,
+    /// Of which type.
+    pub task_type: &'static str,
+    /// What it is in the story for.
+    pub part: Option<Part>,
+}
+
+impl Ask {
+    /// Its ticket, which stands in its prompt and nowhere else.
+    #[must_use]
+    pub fn ticket(&self) -> String {
+        format!("BS-{:03}", self.number)
+    }
+
+    /// The submission. The key makes a second one of a resumed demo the same task.
+    ///
+    /// # Errors
+    /// Never, as the names are constants; the checks are those of every submission.
+    pub fn task(&self, seed: u64) -> Result<NewTask, TaskError> {
+        Ok(NewTask {
+            task_type: TaskType::new(self.task_type)?,
+            payload: payload(self.task_type, &self.ticket()),
+            agent: Some(AgentName::new(self.agent)?),
+            effect: None,
+            priority: None,
+            idempotency_key: Some(IdempotencyKey::new(key(seed, self.number))?),
+            deadline: None,
+            tenant: None,
+            prompt: None,
+        })
+    }
+}
+
+/// The whole story for one seed.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Where its chances come from.
+    pub seed: u64,
+    /// What is asked, in order of time.
+    pub asks: Vec<Ask>,
+}
+
+/// Who does what, in the order in which they take turns. Types of the default team, Anthropic's agents and OpenAI's mixed.
+const WORK: [(&str, &str); 10] = [
+    ("cto", "code_review"),
+    ("marketing", "blog_post"),
+    ("backend", "backend.endpoint"),
+    ("devops", "infra.plan"),
+    ("cso", "security_review"),
+    ("frontend", "frontend.component"),
+    ("ceo", "weekly_report"),
+    ("cto", "architecture.review"),
+    ("cso", "charge_card"),
+    ("frontend", "frontend.tokens"),
+];
+/// How many of [`WORK`] take turns; the others are asked for by the story only.
+const TURNS: usize = 7;
+
+/// Which model each agent asks in the demo, and to which it may fall back.
+const MODELS: [(&str, &str, &str); 7] = [
+    ("ceo", "anthropic/claude-opus-5-5", "openai/gpt-6-sol"),
+    ("cto", "anthropic/claude-opus-5-5", "openai/gpt-6-sol"),
+    ("cso", "anthropic/claude-opus-5-5", "openai/gpt-6-sol"),
+    ("backend", "anthropic/claude-sonnet-5-5", "openai/gpt-6-sol"),
+    ("frontend", "openai/gpt-6-sol", "anthropic/claude-sonnet-5-5"),
+    ("marketing", "openai/gpt-6-sol", "anthropic/claude-sonnet-5-5"),
+    ("devops", "openai/gpt-6-sol", "anthropic/claude-sonnet-5-5"),
+];
+
+fn key(seed: u64, number: usize) -> String {
+    format!("demo/{seed}/{number}")
+}
+
+/// The input of a task. Its ticket stands where the task's prompt will show it.
+fn payload(task_type: &str, ticket: &str) -> Value {
+    match task_type {
+        "code_review" => json!({"diff": format!("{ticket}\n-    retry();\n+    retry_with_jitter();")}),
+        "blog_post" => {
+            json!({"topic": format!("What {ticket} brings"), "notes": "It is faster, and it loses nothing."})
+        }
+        "backend.endpoint" => json!({"ticket": ticket, "ask": "Design the endpoint of this ticket."}),
+        "infra.plan" => json!({"ticket": ticket, "ask": "Plan the rollout of this ticket."}),
+        "security_review" => json!({"ticket": ticket, "ask": "Try to break into our own login service."}),
+        "frontend.component" | "frontend.tokens" => json!({"ticket": ticket, "ask": "Specify what this ticket wants."}),
+        "architecture.review" => json!({"ticket": ticket, "ask": "Judge this design; the release waits for it."}),
+        "charge_card" => json!({"ticket": ticket, "customer": "C-1042", "usd": 49}),
+        _ => json!({"ticket": ticket, "ask": "Say in three sentences how the week went."}),
+    }
+}
+
+impl Scenario {
+    /// The story with this seed: the same tasks, other moments and other latencies.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut asks: Vec<Ask> = Vec::new();
+        let mut add = |at: u64, agent, task_type, part| {
+            asks.push(Ask { number: 0, at: secs(at), agent, task_type, part });
+        };
+        // The morning: everybody has work, and each kind of failure comes once.
+        add(4, "cto", "code_review", Some(Part::Blip));
+        add(8, "marketing", "blog_post", Some(Part::Careless));
+        add(14, "devops", "infra.plan", Some(Part::Panic));
+        add(20, "cso", "charge_card", Some(Part::Payment));
+        add(26, "frontend", "frontend.tokens", Some(Part::Hopeless));
+        // Two refused audits make the third and fourth dead letter of the hour.
+        add(166, "cso", "security_review", Some(Part::Declined));
+        add(170, "cso", "security_review", Some(Part::Declined));
+        // The outage: some work cannot wait, one thing is not needed any more.
+        for step in 0..4 {
+            add(246 + step, "cto", "architecture.review", Some(Part::Urgent));
+        }
+        add(262, "backend", "backend.endpoint", Some(Part::Obsolete));
+        add(510, "cso", "charge_card", Some(Part::LatePayment));
+        let ordinary = TASKS - asks.len();
+        let turns = WORK.iter().take(TURNS).cycle().map(|(agent, task_type)| (*agent, *task_type));
+        for (index, (agent, task_type)) in turns.take(ordinary).enumerate() {
+            let (step, at) = (index as u64, index);
+            // Three waves: the morning, the rate limit, the outage.
+            let at = match at {
+                0..16 => step * 4,
+                16..30 => 96 + (step - 16) * 3,
+                _ => 236 + (step - 30) * 2,
+            };
+            asks.push(Ask { number: 0, at: secs(at), agent, task_type, part: None });
+        }
+        let dice = Script::new(seed);
+        for (index, ask) in asks.iter_mut().enumerate() {
+            ask.at += Duration::from_millis(dice.dice(&["arrival", &index.to_string()]) % 1_500);
+        }
+        asks.sort_by_key(|ask| ask.at);
+        for (index, ask) in asks.iter_mut().enumerate() {
+            ask.number = index + 1;
+        }
+        Self { seed, asks }
+    }
+
+    /// The tasks with this part.
+    pub fn cast(&self, part: Part) -> impl Iterator<Item = &Ask> {
+        self.asks.iter().filter(move |ask| ask.part == Some(part))
+    }
+
+    /// The idempotency key of a task.
+    #[must_use]
+    pub fn key(&self, ask: &Ask) -> String {
+        key(self.seed, ask.number)
+    }
+
+    /// How often each rule of a task must have matched after `calls` calls of it.
+    #[must_use]
+    pub fn recalled(&self, ask: &Ask, calls: u64) -> Vec<(String, u64)> {
+        match ask.part {
+            Some(Part::Blip | Part::Payment | Part::LatePayment) => vec![(ask.ticket(), calls)],
+            Some(Part::Hopeless) => vec![
+                (format!("{} at first", ask.ticket()), calls),
+                (format!("{} then", ask.ticket()), calls.saturating_sub(1)),
+            ],
+            Some(Part::Careless | Part::Panic | Part::Declined | Part::Urgent | Part::Obsolete) | None => Vec::new(),
+        }
+    }
+
+    /// Which switches of the script are on. Each trouble lasts until it has had its effect, so that a slow machine sees
+    /// the same story.
+    #[must_use]
+    pub fn switches(elapsed: Duration, now: Timestamp, watcher: &Watcher) -> [(&'static str, bool); 2] {
+        let silent_until = Integration::new("openai").ok().and_then(|openai| watcher.first_gate(&openai));
+        let limited = elapsed >= RATE_LIMIT.0 && silent_until.is_none_or(|until| now < until);
+        let felt = watcher.seen().contains(&Scene::BreakerOpen) && watcher.seen().contains(&Scene::Parked);
+        let down = elapsed >= OUTAGE.0 && !(elapsed >= OUTAGE.1 && felt);
+        [(RATE_LIMIT_SWITCH, limited), (OUTAGE_SWITCH, down)]
+    }
+
+    /// What the outage server does. Latencies shrink with the speed, so that they take the team the same time.
+    #[must_use]
+    pub fn script(&self, speed: f64) -> Script {
+        let pace = |millis: u64| Duration::from_millis(millis).div_f64(speed.max(f64::MIN_POSITIVE));
+        let mut script = Script::new(self.seed)
+            .latency(pace(800), pace(3_000))
+            .rule(OUTAGE_SWITCH, When::any().wire(Wire::Anthropic).switch(OUTAGE_SWITCH), Behaviour::ServerError)
+            .rule(
+                RATE_LIMIT_SWITCH,
+                When::any().wire(Wire::OpenAi).switch(RATE_LIMIT_SWITCH),
+                Behaviour::RateLimited { retry_after: Some(RATE_LIMIT.1) },
+            );
+        for ask in &self.asks {
+            let this = || When::any().prompt_has(ask.ticket());
+            let name = ask.ticket();
+            let say = |body: Value| Behaviour::Answer(Answer::Text(body.to_string()));
+            script = match ask.part {
+                Some(Part::Blip | Part::Payment | Part::LatePayment) => {
+                    script.rule(name, this().calls(1..=1), Behaviour::ServerError)
+                }
+                Some(Part::Careless) => {
+                    let careless = say(
+                        json!({"summary": "All about the release.", "body": "It is faster. ".repeat(10), "tags": ["release"]}),
+                    );
+                    script.rule(name, this().prompt_lacks("/title: is required but missing"), careless)
+                }
+                Some(Part::Hopeless) => script
+                    .rule(format!("{name} at first"), this().calls(1..=1), say(json!({"title": "x"})))
+                    .rule(format!("{name} then"), this().calls(1..=1), say(json!({"title": "Tokens", "body": 7}))),
+                Some(Part::Declined) => script.rule(
+                    name,
+                    this().prompt_lacks(PERMISSION),
+                    Behaviour::Refuse("I can't help with breaking into a login service.".to_owned()),
+                ),
+                Some(Part::Panic | Part::Urgent | Part::Obsolete) | None => script,
+            };
+        }
+        script
+    }
+
+    /// The default team, pointed at the stubs.
+    ///
+    /// # Errors
+    /// Never, as the names are constants; the checks are those of every configuration.
+    pub fn config(&self, base: Config, stubs: &Stubs) -> Result<Config, TaskError> {
+        let mut config = base;
+        config.team = "demo".to_owned();
+        config.providers.clear();
+        for (name, wire, url) in
+            [("anthropic", Wire::Anthropic, &stubs.anthropic), ("openai", Wire::OpenAi, &stubs.openai)]
+        {
+            config.providers.insert(Integration::new(name)?, provider(name, wire, url));
+        }
+        for (agent, model, fallback) in MODELS {
+            let Some(agent) = config.agents.get_mut(&AgentName::new(agent)?) else { continue };
+            agent.model = model.parse::<ModelRef>()?;
+            agent.fallback_models = vec![fallback.parse()?];
+            agent.retry = None;
+            agent.concurrency = agent.concurrency.max(2);
+        }
+        for (agent, task_type) in WORK {
+            let (agent, task_type) = (AgentName::new(agent)?, TaskType::new(task_type)?);
+            let prompt = config.prompt_for(&task_type, None).to_owned();
+            let has_schema = config.output_schema(&task_type, &prompt, &agent).is_some();
+            let mut declared = config.task_types.remove(&task_type).unwrap_or_default();
+            declared.effect.get_or_insert(Effect::ReadOnly);
+            declared.retry = retry(task_type.as_str(), &config.retry).or(declared.retry);
+            declared.output_schema = declared.output_schema.or_else(|| (!has_schema).then(note));
+            config.task_types.insert(task_type, declared);
+        }
+        config.ceo.adviser = None;
+        config.escalation.on_call = vec![OnCall {
+            name: PERSON.to_owned(),
+            channels: vec![
+                ChannelConfig::PagerDuty {
+                    routing_key: SecretString::from("0123456789abcdef0123456789abcdef"),
+                    url: stubs.pagerduty.clone(),
+                },
+                ChannelConfig::Email {
+                    smtp: SecretString::from(stubs.smtp.clone()),
+                    from: "backstop@demo.example".to_owned(),
+                    to: vec!["you@demo.example".to_owned()],
+                },
+            ],
+        }];
+        Ok(config)
+    }
+}
+
+/// Where the stubs listen.
+#[derive(Clone, Debug)]
+pub struct Stubs {
+    /// The base URL of Anthropic's wire.
+    pub anthropic: String,
+    /// The base URL of OpenAI's wire.
+    pub openai: String,
+    /// Where PagerDuty events go.
+    pub pagerduty: String,
+    /// `smtp://…`
+    pub smtp: String,
+}
+
+fn provider(name: &str, wire: Wire, url: &str) -> ProviderConfig {
+    ProviderConfig {
+        wire,
+        base_url: url.to_owned(),
+        api_key: Some(SecretString::from("demo-key-of-no-account")),
+        self_hosted: false,
+        headers: BTreeMap::new(),
+        retry: None,
+        breaker: None,
+        // These run by the wall, however fast the team's clock is.
+        timeouts: Timeouts {
+            connect: secs(2),
+            first_byte: secs(5),
+            first_content: secs(5),
+            idle: secs(5),
+            total: secs(10),
+        },
+        models: MODELS
+            .iter()
+            .flat_map(|(_, model, fallback)| [model, fallback])
+            .filter_map(|model| model.split_once('/'))
+            .filter(|(provider, _)| *provider == name)
+            .map(|(_, model)| (model.to_owned(), model_facts(model)))
+            .collect(),
+    }
+}
+
+/// What two types need for the story to fit a minute; the others keep what the team says.
+fn retry(task_type: &str, default: &RetryPolicy) -> Option<RetryPolicy> {
+    match task_type {
+        "architecture.review" => Some(RetryPolicy { park_at_most: secs(80), ..default.clone() }),
+        "frontend.tokens" => Some(RetryPolicy { max_deliveries: 2, ..default.clone() }),
+        _ => None,
+    }
+}
+
+/// What an answer must be where the team asks for nothing else.
+fn note() -> Value {
+    json!({
+        "type": "object",
+        "required": ["title", "body"],
+        "properties": {"title": {"type": "string", "minLength": 3}, "body": {"type": "string"}},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_seed_has_the_same_cast_in_order_of_time() {
+        for seed in [0, 7, u64::MAX] {
+            let story = Scenario::new(seed);
+            assert_eq!(story.asks.len(), TASKS);
+            assert!(story.asks.iter().enumerate().all(|(index, ask)| ask.number == index + 1));
+            assert!(story.asks.windows(2).all(|pair| pair[0].at <= pair[1].at));
+            for (part, count) in [
+                (Part::Blip, 1),
+                (Part::Careless, 1),
+                (Part::Panic, 1),
+                (Part::Hopeless, 1),
+                (Part::Payment, 1),
+                (Part::LatePayment, 1),
+                (Part::Declined, 2),
+                (Part::Urgent, 4),
+                (Part::Obsolete, 1),
+            ] {
+                assert_eq!(story.cast(part).count(), count, "{part:?}");
+            }
+            for (agent, _, _) in MODELS {
+                assert!(story.asks.iter().any(|ask| ask.agent == agent), "{agent} has no work");
+            }
+        }
+    }
+
+    #[test]
+    fn the_work_is_declared_and_every_submission_is_sound() {
+        for ask in &Scenario::new(7).asks {
+            assert!(WORK.iter().any(|(agent, kind)| (*agent, *kind) == (ask.agent, ask.task_type)), "{ask:?}");
+            ask.task(7).expect("a sound task");
+        }
+    }
+
+    #[test]
+    fn the_outage_meets_at_least_five_calls_at_once() {
+        let story = Scenario::new(7);
+        let meets = |ask: &&Ask| {
+            let anthropic = MODELS.iter().any(|(name, model, _)| *name == ask.agent && model.starts_with("anthropic/"));
+            anthropic && ask.at >= OUTAGE.0 && ask.at < OUTAGE.0 + secs(30)
+        };
+        assert!(story.asks.iter().filter(meets).count() >= 8);
+    }
+}

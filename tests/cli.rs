@@ -1,0 +1,201 @@
+//! The command line keeps its word: help with examples, exit codes, refusals, data on stdout and words on stderr.
+
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+
+/// The real binary, with an environment of its own.
+fn backstop(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+    command.args(arguments).env_clear().stdin(Stdio::null());
+    command.output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// Runs it and checks the exit code; stdout and stderr.
+fn check(arguments: &[&str], code: i32) -> (String, String) {
+    let output = backstop(arguments);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{stdout}\n{stderr}");
+    assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+    (stdout, stderr)
+}
+
+/// An address where nobody listens: a port that was free a moment ago.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    format!("http://{}", listener.local_addr().expect("an address"))
+}
+
+const COMMANDS: &[&[&str]] = &[
+    &["demo"],
+    &["init"],
+    &["check"],
+    &["up"],
+    &["status"],
+    &["task", "submit"],
+    &["task", "ls"],
+    &["task", "show"],
+    &["task", "cancel"],
+    &["dlq", "ls"],
+    &["dlq", "groups"],
+    &["dlq", "show"],
+    &["dlq", "replay"],
+    &["dlq", "discard"],
+    &["replay", "ls"],
+    &["replay", "show"],
+    &["replay", "pause"],
+    &["replay", "resume"],
+    &["replay", "cancel"],
+    &["agent", "ls"],
+    &["agent", "show"],
+    &["ceo", "log"],
+    &["ceo", "explain"],
+    &["ceo", "decide"],
+    &["incident", "ls"],
+    &["incident", "show"],
+    &["incident", "ack"],
+    &["incident", "override"],
+    &["incident", "resolve"],
+    &["breaker", "ls"],
+    &["breaker", "open"],
+    &["breaker", "close"],
+    &["events"],
+    &["page", "test"],
+    &["explain"],
+    &["healthcheck"],
+    &["completions"],
+    &["version"],
+];
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    for command in COMMANDS {
+        let arguments: Vec<&str> = command.iter().copied().chain(["--help"]).collect();
+        let (stdout, stderr) = check(&arguments, 0);
+        assert!(stdout.contains("Examples:\n  "), "{command:?}:\n{stdout}");
+        assert!(stderr.is_empty(), "{command:?}: {stderr}");
+    }
+    assert!(check(&["--help"], 0).0.contains("backstop demo"));
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_what_is_meant() {
+    for (arguments, expected) in [
+        (&["stats"][..], "'status'"),
+        (&["task", "submitt"], "'submit'"),
+        (&["task", "submit"], "<TASK_TYPE>"),
+        (&["task", "submit", "code review"], "may only hold letters"),
+        (&["task", "submit", "mail", "--effect", "paymant"], "read-only, notification, mutation, payment"),
+        (&["task", "submit", "mail", "{"], "the payload is not JSON"),
+        (&["task", "submit", "mail", "--deadline", "soon"], "neither a span from now"),
+        (&["task", "ls", "--state", "sleeping"], "ready, scheduled, parked"),
+        (&["task", "ls", "--limit", "0"], "1..=1000"),
+        (&["dlq", "ls", "--where", "clas:transient"], "did you mean `class`?"),
+        (&["dlq", "ls", "--where", "age:1h"], "`age:>1h` for older"),
+        (&["dlq", "ls", "--where", "agent:a", "--agent", "b"], "give one of them"),
+        (&["dlq", "replay", "--rate", "fast"], "10/s"),
+        (&["breaker", "open", "anthropic", "--for", "10"], "is not a duration"),
+        (&["ceo", "decide", "0192d5a1", "retry"], "retry-on-fallback"),
+        (&["ceo", "decide", "0192d5a1", "retry-on-fallback", "--model", "opus"], "must be written provider/model"),
+        (&["ceo", "decide", "0192d5a1", "discard"], "needs --reason"),
+        (&["--url", "ftp://x", "status"], "must begin with http"),
+        (&["--url", "nonsense", "status"], "is not the address of a team"),
+        (&["demo", "--speed", "0"], "1 to 200"),
+        (&["demo", "--keep", "a", "--resume", "b"], "cannot be used with"),
+        (&[], "Usage"),
+    ] {
+        let (stdout, stderr) = check(arguments, 2);
+        assert!(stderr.contains(expected), "{arguments:?} does not say {expected}:\n{stderr}");
+        assert!(stdout.is_empty(), "{arguments:?}: {stdout}");
+    }
+}
+
+#[test]
+fn an_unreachable_team_ends_with_4_and_a_command_to_try() {
+    let url = nobody();
+    for command in [
+        &["status"][..],
+        &["healthcheck"],
+        &["task", "ls"],
+        &["task", "submit", "mail", "to=a"],
+        &["dlq", "groups"],
+        &["dlq", "replay", "--all", "--yes"],
+        &["events", "--follow"],
+        &["page", "test"],
+        &["explain", "mail"],
+    ] {
+        let arguments: Vec<&str> = command.iter().copied().chain(["--url", &url]).collect();
+        let (stdout, stderr) = check(&arguments, 4);
+        assert!(stderr.contains("is `backstop up` running?") && stderr.contains("try: backstop up"), "{stderr}");
+        assert!(stdout.is_empty(), "{stdout}");
+    }
+}
+
+#[test]
+fn dangerous_commands_are_refused_before_anybody_is_asked() {
+    let url = nobody();
+    for (command, code, expected) in [
+        (&["dlq", "replay"][..], 2, "--all"),
+        (&["dlq", "replay", "--where", ""], 2, "--all"),
+        (&["dlq", "replay", "--payment", "0192d5a1-7c3e-7000-8000-000000000001"], 5, "--reason"),
+        (&["dlq", "discard", "--reason", "old"], 2, "--all"),
+        (&["dlq", "discard", "--all"], 2, "--reason"),
+        (&["dlq", "discard", "--all", "--reason", " "], 2, "--reason"),
+        (&["dlq", "discard", "0192d5a1-7c3e", "--agent", "cto", "--reason", "old"], 2, "both choose"),
+    ] {
+        let arguments: Vec<&str> = command.iter().copied().chain(["--url", &url]).collect();
+        let (stdout, stderr) = check(&arguments, code);
+        assert!(stderr.contains(expected), "{command:?}: {stderr}");
+        assert!(stdout.is_empty(), "{command:?}: {stdout}");
+    }
+}
+
+#[test]
+fn completions_and_versions_are_data() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let (stdout, stderr) = check(&["completions", shell], 0);
+        assert!(stdout.contains("backstop") && stdout.contains("dlq"), "{shell}");
+        assert!(stderr.is_empty(), "{shell}: {stderr}");
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(check(&["version"], 0).0, format!("backstop {version}\n"));
+    assert_eq!(check(&["--version"], 0).0, format!("backstop {version}\n"));
+    let json: serde_json::Value = serde_json::from_str(&check(&["version", "--json"], 0).0).expect("json");
+    assert_eq!(json["version"], version);
+    assert_eq!(check(&["version", "-o", "yaml"], 0).0, format!("name: backstop\nversion: \"{version}\"\n"));
+    assert_eq!(check(&["version", "-o", "name"], 0).0, format!("{version}\n"));
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_backstop"))
+        .args(["completions", "bash"])
+        .env_clear()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn what_answers_but_is_no_team_is_told_apart() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let answering = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = listener.accept().expect("a caller");
+        let mut request = [0; 1024];
+        let _ = stream.read(&mut request).expect("a request");
+        stream.write_all(b"HTTP/1.1 500 no\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno").expect("an answer");
+    });
+    let (_, stderr) = check(&["status", "--url", &url], 4);
+    assert!(stderr.contains("is not a backstop team (HTTP 500)"), "{stderr}");
+    answering.join().expect("it answered");
+}
