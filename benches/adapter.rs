@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backstop::config::{ProviderConfig, Timeouts, Wire};
-use backstop::llm::{self, Message, Progress, Request, Role};
+use backstop::llm::{self, Message, Progress, Request};
 use backstop::task::Integration;
 use backstop::time::Timestamp;
 use serde_json::json;
@@ -38,8 +38,9 @@ async fn compare() {
     let request = Request {
         model: "m".to_owned(),
         system: "You are brief.".to_owned(),
-        messages: vec![Message { role: Role::User, text: "Go on.".to_owned() }],
+        messages: vec![Message::user("Go on.")],
         max_output_tokens: 1_000,
+        tools: Vec::new(),
         schema: None,
     };
     let bare = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client");

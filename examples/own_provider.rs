@@ -28,7 +28,7 @@ impl Provider for Rules {
     fn ask<'a>(&'a self, request: &'a Request, progress: &'a Progress) -> Call<'a> {
         Box::pin(async move {
             self.calls.fetch_add(1, Ordering::Relaxed);
-            let said: String = request.messages.iter().map(|message| message.text.to_lowercase()).collect();
+            let said: String = request.messages.iter().map(|message| message.text().to_lowercase()).collect();
             // The prompt of the next delivery shows what was refused, and why.
             let corrected = said.contains("the developers");
             let queue = match (said.contains("money back"), said.contains("crash")) {
@@ -42,6 +42,8 @@ impl Provider for Rules {
             progress.advance(text.len());
             Ok(Reply {
                 text,
+                calls: Vec::new(),
+                opaque: Vec::new(),
                 model: request.model.clone(),
                 usage: Usage::default(),
                 stop: "stop".to_owned(),

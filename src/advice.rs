@@ -6,7 +6,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::triage::{Decision, Facts, QUOTE_MAX, Ruling, because, fenced, in_words, recommended_action};
+use crate::evidence::{Evidence, QUOTE_MAX, fenced};
+use crate::triage::{Decision, Facts, Ruling, because, in_words, recommended_action};
 
 /// The most characters an adviser may add to a prompt.
 pub const ADVICE_WORDS_MAX: usize = 1_000;
@@ -82,7 +83,8 @@ pub fn parse_advice(text: &str, admissible: &[Decision]) -> Result<Advice, Advic
     Ok(Advice { index, decision })
 }
 
-/// What the adviser is given, as data for its prompt: the letter, the numbered choices, what was rejected.
+/// What the adviser is given, as data for its prompt: the letter, what the journal says, the numbered choices, what was
+/// rejected.
 #[must_use]
 pub fn brief(facts: &Facts<'_>, ruling: &Ruling) -> Value {
     let record = facts.record;
@@ -127,6 +129,7 @@ pub fn brief(facts: &Facts<'_>, ruling: &Ruling) -> Value {
             "deliveries": letter.map(|letter| letter.deliveries),
             "round": letter.map(|letter| letter.generation),
         },
+        "journal": Evidence::of(facts.steps).summary(),
         "recommended_action": failure.map(recommended_action),
         "systemic": facts.systemic,
         "decided_before": decided,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
 use crate::retry::RetryPolicy;
-use crate::task::{AgentName, Integration, TaskError, TaskType};
+use crate::task::{AgentName, Effect, Integration, TaskError, TaskType};
 
 /// A language model of a provider, written `provider/model`, such as `anthropic/claude-opus-5-5`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,6 +80,16 @@ pub struct Agent {
     pub max_output_tokens: u32,
     /// The most one task may cost, in millionths of a US dollar; none: no limit of the agent's own.
     pub max_micro_usd: Option<u64>,
+    /// The most it may spend within an hour on all its tasks, in millionths of a US dollar; none: only the team's caps.
+    pub max_micro_usd_per_hour: Option<u64>,
+    /// The most calls of a model in one round of a task. Turned up: longer work is finished, a loop costs more.
+    pub max_steps: u32,
+    /// The most calls of tools in one answer. Turned up: larger batches, more done before anybody looks.
+    pub max_tool_calls: u32,
+    /// The most tokens it may read and write within a minute. Turned up: a runaway is noticed later.
+    pub max_tokens_per_minute: u64,
+    /// How long a task may go without a finished step. Turned up: slow tools are waited for, hung ones too.
+    pub stall: Duration,
     /// The tools it may use, by name or pattern.
     pub tools: Vec<String>,
     /// How many deaths it survives.
@@ -109,6 +119,14 @@ impl Agent {
     pub const CONCURRENCY: u32 = 2;
     /// Tokens one answer may have, unless the agent says otherwise: what every vendor's current models allow.
     pub const MAX_OUTPUT_TOKENS: u32 = 8_000;
+    /// Model calls of one round of a task, unless the agent says otherwise.
+    pub const MAX_STEPS: u32 = 50;
+    /// Tool calls of one answer, unless the agent says otherwise.
+    pub const MAX_TOOL_CALLS: u32 = 64;
+    /// Tokens read and written within a minute, unless the agent says otherwise: a full context of today's models.
+    pub const MAX_TOKENS_PER_MINUTE: u64 = 1_000_000;
+    /// The longest without a finished step, unless the agent says otherwise: longer than a model call may take in all.
+    pub const STALL: Duration = Duration::from_secs(15 * 60);
 
     /// An agent that asks `model`, with every default. It takes tasks addressed to it until [`Agent::handling`] says more.
     ///
@@ -127,6 +145,11 @@ impl Agent {
             concurrency: Self::CONCURRENCY,
             max_output_tokens: Self::MAX_OUTPUT_TOKENS,
             max_micro_usd: None,
+            max_micro_usd_per_hour: None,
+            max_steps: Self::MAX_STEPS,
+            max_tool_calls: Self::MAX_TOOL_CALLS,
+            max_tokens_per_minute: Self::MAX_TOKENS_PER_MINUTE,
+            stall: Self::STALL,
             tools: Vec::new(),
             restart: RestartLimits::default(),
             system_prompt: String::new(),
@@ -183,6 +206,17 @@ impl Agent {
     pub fn can_take_over(&self, from: &AgentName, task_type: &TaskType) -> bool {
         self.name != *from && (self.covers_for.contains(from) || self.handles(task_type))
     }
+
+    /// What asking its model for a task does to the world, as far as trying again is concerned. With tools it acts through
+    /// them, and the journal knows of each call whether it may be made again: the asking itself moves no money. Without,
+    /// the asking is the act.
+    #[must_use]
+    pub fn effect_of_asking(&self, of_task: Effect) -> Effect {
+        match of_task {
+            Effect::Payment if !self.tools.is_empty() => Effect::Mutation,
+            Effect::ReadOnly | Effect::Notification | Effect::Mutation | Effect::Payment => of_task,
+        }
+    }
 }
 
 /// `*` at the end of a pattern stands for any rest; anything else must be equal.
@@ -205,6 +239,20 @@ mod tests {
         assert_eq!(model.to_string(), "openrouter/meta-llama/llama-3.3");
         for wrong in ["opus", "anthropic/", "/opus", "anthropic/claude opus"] {
             assert!(wrong.parse::<ModelRef>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn asking_moves_money_where_there_are_no_tools_to_move_it() {
+        for (tools, of_task, expected) in [
+            (&[][..], Effect::Payment, Effect::Payment),
+            (&["mcp:bank/*"], Effect::Payment, Effect::Mutation),
+            (&["mcp:bank/*"], Effect::ReadOnly, Effect::ReadOnly),
+            (&["mcp:bank/*"], Effect::Notification, Effect::Notification),
+        ] {
+            let tools = tools.iter().map(|tool| (*tool).to_owned()).collect();
+            let agent = Agent { tools, ..Agent::new("a", "local/a").expect("an agent") };
+            assert_eq!(agent.effect_of_asking(of_task), expected, "{of_task} {:?}", agent.tools);
         }
     }
 

@@ -61,9 +61,12 @@ impl Validator {
             match reason_of(error.kind()) {
                 OutputReason::MissingField => missing += 1,
                 OutputReason::Constraint => bounds += 1,
-                OutputReason::NotJson | OutputReason::Schema | OutputReason::Empty | OutputReason::SameAgain => {
-                    shape += 1
-                }
+                OutputReason::NotJson
+                | OutputReason::Schema
+                | OutputReason::Empty
+                | OutputReason::ErrorText
+                | OutputReason::NotVerified
+                | OutputReason::SameAgain => shape += 1,
             }
             found.extend(tell(&error));
         }
@@ -106,7 +109,15 @@ pub fn validate(
         let message = format!("the answer is {} bytes; the limit is {ANSWER_LIMIT}", text.len());
         return Err(fault(OutputReason::Constraint, whole(message)));
     }
-    let Some(validator) = validator else { return Ok(Value::String(text.to_owned())) };
+    let Some(validator) = validator else {
+        return match error_text(text) {
+            Some(what) => {
+                let message = format!("this is {what}, not a result; if it cannot be done, say why in a sentence");
+                Err(fault(OutputReason::ErrorText, whole(message)))
+            }
+            None => Ok(Value::String(text.to_owned())),
+        };
+    };
     let value = match serde_json::from_str::<Strict>(unfenced(text)) {
         Ok(Strict(value)) => value,
         Err(error) => {
@@ -118,6 +129,27 @@ pub fn validate(
         None => Ok(value),
         Some((reason, violations)) => Err(fault(reason, violations)),
     }
+}
+
+/// How programs begin when they failed. An answer about an error does not begin so.
+const ERRORS: &[&str] = &["error:", "exception:", "fatal:", "panic:", "traceback (most recent call last)"];
+
+/// Is it the words of a program that failed, handed on as if they were the result? Told by its form alone: how it
+/// begins, or an object with an `error` and nothing that could be a result. A schema is the better net.
+fn error_text(text: &str) -> Option<&'static str> {
+    let begins = |prefix: &&str| {
+        text.trim_start()
+            .as_bytes()
+            .get(..prefix.len())
+            .is_some_and(|head| head.eq_ignore_ascii_case(prefix.as_bytes()))
+    };
+    if ERRORS.iter().any(begins) {
+        return Some("the text of an error");
+    }
+    let value: Value = serde_json::from_str(unfenced(text)).ok()?;
+    let members = value.as_object()?;
+    let only_error = members.keys().all(|key| matches!(key.as_str(), "error" | "message" | "code" | "status" | "type"));
+    (members.get("error").is_some_and(|error| !error.is_null()) && only_error).then_some("an error object")
 }
 
 /// The beginning of an answer, at most [`EXCERPT_LIMIT`] bytes, never cut inside a character.
@@ -331,6 +363,26 @@ mod tests {
             assert_eq!(validate(text, Some(&schema()), None).as_ref(), Ok(&good), "{text}");
         }
         assert_eq!(validate("done.", None, None), Ok(Value::String("done.".to_owned())));
+    }
+
+    #[test]
+    fn an_error_handed_on_as_a_result_is_none() {
+        for (text, refused) in [
+            ("Error: connection refused", true),
+            ("  ERROR: no such file", true),
+            ("Traceback (most recent call last):\n  File \"a.py\"", true),
+            (r#"{"error": "not found"}"#, true),
+            (r#"{"error": {"code": 1}, "message": "no"}"#, true),
+            ("```json\n{\"error\": \"no\"}\n```", true),
+            ("Errors are handled in one place: `main`.", false),
+            ("The error: a missing bracket in line 3.", false),
+            (r#"{"error": null, "message": "fine"}"#, false),
+            (r#"{"error": "none", "verdict": "approve"}"#, false),
+            ("fatalism is not an error", false),
+        ] {
+            let reason = validate(text, None, None).err().map(|fault| fault.reason);
+            assert_eq!(reason, refused.then_some(OutputReason::ErrorText), "{text}");
+        }
     }
 
     #[test]

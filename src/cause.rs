@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Class, Kind};
-use crate::task::{Integration, words};
+use crate::task::{Effect, IdempotencyKey, Integration, words};
 use crate::time::{self, Timestamp};
+use crate::tool::{CallClass, Repeat, ToolRef};
 
 /// Why a delivery did not end in an accepted answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,19 @@ pub enum Cause {
     Llm(Box<LlmFailure>),
     /// The answer came, complete, but breaks the output schema or another rule about answers.
     Output(OutputFault),
+    /// A call of a tool failed in a way the model can do nothing about.
+    Tool(Box<ToolFailure>),
+    /// A call of a tool may or may not have happened, may not be repeated blindly, and no probe could tell.
+    OutcomeUnknown {
+        /// The step of the journal that has no known outcome.
+        step: u32,
+        /// What was called.
+        tool: ToolRef,
+        /// Under which key the other side knows it.
+        key: IdempotencyKey,
+        /// Why nobody knows.
+        why: String,
+    },
     /// The task's own input is unusable; nobody's retry will change that.
     Input {
         /// What is wrong, one entry a violation.
@@ -242,6 +256,83 @@ impl LlmFailure {
     }
 }
 
+words! {
+    /// What broke about a call of a tool, mechanically.
+    ToolFault, "tool fault", "not-offered, bad-arguments, refused, unreachable, timeout, died, protocol, status, gone, too-large, not-text, said-no" {
+        /// The model named a tool it was not offered.
+        NotOffered = "not-offered",
+        /// The arguments are no JSON object, or break the tool's schema.
+        BadArguments = "bad-arguments",
+        /// A rule of ours forbids this call: a host that is not listed, a payment made before.
+        Refused = "refused",
+        /// The server could not be started or reached; nothing was sent.
+        Unreachable = "unreachable",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// The server ended, or the connection broke, under the call.
+        Died = "died",
+        /// The server answered with something its protocol does not allow, or with an error of the protocol.
+        Protocol = "protocol",
+        /// An error status (HTTP).
+        Status = "status",
+        /// The tool was offered, and is not there any more.
+        Gone = "gone",
+        /// The answer is larger than is taken.
+        TooLarge = "too-large",
+        /// The answer is nothing a model can read.
+        NotText = "not-text",
+        /// The tool itself says that it failed.
+        SaidNo = "said-no",
+    }
+}
+
+/// A call of a tool that did not give what was asked, with everything that was seen of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolFailure {
+    /// What was called.
+    pub tool: ToolRef,
+    /// What broke.
+    pub fault: ToolFault,
+    /// What calling it does, and whether it may be repeated.
+    pub class: CallClass,
+    /// Did the call, or a part of it, leave this process?
+    pub sent: bool,
+    /// The HTTP status, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The other side's own word on when to come back, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u64>,
+    /// In words, for people and for the model; at most 4 KiB. Untrusted where a server wrote it.
+    pub detail: String,
+    /// When it was seen, by our clock.
+    pub at: Timestamp,
+    /// How long the call had run.
+    #[serde(with = "time::seconds")]
+    pub elapsed: Duration,
+}
+
+impl ToolFailure {
+    /// Did the other side itself say that it did nothing? If not, and the call was sent, nobody knows.
+    #[must_use]
+    pub fn outcome_seen(&self) -> bool {
+        match self.fault {
+            ToolFault::NotOffered | ToolFault::BadArguments | ToolFault::Refused | ToolFault::Unreachable => true,
+            ToolFault::Gone | ToolFault::SaidNo => true,
+            // It answered, so it was done; only the answer is of no use. With money that is too little to go by.
+            ToolFault::TooLarge | ToolFault::NotText => !self.sent || self.class.effect != Effect::Payment,
+            ToolFault::Status => !self.sent || self.status.is_some_and(|status| status < 500 && status != 408),
+            ToolFault::Timeout | ToolFault::Died | ToolFault::Protocol => !self.sent,
+        }
+    }
+
+    /// May the call have happened, and must it not be repeated blindly?
+    #[must_use]
+    pub fn outcome_unknown(&self) -> bool {
+        !self.outcome_seen() && self.class.repeat == Repeat::Never
+    }
+}
+
 /// One violation of a schema: where, and what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
@@ -273,7 +364,7 @@ pub struct OutputFault {
 
 words! {
     /// What is wrong with an answer.
-    OutputReason, "output reason", "not-json, schema, missing-field, constraint, empty, same-again" {
+    OutputReason, "output reason", "not-json, schema, missing-field, constraint, empty, error-text, not-verified, same-again" {
         /// JSON was asked for and this is none.
         NotJson = "not-json",
         /// JSON of another shape: wrong types, unknown properties.
@@ -284,6 +375,10 @@ words! {
         Constraint = "constraint",
         /// Nothing was answered.
         Empty = "empty",
+        /// An error text where a result was wanted.
+        ErrorText = "error-text",
+        /// Its verification refused it.
+        NotVerified = "not-verified",
         /// To the letter the answer that was refused before.
         SameAgain = "same-again",
     }

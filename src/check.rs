@@ -7,10 +7,12 @@ use std::collections::BTreeSet;
 
 use crate::agent::{Agent, ModelRef};
 use crate::answer::Validator;
-use crate::config::{ChannelConfig, Config};
+use crate::budget;
+use crate::config::{ChannelConfig, Config, Verify};
 use crate::prompt::{self, FILL_VARIABLES, FILLED, SYSTEM_VARIABLES, VARIABLES};
 use crate::spelling::nearest;
 use crate::task::{AgentName, Effect, Integration};
+use crate::tool::{GET, HTTP, KeyPlace, LOCAL, REQUEST, ToolRule, smells_of_money};
 
 /// The integration of scripted models, for tests and demonstrations; it needs no declaration.
 pub const SIMULATED: &str = "simulated";
@@ -53,6 +55,8 @@ pub fn check(config: &Config, integrations: &[Integration]) -> Vec<Flaw> {
         schema_flaw(&format!("prompts.{name}.output-schema"), prompt.output_schema.as_ref(), &mut flaws);
     }
     task_type_flaws(config, &mut flaws);
+    budget_flaws(config, &mut flaws);
+    server_flaws(config, integrations, &mut flaws);
     escalation_flaws(config, &mut flaws);
     if !config.api.listen.ip().is_loopback() && config.api.token.is_none() {
         let message = format!("{} can be reached from other machines, and anybody may call it", config.api.listen);
@@ -128,6 +132,7 @@ fn agent_flaws(config: &Config, agent: &Agent, integrations: &[Integration], fla
             );
         }
     }
+    tool_pattern_flaws(config, agent, &at, flaws);
     template_flaws(&at, agent.name.as_str(), &agent.system_prompt, SYSTEM_VARIABLES, &[], flaws);
     schema_flaw(&format!("{at}.output-schema"), agent.output_schema.as_ref(), flaws);
 }
@@ -183,6 +188,7 @@ fn task_type_flaws(config: &Config, flaws: &mut Flaws) {
                 "remove it",
             );
         }
+        verify_flaws(config, &at, said.verify.as_ref(), flaws);
         let capable: Vec<&str> =
             config.agents.values().filter(|agent| agent.handles(name)).map(|agent| agent.name.as_str()).collect();
         match capable.as_slice() {
@@ -195,6 +201,220 @@ fn task_type_flaws(config: &Config, flaws: &mut Flaws) {
                 flaws.warning(&at, message, format!("let another agent handle it, or cover for `{only}`"));
             }
             [..] => {}
+        }
+    }
+}
+
+fn verify_flaws(config: &Config, at: &str, verify: Option<&Verify>, flaws: &mut Flaws) {
+    match verify {
+        Some(Verify::Agent { agent, prompt }) => {
+            if !config.agents.contains_key(agent) {
+                let names = config.agents.keys().map(AgentName::as_str);
+                let remedy = instead(agent.as_str(), names, "write its file in agents/");
+                flaws.error(&format!("{at}.verify.agent"), format!("there is no agent `{agent}`"), remedy);
+            }
+            if !config.prompts.contains_key(prompt) {
+                let names = config.prompts.keys().map(String::as_str);
+                let remedy = instead(prompt, names, "write its file in prompts/");
+                flaws.error(&format!("{at}.verify.prompt"), format!("there is no prompt `{prompt}`"), remedy);
+            }
+        }
+        Some(Verify::Url { url, .. }) if !config.tools.http.lists(url, "POST") => {
+            let remedy = "add its host to `tools.http.hosts`, with `methods: [POST]`";
+            flaws.error(&format!("{at}.verify.url"), "its host may not be asked with POST", remedy);
+        }
+        Some(Verify::Url { .. } | Verify::Command { .. }) | None => {}
+    }
+}
+
+fn server_flaws(config: &Config, integrations: &[Integration], flaws: &mut Flaws) {
+    let tools = &config.tools;
+    for (name, server) in &tools.mcp {
+        let at = format!("tools.mcp.{name}");
+        let taken = match name.as_str() {
+            LOCAL => Some("the functions made in code are that server"),
+            HTTP => Some("the built-in HTTP request is that server"),
+            SIMULATED => Some("the scripted models are that integration"),
+            _ if config.providers.contains_key(name) || integrations.contains(name) => Some("a provider has that name"),
+            _ => None,
+        };
+        if let Some(why) = taken {
+            let remedy = "give it another name: a name is one remote party with one breaker";
+            flaws.error(&at, format!("a server cannot be called `{name}`: {why}"), remedy);
+        }
+        for (tool, rule) in &server.tools {
+            let at = format!("{at}.tools.{tool}");
+            rule_flaws(&at, tool, rule, flaws);
+            if matches!(rule.key, KeyPlace::Header(_)) {
+                let remedy = "write { argument: name }, or nothing: then it goes into `_meta`";
+                flaws.error(&format!("{at}.key"), "a call of an MCP tool has no headers of its own", remedy);
+            }
+            probe_flaws(&at, (tool, rule), &server.tools, server.trusted, flaws);
+        }
+    }
+    for (tool, rule) in &tools.http.tools {
+        let at = format!("tools.http.tools.{tool}");
+        if ![GET, REQUEST].contains(&tool.as_str()) {
+            let remedy = instead(tool, [GET, REQUEST], "there are `get` and `request`");
+            flaws.error(&at, format!("the HTTP server has no tool `{tool}`"), remedy);
+        }
+        if matches!(rule.key, KeyPlace::Argument(_)) {
+            flaws.error(
+                &format!("{at}.key"),
+                "the key of an HTTP request goes into a header",
+                "write { header: Name }",
+            );
+        }
+        // `get` is read-only by itself.
+        probe_flaws(&at, (tool, rule), &tools.http.tools, true, flaws);
+    }
+    for (tool, rule) in &tools.local {
+        let at = format!("tools.local.{tool}");
+        rule_flaws(&at, tool, rule, flaws);
+        if matches!(rule.key, KeyPlace::Header(_)) {
+            flaws.error(&format!("{at}.key"), "a function has no headers", "write { argument: name }, or nothing");
+        }
+        probe_flaws(&at, (tool, rule), &tools.local, true, flaws);
+    }
+}
+
+fn rule_flaws(at: &str, tool: &str, rule: &ToolRule, flaws: &mut Flaws) {
+    if smells_of_money(tool) && rule.effect != Some(Effect::Payment) {
+        let said = rule.effect.map_or("not declared".to_owned(), |effect| effect.to_string());
+        let message = format!("sounds as if money moved, but its effect is {said}");
+        flaws.warning(at, message, "write `effect: payment`; a payment is never repeated automatically");
+    }
+    if rule.effect == Some(Effect::Payment) && rule.idempotent == Some(true) {
+        let message = "a payment is never repeated automatically; this has no effect";
+        flaws.warning(&format!("{at}.idempotent"), message, "remove it");
+    }
+}
+
+/// A probe that changes something would be a second call in doubt.
+fn probe_flaws<'a>(
+    at: &str,
+    (tool, rule): (&str, &ToolRule),
+    others: impl IntoIterator<Item = (&'a String, &'a ToolRule)>,
+    trusted: bool,
+    flaws: &mut Flaws,
+) {
+    let Some(probe) = &rule.probe else { return };
+    let declared = others.into_iter().find(|(name, _)| **name == probe.tool).and_then(|(_, rule)| rule.effect);
+    let remedy = match declared {
+        _ if probe.tool == tool => "name another tool of this server, one that only reads",
+        Some(Effect::ReadOnly) => return,
+        None if trusted => return,
+        None => {
+            "declare it under `tools`: `effect: read-only`, if that is so; nothing an untrusted server says is believed"
+        }
+        Some(Effect::Notification | Effect::Mutation | Effect::Payment) => "name one that only reads",
+    };
+    let what = if probe.tool == tool { "the call in doubt itself" } else { "not known to be read-only" };
+    flaws.error(&format!("{at}.probe.tool"), format!("the probe `{}` is {what}", probe.tool), remedy);
+}
+
+fn tool_pattern_flaws(config: &Config, agent: &Agent, at: &str, flaws: &mut Flaws) {
+    const FORMS: &str =
+        "write mcp:server/tool, mcp:server/*, mcp:*, http, http:get, or the name of a function made in code";
+    let servers = || config.tools.mcp.keys().map(Integration::as_str);
+    for (i, pattern) in agent.tools.iter().enumerate() {
+        let path = format!("{at}.tools.{i}");
+        if agent.tools[..i].contains(pattern) {
+            flaws.error(&path, format!("`{pattern}` is named twice"), "remove one");
+            continue;
+        }
+        if let Some(rest) = pattern.strip_prefix("mcp:") {
+            let (server, tool) = rest.split_once('/').unwrap_or((rest, ""));
+            if rest == "*" {
+                continue;
+            }
+            if !config.tools.mcp.keys().any(|known| known.as_str() == server) {
+                let otherwise = format!("declare `{server}` under `tools.mcp` in backstop.yaml");
+                let message = format!("there is no MCP server `{server}`");
+                flaws.error(&path, message, instead(server, servers(), &otherwise));
+            } else if tool.is_empty() {
+                flaws.error(
+                    &path,
+                    format!("`{pattern}` names no tool"),
+                    format!("write mcp:{server}/*, or one tool of it"),
+                );
+            } else {
+                let rules = config.tools.mcp.iter().find(|(known, _)| known.as_str() == server);
+                let declared = rules.is_some_and(|(_, server)| server.tools.contains_key(tool));
+                undeclared_money(&path, tool, declared, &format!("tools.mcp.{server}.tools"), flaws);
+            }
+        } else if let Some(tool) = pattern.strip_prefix("http:") {
+            if ![GET, REQUEST].contains(&tool) {
+                let message = format!("the HTTP server has no tool `{tool}`");
+                flaws.error(&path, message, instead(tool, [GET, REQUEST], "write http, http:get or http:request"));
+            }
+        } else if pattern == HTTP {
+            if config.tools.http.hosts.is_empty() {
+                flaws.warning(&path, "no host may be asked", "list some under `tools.http.hosts` in backstop.yaml");
+            }
+        } else if let Some((server, _)) = pattern.split_once('/') {
+            let known = servers().any(|known| known == server);
+            let remedy = if known { format!("write mcp:{pattern}") } else { FORMS.to_owned() };
+            flaws.error(&path, format!("`{pattern}` is no pattern of tools"), remedy);
+        } else if !pattern
+            .strip_suffix('*')
+            .unwrap_or(pattern)
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
+            || matches!(pattern.as_str(), "" | "*")
+        {
+            flaws.error(&path, format!("`{pattern}` is no pattern of tools"), FORMS);
+        } else {
+            let declared = config.tools.local.contains_key(pattern);
+            if servers().any(|known| known == pattern) {
+                let message = format!("`{pattern}` is a server, not a tool");
+                flaws.error(&path, message, format!("write mcp:{pattern}/*, or mcp:{pattern}/ and one of its tools"));
+            } else {
+                undeclared_money(&path, pattern, declared, "tools.local", flaws);
+            }
+        }
+    }
+}
+
+fn undeclared_money(path: &str, tool: &str, declared: bool, section: &str, flaws: &mut Flaws) {
+    // What is declared is looked at where that stands.
+    if smells_of_money(tool) && !declared {
+        let message = format!("`{tool}` sounds as if money moved, and nothing is declared of it");
+        let remedy = format!("write `{tool}: {{ effect: payment }}` under `{section}` in backstop.yaml");
+        flaws.warning(path, message, remedy);
+    }
+}
+
+/// A cap below what a single call sets aside lets nothing pass.
+fn budget_flaws(config: &Config, flaws: &mut Flaws) {
+    let dearest = config.dearest();
+    let mut told = BTreeSet::new();
+    for agent in config.agents.values() {
+        for model in std::iter::once(&agent.model).chain(&agent.fallback_models) {
+            let facts = config.model_facts(model);
+            let least = budget::worst(0, 0, u64::from(agent.max_output_tokens), &facts, &dearest);
+            let limits = format!("agents.{}.limits", agent.name);
+            let mut caps = vec![
+                (format!("{limits}.max-cost-usd"), agent.max_micro_usd),
+                (format!("{limits}.max-usd-per-hour"), agent.max_micro_usd_per_hour),
+                ("budget.max-usd-per-task".to_owned(), config.budget.micro_usd_per_task),
+                ("budget.max-usd-per-hour".to_owned(), config.budget.micro_usd_per_hour),
+                ("budget.max-usd-per-day".to_owned(), config.budget.micro_usd_per_day),
+            ];
+            let handled = config.task_types.iter().filter(|(name, _)| agent.handles(name));
+            caps.extend(handled.map(|(name, said)| (format!("task-types.{name}.max-cost-usd"), said.max_micro_usd)));
+            for (path, cap) in caps {
+                let Some(cap) = cap.filter(|cap| *cap < least) else { continue };
+                if told.insert(path.clone()) {
+                    let [least, cap] = [least, cap].map(budget::dollars);
+                    let message = format!(
+                        "{least} are set aside for a call of {model} by {}: under {cap} none can be made",
+                        agent.name
+                    );
+                    let remedy = "raise it, lower `limits.max-output-tokens`, or say what the model costs under `models` of its provider";
+                    flaws.warning(&path, message, remedy);
+                }
+            }
         }
     }
 }

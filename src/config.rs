@@ -8,11 +8,19 @@ use serde_json::Value;
 
 use crate::agent::{Agent, ModelRef};
 use crate::breaker::BreakerConfig;
+use crate::budget::Caps;
 use crate::prices;
 pub use crate::prices::ModelFacts;
 use crate::prompt::{self, Prompt};
-use crate::retry::RetryPolicy;
+use crate::retry::{Effective, Level, Levels, RetryPolicy};
 use crate::task::{AgentName, Effect, Integration, Priority, TaskType};
+use crate::tool::ToolRule;
+pub use crate::tool_config::{Host, HostRule, HttpConfig, McpConfig, Setting, ToolsConfig, Transport, Verify};
+
+/// How long after its provider's own timers a call is given up by the team.
+pub const GRACE: Duration = Duration::from_secs(60);
+/// How long a call of a provider may take that is made in code and has no timers of its own.
+pub const PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// A team's whole configuration, checked. Built by `definitions/` from files, or in code by library users.
 #[derive(Clone, Debug)]
@@ -28,10 +36,14 @@ pub struct Config {
     pub providers: BTreeMap<Integration, ProviderConfig>,
     /// What is declared of task types.
     pub task_types: BTreeMap<TaskType, TaskTypeConfig>,
+    /// Its servers of tools, and what is declared of their tools.
+    pub tools: ToolsConfig,
     /// The team's default retry policy.
     pub retry: RetryPolicy,
     /// The default breaker of an integration.
     pub breaker: BreakerConfig,
+    /// What may be spent.
+    pub budget: BudgetConfig,
     /// How the CEO decides.
     pub ceo: CeoConfig,
     /// When and how humans are called.
@@ -51,6 +63,8 @@ pub enum Wire {
     Anthropic,
     /// OpenAI Chat Completions, and everything compatible with it.
     OpenAi,
+    /// OpenAI Responses.
+    Responses,
     /// Google Gemini generateContent.
     Gemini,
     /// Ollama's own chat.
@@ -123,6 +137,21 @@ pub struct TaskTypeConfig {
     pub input_schema: Option<Value>,
     /// The schema its answer must meet, above the agent's.
     pub output_schema: Option<Value>,
+    /// How its answer is verified before it is accepted.
+    pub verify: Option<Verify>,
+    /// The most one task of it may cost, in millionths of a US dollar; the agent's and the team's caps hold besides.
+    pub max_micro_usd: Option<u64>,
+}
+
+/// What may be spent, in millionths of a US dollar; none: no cap of the team's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BudgetConfig {
+    /// On one task, over all its rounds. Turned up: long work is finished, a hopeless task costs more.
+    pub micro_usd_per_task: Option<u64>,
+    /// By the whole team within an hour. Turned up: a bad hour costs more.
+    pub micro_usd_per_hour: Option<u64>,
+    /// By the whole team within a day. Turned up: a bad night costs more.
+    pub micro_usd_per_day: Option<u64>,
 }
 
 /// How the CEO decides.
@@ -277,8 +306,10 @@ impl Config {
             prompts: prompt::builtin(),
             providers: BTreeMap::new(),
             task_types: BTreeMap::new(),
+            tools: ToolsConfig::default(),
             retry: defaults::retry(),
             breaker: defaults::breaker(),
+            budget: BudgetConfig::default(),
             ceo: CeoConfig { adviser: None },
             escalation: EscalationConfig {
                 threshold: defaults::ESCALATION_THRESHOLD,
@@ -323,6 +354,27 @@ impl Config {
         self
     }
 
+    /// With this MCP server, in place of one of the same name.
+    #[must_use]
+    pub fn mcp(mut self, name: Integration, server: McpConfig) -> Self {
+        self.tools.mcp.insert(name, server);
+        self
+    }
+
+    /// With this host for the built-in HTTP request, in place of the same.
+    #[must_use]
+    pub fn http_host(mut self, host: Host, rule: HostRule) -> Self {
+        self.tools.http.hosts.insert(host, rule);
+        self
+    }
+
+    /// With this declared of a function made in code, above what its code says.
+    #[must_use]
+    pub fn local_tool(mut self, name: impl Into<String>, rule: ToolRule) -> Self {
+        self.tools.local.insert(name.into(), rule);
+        self
+    }
+
     /// With this retry policy for the whole team.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
@@ -337,13 +389,64 @@ impl Config {
         self
     }
 
-    /// What is known of a model: what the provider declares, else what the dated table knows.
+    /// With these caps for the whole team.
+    #[must_use]
+    pub fn budget(mut self, budget: BudgetConfig) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// What is known of a model: what the provider declares, and field by field what the dated table knows.
     #[must_use]
     pub fn model_facts(&self, model: &ModelRef) -> ModelFacts {
-        self.providers
-            .get(&model.provider)
-            .and_then(|provider| provider.models.get(&model.model).copied())
-            .unwrap_or_else(|| model_facts(&model.model))
+        let provider = self.providers.get(&model.provider);
+        let declared = provider.and_then(|provider| provider.models.get(&model.model)).copied().unwrap_or_default();
+        declared.or(prices::listed(model).unwrap_or_default())
+    }
+
+    /// The longest a call of a provider may take; then it is ended.
+    #[must_use]
+    pub fn call_takes(&self, provider: &Integration) -> Duration {
+        let own = self.providers.get(provider);
+        own.map_or(PATIENCE, |own| own.timeouts.total.saturating_add(GRACE))
+    }
+
+    /// What a model without a known price is taken to cost where money is set aside: the dearest that is known here.
+    #[must_use]
+    pub fn dearest(&self) -> ModelFacts {
+        prices::dearest(self.providers.values().flat_map(|provider| provider.models.values().copied()))
+    }
+
+    /// The caps on a call: for one task the smallest of its type's, its agent's and the team's.
+    #[must_use]
+    pub fn caps(&self, task_type: &TaskType, agent: &AgentName) -> Caps {
+        let of_type = self.task_types.get(task_type).and_then(|said| said.max_micro_usd);
+        let agent = self.agents.get(agent);
+        let of_agent = agent.and_then(|agent| agent.max_micro_usd);
+        Caps {
+            task: [of_type, of_agent, self.budget.micro_usd_per_task].into_iter().flatten().min(),
+            agent_hour: agent.and_then(|agent| agent.max_micro_usd_per_hour),
+            team_hour: self.budget.micro_usd_per_hour,
+            team_day: self.budget.micro_usd_per_day,
+        }
+    }
+
+    /// The policy in force for a type of task in an agent's hands, calling an integration.
+    #[must_use]
+    pub fn policy(&self, task_type: &TaskType, agent: &AgentName, integration: &Integration) -> Effective {
+        let declared = self.task_types.get(task_type).and_then(|declared| declared.retry.as_ref());
+        let agents = self.agents.get(agent).and_then(|agent| agent.retry.as_ref());
+        let provider = self.providers.get(integration).and_then(|provider| provider.retry.as_ref());
+        let level =
+            |name: &str, policy: Option<&RetryPolicy>| Some(Level { name: name.to_owned(), policy: policy.cloned() });
+        Levels {
+            step: None,
+            task_type: level(task_type.as_str(), declared),
+            agent: level(agent.as_str(), agents),
+            integration: level(integration.as_str(), provider),
+            team: self.retry.clone(),
+        }
+        .effective()
     }
 
     /// The prompt that renders a task of this type: what the type names, else the prompt of the type's own name (also
@@ -376,8 +479,46 @@ impl Config {
     }
 }
 
-/// What the dated snapshot of prices knows of a model, by the name its vendor gives it.
-#[must_use]
-pub fn model_facts(model: &str) -> ModelFacts {
-    prices::listed(model).unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn team() -> (Config, TaskType, AgentName) {
+        let agent = Agent::new("cto", "local/large").expect("an agent");
+        let name = agent.name.clone();
+        (Config::new("t").agent(agent), TaskType::new("review").expect("a type"), name)
+    }
+
+    #[test]
+    fn the_smallest_cap_on_a_task_wins() {
+        for (of_type, of_agent, of_team, expected) in [
+            (None, None, None, None),
+            (Some(3), None, None, Some(3)),
+            (None, Some(2), Some(3), Some(2)),
+            (Some(2), Some(3), Some(1), Some(1)),
+            (Some(1), Some(2), Some(3), Some(1)),
+        ] {
+            let (mut config, task_type, agent) = team();
+            config.agents.get_mut(&agent).expect("there").max_micro_usd = of_agent;
+            config.budget.micro_usd_per_task = of_team;
+            let config = config
+                .task_type(task_type.clone(), TaskTypeConfig { max_micro_usd: of_type, ..TaskTypeConfig::default() });
+            assert_eq!(config.caps(&task_type, &agent).task, expected, "{of_type:?} {of_agent:?} {of_team:?}");
+        }
+    }
+
+    #[test]
+    fn caps_by_time_are_the_agents_and_the_teams() {
+        let (mut config, task_type, agent) = team();
+        config.agents.get_mut(&agent).expect("there").max_micro_usd_per_hour = Some(5);
+        let config = config.budget(BudgetConfig {
+            micro_usd_per_task: None,
+            micro_usd_per_hour: Some(7),
+            micro_usd_per_day: Some(9),
+        });
+        let expected = Caps { task: None, agent_hour: Some(5), team_hour: Some(7), team_day: Some(9) };
+        assert_eq!(config.caps(&task_type, &agent), expected);
+        let nobody = AgentName::new("nobody").expect("a name");
+        assert_eq!(config.caps(&task_type, &nobody), Caps { agent_hour: None, ..expected });
+    }
 }

@@ -233,6 +233,8 @@ pub struct SettleFacts<'a> {
     pub policy: &'a RetryPolicy,
     /// The integration the delivery called, or would have.
     pub integration: Option<Integration>,
+    /// Is that integration a server of tools? Then another model would have to wait for it just the same.
+    pub of_tools: bool,
     /// Whether that integration is held now, after this delivery was reported to its guard, and until when.
     pub hold: Option<(Hold, Timestamp)>,
     /// How long the task has waited at holds in this round.
@@ -305,6 +307,8 @@ impl SettleFacts<'_> {
                     Some(due) => due,
                     None => {
                         let failure = parked_too_long(self.integration.clone(), self.parked_for);
+                        let fallback = if self.of_tools { Fallback::Never } else { failure.fallback };
+                        let failure = Failure { fallback, ..failure };
                         return self.give_up(failure, &self.waited_enough());
                     }
                 }
@@ -434,8 +438,11 @@ pub fn deadline_passed(last: Option<&Failure>) -> Failure {
     Failure { class: Class::Logic, integration: last.and_then(|last| last.integration.clone()), ..failure }
 }
 
-/// The failure of something that may or may not have happened: a person looks.
+/// The failure of something that may or may not have happened: a person looks. What was judged so keeps its rule.
 fn outcome_unknown(last: &Failure) -> Failure {
+    if last.kind == Kind::OutcomeUnknown {
+        return last.clone();
+    }
     let message = format!("it may or may not have happened: {}", last.message);
     let failure = ours(Kind::OutcomeUnknown, last.origin, Action::Human, message);
     Failure {
@@ -608,6 +615,7 @@ mod tests {
             previous_delay: Duration::ZERO,
             deadline: None,
             policy,
+            of_tools: false,
             integration: None,
             hold: None,
             parked_for: Duration::ZERO,

@@ -13,6 +13,7 @@ use crate::delivery::Hold;
 use crate::failure::Failure;
 use crate::task::{AgentName, Effect, Integration, Priority, TaskId, TaskType};
 use crate::time::{self, Timestamp};
+use crate::tool::ToolRef;
 
 /// An event as stored: numbered without gaps in the order of commitment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +69,24 @@ pub enum Happening {
         usage: Usage,
         micro_usd: Option<u64>,
     },
+    /// A delivery goes on where an earlier one stopped: what was paid for is not asked again.
+    Resumed {
+        agent: AgentName,
+        task_type: TaskType,
+        model: ModelRef,
+        /// Steps that are kept.
+        steps: u32,
+        /// Tokens that need not be paid again.
+        usage: Usage,
+        /// Their price in millionths of a US dollar, if it is known for all of them.
+        micro_usd: Option<u64>,
+    },
+    /// A conversation was shortened so that it fits a model.
+    Compacted { agent: AgentName, task_type: TaskType, model: ModelRef, results: u32, before: u64, after: u64 },
+    /// Nobody knows whether a call of a tool happened.
+    OutcomeUnknown { agent: AgentName, task_type: TaskType, step: u32, tool: ToolRef, why: String },
+    /// A probe, or a person, found out whether a call happened.
+    OutcomeJudged { agent: AgentName, task_type: TaskType, step: u32, happened: bool, by: String, note: String },
     /// A task waits without spending a delivery.
     Parked { agent: AgentName, task_type: TaskType, why: Hold, integration: Option<Integration>, until: Timestamp },
     /// A delivery was given back; its attempt does not count.

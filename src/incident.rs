@@ -94,6 +94,9 @@ pub struct Incident {
     /// How many messages it has sent, each to one or more channels.
     #[serde(default)]
     pub messages: u32,
+    /// The calls of its tasks of which nobody knows whether they happened, a line each: what, when, under which key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_doubt: Vec<String>,
 }
 
 /// What a human said to an incident.
@@ -174,6 +177,8 @@ pub struct Opening {
     pub why: String,
     /// What the human should do first; the built-in text when absent.
     pub runbook: Option<String>,
+    /// The calls in doubt of its dead letters, a line each, without credentials.
+    pub in_doubt: Vec<String>,
 }
 
 /// What can happen to an open incident.
@@ -181,6 +186,8 @@ pub struct Opening {
 pub enum IncidentCommand {
     /// More dead letters belong to it. Sends nothing by itself.
     Append(Vec<Death>),
+    /// More calls are in doubt. Sends nothing by itself.
+    Doubt(Vec<String>),
     /// What was appended is told.
     Update,
     /// Nobody answered, or it was acknowledged long ago: it is sent again.
@@ -257,7 +264,7 @@ pub struct IncidentChange {
 /// Opens an incident: calls the first on call.
 #[must_use]
 pub fn open(opening: Opening, rules: &Rules, now: Timestamp) -> IncidentChange {
-    let Opening { id, trigger, subject, deaths, why, runbook } = opening;
+    let Opening { id, trigger, subject, deaths, why, runbook, in_doubt } = opening;
     let mut incident = Incident {
         runbook: runbook.unwrap_or_else(|| built_in_runbook(trigger, &id)),
         id,
@@ -278,8 +285,10 @@ pub fn open(opening: Opening, rules: &Rules, now: Timestamp) -> IncidentChange {
         causes: BTreeMap::new(),
         told: 0,
         messages: 1,
+        in_doubt: Vec::new(),
     };
     incident.add(&deaths);
+    incident.doubt(in_doubt);
     incident.told = incident.size();
     incident.summary = summary(&incident, rules);
     let opened = Happening::IncidentOpened { incident: incident.id.clone(), summary: incident.summary.clone() };
@@ -302,6 +311,11 @@ pub fn apply(
         IncidentCommand::Append(deaths) => {
             open_still(&next)?;
             append(&mut next, &deaths, rules, now);
+            (Vec::new(), Vec::new())
+        }
+        IncidentCommand::Doubt(lines) => {
+            open_still(&next)?;
+            next.doubt(lines);
             (Vec::new(), Vec::new())
         }
         IncidentCommand::Update => {
@@ -444,6 +458,14 @@ impl Incident {
         self.answers.push(Answer { state, by: by.to_owned(), at: now, note, covers: self.size() });
     }
 
+    fn doubt(&mut self, lines: Vec<String>) {
+        for line in lines {
+            if self.in_doubt.len() < DOUBTS_MAX && !self.in_doubt.contains(&line) {
+                self.in_doubt.push(line);
+            }
+        }
+    }
+
     fn add(&mut self, deaths: &[Death]) {
         let mut known: BTreeSet<(TaskId, u32)> = self.deaths.iter().copied().collect();
         for death in deaths {
@@ -514,6 +536,8 @@ pub fn counted(incidents: &[Incident]) -> BTreeSet<(TaskId, u32)> {
         .collect()
 }
 
+/// The most calls in doubt an incident names; the dead letters name them all.
+pub const DOUBTS_MAX: usize = 20;
 /// The most characters of a summary (PagerDuty's limit).
 pub const SUMMARY_MAX: usize = 1024;
 
@@ -539,6 +563,11 @@ fn summary(incident: &Incident, rules: &Rules) -> String {
     }
     if !incident.pattern.is_empty() {
         text.push_str(&format!(": {}", shortened(&incident.pattern, 3)));
+    }
+    match incident.in_doubt.as_slice() {
+        [] => {}
+        [one] => text.push_str(&format!("; did this happen? {}", visible(one))),
+        several => text.push_str(&format!("; {} calls may or may not have happened", several.len())),
     }
     let why = visible(&incident.why);
     if !why.is_empty() {
@@ -586,7 +615,7 @@ pub(crate) fn built_in_runbook(trigger: Trigger, id: &str) -> String {
             "check its credentials, billing and address (`backstop check`); then close its breaker and the parked tasks go on by themselves"
         }
         Trigger::Judgement => {
-            "read the dead letter (`backstop dlq show <task>`) and decide (`backstop ceo decide <task> <decision>`)"
+            "read the dead letter (`backstop dlq show <task>`) and decide (`backstop ceo decide <task> <decision>`); if a call is in doubt, look at the other side and say what happened (`backstop task outcome <task> --happened` or `backstop task outcome <task> --did-not-happen`)"
         }
         Trigger::CeoDown => {
             "read the log for why; decide by hand meanwhile (`backstop dlq ls`, `backstop ceo decide <task> <decision>`)"

@@ -6,14 +6,15 @@
 
 use std::time::Duration;
 
-use crate::cause::{Cause, Death, Fault, LlmFailure, OutputFault, OutputReason};
+use crate::cause::{Cause, Death, Fault, LlmFailure, OutputFault, OutputReason, ToolFailure};
 use crate::error_body::{self, ErrorBody};
-use crate::failure::{Action, Class, Failure, Kind, Origin, Profile, Signal};
+use crate::failure::{Action, Class, Failure, Fallback, Kind, Origin, Profile, Signal};
 use crate::hint::{self, Seen};
 use crate::provider_failure::{self, Ruling, Verdict};
 use crate::redact::{one_line, redact};
 use crate::task::{Effect, Integration};
 use crate::time::{Timestamp, format_duration};
+use crate::tool_failure;
 
 /// The longest wait another party may ask of us before it counts as parked.
 pub const HINT_CAP: Duration = Duration::from_secs(300);
@@ -62,6 +63,21 @@ pub fn classify(cause: &Cause, scene: &Scene) -> Judgement {
     match cause {
         Cause::Llm(call) => judge_call(call, scene),
         Cause::Output(fault) => of(kind_of_output(fault), "output", &describe_output(fault)),
+        Cause::Tool(call) => Judgement::Failed(Failure {
+            integration: Some(call.tool.server.clone()),
+            status: call.status,
+            retry_after: call.retry_after_s.map(Duration::from_secs).filter(|asked| !asked.is_zero()),
+            ..judge_tool(call)
+        }),
+        Cause::OutcomeUnknown { step, tool, why, .. } => Judgement::Failed(Failure {
+            integration: Some(tool.server.clone()),
+            ..failure(
+                Kind::OutcomeUnknown,
+                Kind::OutcomeUnknown.profile(),
+                "tool-outcome",
+                &format!("step {step}, {tool}, may or may not have happened: {why}"),
+            )
+        }),
         Cause::Input { violations } => {
             let list: Vec<String> = violations.iter().map(ToString::to_string).collect();
             of(Kind::InvalidInput, "input", &format!("the input is unusable: {}", list.join("; ")))
@@ -110,7 +126,8 @@ pub fn outcome_unknown(cause: &Cause, effect: Effect) -> bool {
     match cause {
         Cause::Llm(call) => call.sent && !outcome_seen(call),
         Cause::Crash(crash) => crash.how != Death::StartFailed,
-        Cause::LeaseLapsed | Cause::Storage { .. } | Cause::Unknown { .. } => true,
+        Cause::LeaseLapsed | Cause::Storage { .. } | Cause::Unknown { .. } | Cause::OutcomeUnknown { .. } => true,
+        Cause::Tool(call) => call.outcome_unknown(),
         Cause::Output(_)
         | Cause::Input { .. }
         | Cause::Reported { .. }
@@ -121,6 +138,13 @@ pub fn outcome_unknown(cause: &Cause, effect: Effect) -> bool {
         | Cause::ParkedTooLong { .. }
         | Cause::NoAgent { .. } => false,
     }
+}
+
+/// May a model have answered, and the answer been lost on the way? Then it may be billed all the same; an answer that
+/// broke off in an error event is billed as far as it had come, and nobody says how far that is.
+#[must_use]
+pub fn answer_lost(call: &LlmFailure) -> bool {
+    call.sent && (call.fault == Fault::ErrorEvent || !outcome_seen(call))
 }
 
 /// Did the other side itself say how the call ended? A gateway that lost its upstream does not know either.
@@ -141,6 +165,17 @@ fn outcome_seen(call: &LlmFailure) -> bool {
         | Fault::Cancelled
         | Fault::Transport => false,
     }
+}
+
+/// A call of a tool that failed under the delivery. Another model would fail the same way.
+fn judge_tool(call: &ToolFailure) -> Failure {
+    let kind = tool_failure::kind(call);
+    let profile = match kind.profile() {
+        profile if profile.fallback == Fallback::Never => profile,
+        profile => Profile { fallback: Fallback::Never, ..profile },
+    };
+    let status = call.status.map(|status| format!(" {status}")).unwrap_or_default();
+    failure(kind, profile, "tool", &format!("{}{status} ({}): {}", call.tool, call.fault, call.detail))
 }
 
 fn judge_call(call: &LlmFailure, scene: &Scene) -> Judgement {
@@ -221,7 +256,7 @@ fn describe_call(call: &LlmFailure, body: &ErrorBody<'_>, code: Option<&str>) ->
 
 fn kind_of_output(fault: &OutputFault) -> Kind {
     match fault.reason {
-        OutputReason::NotJson => Kind::BadOutput,
+        OutputReason::NotJson | OutputReason::ErrorText | OutputReason::NotVerified => Kind::BadOutput,
         OutputReason::Schema => Kind::Schema,
         OutputReason::MissingField => Kind::MissingField,
         OutputReason::Constraint => Kind::Constraint,

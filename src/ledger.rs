@@ -272,6 +272,18 @@ pub enum Refused {
     /// The same decision was taken before.
     #[error("the same decision was taken for this task before")]
     SameDecisionAgain,
+    /// There is no such step in the task's journal.
+    #[error("the task's journal has no step {step}")]
+    NoStep {
+        /// Which.
+        step: u32,
+    },
+    /// What came of the step is known already.
+    #[error("what came of step {step} is known already; `backstop why` tells it")]
+    Concluded {
+        /// Which.
+        step: u32,
+    },
     /// It was replayed as often as it may be.
     #[error("replayed {REPLAYS_MAX} times; decide about it one by one (`backstop ceo decide`)")]
     ReplaysUsedUp,
@@ -490,6 +502,18 @@ pub fn of_this_run(record: &Record, command: &Command, epoch: u64) -> Result<(),
 fn running(record: &Record, fence: u64) -> Result<&Lease, Refused> {
     match &record.lease {
         Some(lease) if record.state == State::Running && lease.fence == fence => Ok(lease),
+        Some(_) | None => Err(Refused::Stale { said: fence, current: record.fence }),
+    }
+}
+
+/// Does this run of the process hold the task under this fence? Who writes an intent into its journal must.
+///
+/// # Errors
+/// [`Refused::Stale`] when the lease is over, another's, or of an earlier run.
+pub fn holds(record: &Record, fence: u64, epoch: u64, now: Timestamp) -> Result<(), Refused> {
+    held(record, fence, now)?;
+    match &record.lease {
+        Some(lease) if lease.epoch == epoch => Ok(()),
         Some(_) | None => Err(Refused::Stale { said: fence, current: record.fence }),
     }
 }

@@ -1,8 +1,9 @@
 //! A dead letter as everybody reads it: the record of a task given up on, under stable names.
 //!
 //! The first nine fields are the seed's, to the letter; scripts written for those find them here. The rest is what an
-//! operator wants at three in the morning: every attempt with its price, who decided what, how things stood. It is
-//! made from the [`Record`] whenever somebody asks; the record is the truth.
+//! operator wants at three in the morning: every attempt with its price, what was done to the world and what is in
+//! doubt, who decided what, how things stood. It is made from the [`Record`] and the journal whenever somebody asks;
+//! they are the truth, and whoever shows it shows it without credentials.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,10 +14,62 @@ use crate::cause::Usage;
 use crate::dead_letter::Circumstances;
 use crate::decision::Decided;
 use crate::delivery::{Amendment, Attempt};
+use crate::doubt::Doubt;
 use crate::failure::{Class, Failure, Kind, Origin};
-use crate::ledger::{LetterStatus, Record};
+use crate::journal::{self, Outcome, Step, Tally};
+use crate::ledger::{LetterStatus, Record, State};
 use crate::task::{AgentName, Effect, IdempotencyKey, Integration, Priority, TaskId, TaskType};
 use crate::time::Timestamp;
+use crate::tool::ToolRef;
+
+/// A call that was carried out: it is not made again, whoever has the task done again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SideEffect {
+    /// Its step in the journal.
+    pub step: u32,
+    /// What was called, of which server.
+    pub tool: ToolRef,
+    /// What calling it does to the world.
+    pub effect: Effect,
+    /// Under which key the other side may know it.
+    pub key: IdempotencyKey,
+    /// When it was sent.
+    pub at: Timestamp,
+    /// The beginning of what it said, or who says that it happened.
+    pub said: String,
+}
+
+impl SideEffect {
+    /// Every call of a journal that was carried out and changes something, oldest first. One that failed in its own
+    /// words is not among them: it says itself that nothing was done.
+    #[must_use]
+    pub fn all(steps: &[Step]) -> Vec<Self> {
+        let done = |step: &Step| {
+            let call = step.call().filter(|call| call.class.effect != Effect::ReadOnly)?;
+            let said = match &step.outcome {
+                Some(Outcome::Returned { text, failed: false, .. }) => text.clone(),
+                Some(Outcome::Judged { happened: true, note, .. }) => note.clone(),
+                Some(
+                    Outcome::Returned { .. }
+                    | Outcome::Judged { .. }
+                    | Outcome::Failed { .. }
+                    | Outcome::Unknown { .. }
+                    | Outcome::Replied(_),
+                )
+                | None => return None,
+            };
+            Some(Self {
+                step: step.number,
+                tool: call.tool.clone(),
+                effect: call.class.effect,
+                key: call.key.clone(),
+                at: step.at,
+                said,
+            })
+        };
+        steps.iter().filter_map(done).collect()
+    }
+}
 
 /// A dead letter, complete. Contains what models and other sides said: data, never instructions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +93,8 @@ pub struct DeadLetter {
     /// What was asked, unchanged.
     pub payload: Value,
 
+    /// Where its task stands.
+    pub state: State,
     /// Where the entry stands.
     pub status: LetterStatus,
     /// The class of the last failure.
@@ -96,12 +151,20 @@ pub struct DeadLetter {
     pub micro_usd: u64,
     /// Attempts that used tokens whose price is unknown: then `micro_usd` is a lower bound.
     pub unpriced_attempts: u32,
+    /// Calls, tokens and money by the journal; what came to nothing is the cost of failure.
+    pub spent: Tally,
+    /// What was done to the world and is not done again.
+    pub side_effects: Vec<SideEffect>,
+    /// Calls of which nobody knows whether they happened: they are answered before anything else is decided.
+    pub in_doubt: Vec<Doubt>,
+    /// Every call of a model and of a tool, oldest first.
+    pub journal: Vec<Step>,
 }
 
 impl DeadLetter {
-    /// The dead letter of a record; `None` when it was never given up on.
+    /// The dead letter of a record with its journal; `None` when it was never given up on.
     #[must_use]
-    pub fn of(record: &Record) -> Option<Self> {
+    pub fn of(record: &Record, steps: &[Step]) -> Option<Self> {
         let Record { task, .. } = record;
         let letter = record.letter.as_ref()?;
         let failure = &letter.failure;
@@ -118,6 +181,7 @@ impl DeadLetter {
             last_error: failure.message.clone(),
             original_subject: format!("tasks.{}.{}", task.agent, task.task_type),
             payload: task.payload.clone(),
+            state: record.state,
             status: letter.status,
             class: failure.class,
             kind: failure.kind,
@@ -148,8 +212,17 @@ impl DeadLetter {
                 .filter_map(|attempt| attempt.spent.micro_usd)
                 .fold(0, u64::saturating_add),
             unpriced_attempts: u32::try_from(unpriced).unwrap_or(u32::MAX),
+            spent: journal::tally(steps),
+            side_effects: SideEffect::all(steps),
+            in_doubt: Doubt::all(steps, running(record)),
+            journal: steps.to_vec(),
         })
     }
+}
+
+/// The fence under which it runs; 0 when it does not.
+fn running(record: &Record) -> u64 {
+    if record.state == State::Running { record.fence } else { 0 }
 }
 
 fn first_failure(record: &Record) -> Option<Timestamp> {
@@ -235,9 +308,9 @@ mod tests {
 
     #[test]
     fn the_nine_fields_of_the_seed_stand_under_their_names() {
-        assert_eq!(DeadLetter::of(&record()), None);
+        assert_eq!(DeadLetter::of(&record(), &[]), None);
         let record = dead();
-        let letter = serde_json::to_value(DeadLetter::of(&record)).expect("json");
+        let letter = serde_json::to_value(DeadLetter::of(&record, &[])).expect("json");
         let id = record.task.id.to_string();
         for (field, expected) in [
             ("id", json!(id)),
@@ -257,8 +330,32 @@ mod tests {
 
     #[test]
     fn unknown_prices_are_not_zero() {
-        let letter = DeadLetter::of(&dead()).expect("a letter");
+        let letter = DeadLetter::of(&dead(), &[]).expect("a letter");
         assert_eq!((letter.usage.total(), letter.micro_usd, letter.unpriced_attempts), (15, 0, 1));
+    }
+
+    #[test]
+    fn the_journal_says_what_was_done_and_what_nobody_knows() {
+        use crate::doubt::tests::{asks, calls};
+        let returned = |failed| Some(Outcome::Returned { text: "ch_1".to_owned(), failed, failure: None });
+        let wants = [("charge", json!({"amount": 5}))];
+        let steps = [
+            asks(1, 1, "x", &wants),
+            calls(2, 1, 1, Effect::Payment, returned(false)),
+            asks(3, 1, "", &wants),
+            calls(4, 1, 3, Effect::ReadOnly, returned(false)),
+            asks(5, 1, "", &wants),
+            calls(6, 1, 5, Effect::Mutation, returned(true)),
+            asks(7, 1, "", &wants),
+            calls(8, 1, 7, Effect::Mutation, None),
+        ];
+        let letter = DeadLetter::of(&dead(), &steps).expect("a letter");
+        let done: Vec<(u32, &str)> =
+            letter.side_effects.iter().map(|effect| (effect.step, effect.said.as_str())).collect();
+        assert_eq!(done, [(2, "ch_1")]);
+        assert_eq!(letter.in_doubt.iter().map(|doubt| doubt.step).collect::<Vec<_>>(), [8]);
+        assert_eq!((letter.spent.asks, letter.spent.calls, letter.spent.micro_usd), (4, 4, 40_000));
+        assert_eq!(letter.journal.len(), 8);
     }
 
     #[test]

@@ -82,6 +82,8 @@ fn by_stop(failure: &LlmFailure, body: &ErrorBody<'_>) -> Verdict {
     let detail = failure.detail.as_str();
     let (kind, rule) = match detail {
         _ if detail.starts_with("empty") => (Kind::EmptyOutput, "stop-empty"),
+        // Ours: so many calls in one answer are a model that turns in circles.
+        _ if detail.starts_with("more than") && detail.contains("tool calls") => (Kind::Loop, "stop-calls"),
         _ if detail.contains("refus") || detail.contains("blocked") => (Kind::Refused, "stop-refusal"),
         _ => (Kind::BadOutput, "stop-unusable"),
     };

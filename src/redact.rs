@@ -1,9 +1,14 @@
 //! What must never be shown: credentials are taken out of every text that leaves the process.
 //!
 //! Two nets. [`redact`] knows the shapes of keys and of the places they stand in; [`Redactor`] also knows the exact
-//! secrets of this process, in plain, Base64, hexadecimal and URL-encoded form. Both rather take out too much.
+//! secrets of this process, in plain, Base64, hexadecimal and URL-encoded form, and what the names in a JSON value
+//! promise. All rather take out too much.
 
 use std::borrow::Cow;
+
+use serde_json::Value;
+
+use crate::secret_name::Promise;
 
 /// What stands where a credential stood.
 pub const MASK: &str = "[redacted]";
@@ -147,6 +152,58 @@ impl Redactor {
             Cow::Borrowed(_) => text,
         }
     }
+
+    /// The same value without credentials: whatever stands under a telling name goes, every other text is looked
+    /// through, texts that are JSON themselves by their own names. Counts such as `max_tokens` stay.
+    #[must_use]
+    pub fn value(&self, value: &Value) -> Value {
+        self.walk(value, Promise::Nothing)
+    }
+
+    fn walk(&self, value: &Value, promise: Promise) -> Value {
+        match value {
+            Value::Null | Value::Bool(_) => value.clone(),
+            Value::Number(_) if promise == Promise::Secret => Value::String(MASK.to_owned()),
+            Value::Number(_) => value.clone(),
+            Value::String(text) if promise.hides(text) => Value::String(MASK.to_owned()),
+            Value::String(text) => Value::String(self.text(text)),
+            Value::Array(items) => match items.as_slice() {
+                // A header as a pair.
+                [Value::String(name), Value::String(text)] if said_by_name(name, text) => {
+                    Value::Array(vec![items[0].clone(), Value::String(MASK.to_owned())])
+                }
+                _ => Value::Array(items.iter().map(|item| self.walk(item, promise)).collect()),
+            },
+            Value::Object(members) => {
+                // A header as `{name, value}`.
+                let named = ["name", "key", "header"].into_iter().find_map(|name| members.get(name)?.as_str());
+                let of = |name: &str, inner: &Value| match (name, named, inner) {
+                    ("value", Some(named), Value::String(text)) if said_by_name(named, text) => Promise::Secret,
+                    _ => promise.within(Promise::of(name), inner),
+                };
+                let kept = members
+                    .iter()
+                    .map(|(name, inner)| (self.redact(name).into_owned(), self.walk(inner, of(name, inner))));
+                Value::Object(kept.collect())
+            }
+        }
+    }
+
+    fn text(&self, text: &str) -> String {
+        if text.trim_start().starts_with(['{', '['])
+            && let Ok(inner) = serde_json::from_str::<Value>(text)
+        {
+            let clean = self.value(&inner);
+            if clean != inner {
+                return clean.to_string();
+            }
+        }
+        self.redact(text).into_owned()
+    }
+}
+
+fn said_by_name(name: &str, text: &str) -> bool {
+    Promise::of(name).hides(text) || (is_secret_header(name) && !text.is_empty())
 }
 
 /// Prefixes of keys, and how many characters must follow.
@@ -183,14 +240,13 @@ const KEYS: &[(&str, usize)] = &[
     ("eyJ", 24),
 ];
 
-/// Names after which, behind `:` or `=`, a credential stands. Compared without case, `_` and `-` alike.
+/// Names after which, behind `:` or `=`, a credential stands. Compared without case; for `-` also `_` or nothing.
 const NAMES: &[&str] = &[
     "proxy-authorization",
     "authorization",
     "x-goog-api-key",
     "x-api-key",
     "api-key",
-    "apikey",
     "routing-key",
     "integration-key",
     "access-token",
@@ -201,8 +257,13 @@ const NAMES: &[&str] = &[
     "secret-access-key",
     "secret-key",
     "private-key",
+    "account-key",
+    "passphrase",
     "password",
     "passwd",
+    "pwd",
+    "credentials",
+    "credential",
     "set-cookie",
     "cookie",
     "secret",
@@ -218,7 +279,12 @@ fn secret_at(text: &str, at: usize) -> Option<(usize, usize)> {
     if !(first.is_ascii_alphabetic() || first == b'-' || first == b':') {
         return None;
     }
-    let starts_word = !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
+    // A word begins after what is neither letter nor digit, and at a hump: `accessToken`.
+    let starts_word = match text[..at].chars().next_back() {
+        Some(before) if first.is_ascii_uppercase() => !before.is_ascii_uppercase() && !before.is_ascii_digit(),
+        Some(before) => !before.is_ascii_alphanumeric(),
+        None => true,
+    };
     if first == b'-' {
         return pem(text, at);
     }
@@ -255,8 +321,8 @@ fn scheme(text: &str, at: usize) -> Option<(usize, usize)> {
 /// `x-api-key: …`, `"api_key": "…"`, `password=…`.
 fn named(text: &str, at: usize) -> Option<(usize, usize)> {
     let rest = &text[at..];
-    let name = NAMES.iter().find(|name| starts_with_name(rest, name))?;
-    let mut end = at + name.len();
+    let (name, length) = NAMES.iter().find_map(|name| Some((name, starts_with_name(rest, name)?)))?;
+    let mut end = at + length;
     let skip = |end: &mut usize, marks: &[char]| {
         let before = *end;
         *end += text[*end..].len() - text[*end..].trim_start_matches(marks).len();
@@ -324,9 +390,20 @@ fn starts_with_ci(text: &str, prefix: &str) -> bool {
     text.as_bytes().get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix.as_bytes()))
 }
 
-fn starts_with_name(text: &str, name: &str) -> bool {
-    let same = |a: u8, b: u8| a.eq_ignore_ascii_case(&b) || (b == b'-' && a == b'_');
-    text.as_bytes().get(..name.len()).is_some_and(|head| head.iter().zip(name.bytes()).all(|(a, b)| same(*a, b)))
+/// How many bytes of the text are this name, if it begins with it.
+fn starts_with_name(text: &str, name: &str) -> Option<usize> {
+    let text = text.as_bytes();
+    let mut at = 0;
+    for wanted in name.bytes() {
+        let found = text.get(at)?;
+        match wanted {
+            b'-' if matches!(found, b'-' | b'_') => at += 1,
+            b'-' => {}
+            _ if found.eq_ignore_ascii_case(&wanted) => at += 1,
+            _ => return None,
+        }
+    }
+    Some(at)
 }
 
 fn percent(text: &str) -> String {
@@ -375,6 +452,9 @@ mod tests {
             ("-----BEGIN PRIVATE KEY-----\nMII cut", "[redacted]"),
             ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc", "[redacted]"),
             ("password = \"hunter 2\"", "password = \"[redacted]\""),
+            ("AccountKey=hunter2;Suffix=core", "AccountKey=[redacted];Suffix=core"),
+            ("accessToken=hunter2 apiKey: hunter2", "accessToken=[redacted] apiKey: [redacted]"),
+            ("DB_PASSWORD=hunter2 dbPassword=hunter2", "DB_PASSWORD=[redacted] dbPassword=[redacted]"),
         ] {
             assert_eq!(redact(text), clean, "{text}");
         }
@@ -430,6 +510,53 @@ mod tests {
     fn base64_is_the_standard_one() {
         for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
             assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn what_a_name_promises_goes_and_counts_stay() {
+        use serde_json::json;
+        let redactor = Redactor::new(["configured-42"]);
+        for (value, clean) in [
+            (json!({"password": "a", "user": "b"}), json!({"password": MASK, "user": "b"})),
+            (json!({"dbPassword": 1234, "DB_PASSWORD": "x"}), json!({"dbPassword": MASK, "DB_PASSWORD": MASK})),
+            (
+                json!({"api_key": "x", "apiKey": "x", "API-Key": "x", "APIKey": "x", "xapikey": "x"}),
+                json!({"api_key": MASK, "apiKey": MASK, "API-Key": MASK, "APIKey": MASK, "xapikey": MASK}),
+            ),
+            (json!({"accessToken": "x", "tokens": ["x", 7]}), json!({"accessToken": MASK, "tokens": [MASK, 7]})),
+            (
+                json!({"secret": {"a": "x", "b": [1, true, null, ""]}}),
+                json!({"secret": {"a": MASK, "b": [MASK, true, null, ""]}}),
+            ),
+            (
+                json!({"headers": [["X-Api-Key", "x"], ["Accept", "y"]]}),
+                json!({"headers": [["X-Api-Key", MASK], ["Accept", "y"]]}),
+            ),
+            (
+                json!([{"name": "Cookie", "value": "a=b"}, {"name": "Host", "value": "h"}]),
+                json!([{"name": "Cookie", "value": MASK}, {"name": "Host", "value": "h"}]),
+            ),
+            (
+                json!({"note": "{\"client_secret\":\"x\",\"n\":1}"}),
+                json!({"note": "{\"client_secret\":\"[redacted]\",\"n\":1}"}),
+            ),
+            (json!({"said": "it is configured-42", "configured-42": 1}), json!({"said": "it is [redacted]", MASK: 1})),
+            (
+                json!({"private_key": "-----BEGIN", "PrivateKeys": ["x"]}),
+                json!({"private_key": MASK, "PrivateKeys": [MASK]}),
+            ),
+        ] {
+            assert_eq!(redactor.value(&value), clean, "{value}");
+            assert_eq!(redactor.value(&clean), clean, "twice");
+        }
+        for same in [
+            json!({"max_tokens": 4096, "tokens": {"input": 5}, "token": 12, "maxTokens": "4096", "token_count": "9"}),
+            json!({"idempotency_key": "order-42", "key": "k", "keys": ["a"], "monkey": "x", "secretary": "Ana"}),
+            json!({"token_type": "refresh", "password_required": "yes", "secret_name": "prod"}),
+            json!({"author": "Ana", "authority": "b", "tokenizer": "c", "note": "{not json", "list": "[1]"}),
+        ] {
+            assert_eq!(redactor.value(&same), same);
         }
     }
 

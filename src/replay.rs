@@ -91,11 +91,14 @@ pub const RATE_MAX: f64 = 1_000.0;
 
 words! {
     /// What would become of one dead letter in a replay.
-    Verdict, "verdict", "replay, needs-person, no-agent, resolved, replays-used-up, already-replaying, after-failed" {
+    Verdict, "verdict", "replay, needs-person, answer-first, no-agent, resolved, replays-used-up, already-replaying, after-failed" {
         /// It would be sent again.
         Replay = "replay",
         /// A payment: a person must name it.
         NeedsPerson = "needs-person",
+        /// Nobody knows whether a call of it happened: a person says so first (`backstop task outcome`), and it goes on
+        /// by itself.
+        AnswerFirst = "answer-first",
         /// No agent can do it any more.
         NoAgent = "no-agent",
         /// It is resolved, discarded or running again already.
@@ -182,28 +185,41 @@ pub fn check(ask: &ReplayAsk) -> Result<(), ReplayRefused> {
 }
 
 /// What would become of each of these dead letters: changes nothing. Records the filter does not select are left out.
-/// `capable` says whether any agent could do it now; `busy` are the letters other replays have.
+/// `capable` says whether any agent could do it now; `taken` are the letters that are not free for it.
 #[must_use]
-pub fn plan(ask: &ReplayAsk, records: &[Record], capable: &dyn Fn(&Record) -> bool, busy: &BTreeSet<TaskId>) -> Plan {
+pub fn plan(ask: &ReplayAsk, records: &[Record], capable: &dyn Fn(&Record) -> bool, taken: &Taken) -> Plan {
     let mut chosen: Vec<&Record> =
         records.iter().filter(|record| record.letter.is_some() && selects(&ask.filter, record)).collect();
     chosen.sort_by_key(|record| (record.letter.as_ref().map(|letter| letter.first_at), record.task.id));
     let keys = shared_keys(ask, &chosen);
     in_key_order(&mut chosen, &keys);
-    let entries = chosen.iter().map(|record| (record.task.id, verdict(ask, record, capable(record), busy))).collect();
+    let entries = chosen.iter().map(|record| (record.task.id, verdict(ask, record, capable(record), taken))).collect();
     Plan { entries, keys }
+}
+
+/// The dead letters that are not free for a replay.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Taken {
+    /// Those other replays have.
+    pub busy: BTreeSet<TaskId>,
+    /// Those with a call of which nobody knows whether it happened.
+    pub in_doubt: BTreeSet<TaskId>,
 }
 
 /// What would become of this dead letter now. Looked at in the plan and once more when its turn comes.
 #[must_use]
-pub fn verdict(ask: &ReplayAsk, record: &Record, capable: bool, busy: &BTreeSet<TaskId>) -> Verdict {
+pub fn verdict(ask: &ReplayAsk, record: &Record, capable: bool, taken: &Taken) -> Verdict {
     let status = record.letter.as_ref().map(|letter| letter.status);
-    if busy.contains(&record.task.id) {
+    if taken.busy.contains(&record.task.id) {
         return Verdict::AlreadyReplaying;
     }
     match (record.state, status) {
         (State::Dead | State::WaitingHuman, Some(LetterStatus::Open | LetterStatus::WithHuman)) => {}
         _ => return Verdict::Resolved,
+    }
+    // Naming it does not help: whether it is done again hangs on what happened.
+    if taken.in_doubt.contains(&record.task.id) {
+        return Verdict::AnswerFirst;
     }
     if record.task.effect == Effect::Payment && !ask.payments.contains(&record.task.id) {
         return Verdict::NeedsPerson;

@@ -1,5 +1,9 @@
 //! Whether an agent goes in circles: the same call again and again, or a cycle of calls, compared with their arguments.
 
+use std::time::Duration;
+
+use crate::time::format_duration;
+
 /// One call of a tool, as it is compared: its name and the arguments to the letter.
 pub type Step<'a> = (&'a str, &'a str);
 
@@ -30,6 +34,20 @@ pub enum Stuck {
         made: u64,
         /// Steps allowed.
         allowed: u64,
+    },
+    /// It reads and writes tokens faster than work does.
+    Velocity {
+        /// Tokens within the window.
+        tokens: u64,
+        /// Tokens allowed in it.
+        allowed: u64,
+    },
+    /// It is busy, and nothing gets finished.
+    Stalled {
+        /// How long ago something was finished.
+        since_progress: Duration,
+        /// How long that may be.
+        limit: Duration,
     },
 }
 
@@ -74,6 +92,18 @@ pub fn out_of_steps(made: u64, allowed: u64) -> Option<Stuck> {
     (made >= allowed).then_some(Stuck::Steps { made, allowed })
 }
 
+/// Has it used more tokens within a window than it may? All that were allowed may be used.
+#[must_use]
+pub fn too_fast(tokens_in_window: u64, allowed: u64) -> Option<Stuck> {
+    (tokens_in_window > allowed).then_some(Stuck::Velocity { tokens: tokens_in_window, allowed })
+}
+
+/// Has nothing been finished for so long that nothing will be?
+#[must_use]
+pub fn stalled(since_progress: Duration, limit: Duration) -> Option<Stuck> {
+    (since_progress >= limit).then_some(Stuck::Stalled { since_progress, limit })
+}
+
 impl Stuck {
     /// What was seen, in words, for [`crate::cause::Cause::Loop`].
     #[must_use]
@@ -82,15 +112,15 @@ impl Stuck {
             Self::Circle { evidence, .. } => evidence.clone(),
             Self::Chant { words } => format!("says {CHANT_REPEATS} times in a row: {words}"),
             Self::Steps { made, allowed } => format!("step {made} of at most {allowed}"),
+            Self::Velocity { tokens, allowed } => format!("{tokens} tokens within a minute of at most {allowed}"),
+            Self::Stalled { since_progress, limit } => {
+                // Whole seconds: a timer is a millisecond late, and nobody wants to know.
+                let since = Duration::from_secs(since_progress.as_secs());
+                let [since, limit] = [since, *limit].map(format_duration);
+                format!("no step finished for {since}; at most {limit} are allowed")
+            }
         }
     }
-}
-
-/// Has it spent its budget? Answers with the evidence for [`crate::cause::Cause::Budget`]. Amounts are in USD.
-#[must_use]
-pub fn out_of_budget(spent: f64, budget: f64) -> Option<String> {
-    // An amount nobody knows is not one that is left.
-    (spent >= budget || spent.is_nan() || budget.is_nan()).then(|| format!("spent ${spent:.2} of ${budget:.2}"))
 }
 
 #[cfg(test)]
@@ -100,7 +130,7 @@ mod tests {
     fn length_of_circle(history: &[Step<'_>]) -> Option<usize> {
         match circle(history)? {
             Stuck::Circle { length, .. } => Some(length),
-            Stuck::Chant { .. } | Stuck::Steps { .. } => None,
+            Stuck::Chant { .. } | Stuck::Steps { .. } | Stuck::Velocity { .. } | Stuck::Stalled { .. } => None,
         }
     }
 
@@ -149,8 +179,31 @@ mod tests {
     fn limits_are_reached_when_nothing_is_left() {
         assert_eq!(out_of_steps(49, 50), None);
         assert_eq!(out_of_steps(50, 50), Some(Stuck::Steps { made: 50, allowed: 50 }));
-        assert_eq!(out_of_budget(4.99, 5.0), None);
-        assert_eq!(out_of_budget(5.2, 5.0).as_deref(), Some("spent $5.20 of $5.00"));
-        assert!(out_of_budget(f64::NAN, 5.0).is_some());
+    }
+
+    #[test]
+    fn a_runaway_is_told_by_its_tokens_within_a_minute() {
+        for (tokens, allowed, expected) in [
+            (0, 0, None),
+            (1_000_000, 1_000_000, None),
+            (1_000_001, 1_000_000, Some("1000001 tokens within a minute of at most 1000000")),
+        ] {
+            let evidence = too_fast(tokens, allowed).map(|stuck| stuck.evidence());
+            assert_eq!(evidence.as_deref(), expected, "{tokens} {allowed}");
+        }
+    }
+
+    #[test]
+    fn a_stall_is_told_by_the_time_since_a_step_was_finished() {
+        let limit = Duration::from_secs(900);
+        for (since, expected) in [
+            (0, None),
+            (899, None),
+            (900, Some("no step finished for 15m; at most 15m are allowed")),
+            (930, Some("no step finished for 15m30s; at most 15m are allowed")),
+        ] {
+            let evidence = stalled(Duration::from_secs(since), limit).map(|stuck| stuck.evidence());
+            assert_eq!(evidence.as_deref(), expected, "{since}");
+        }
     }
 }

@@ -28,7 +28,7 @@ struct House {
 
 /// Whoever is asked to fail fails for good; everybody else answers at once.
 fn script(request: &Request, _: u64) -> Scripted {
-    let asked = request.messages.iter().any(|message| message.text.contains("please fail"));
+    let asked = request.messages.iter().any(|message| message.text().contains("please fail"));
     let provider = "sim".parse().expect("a name");
     if asked {
         Scripted::status(provider, 500, "{}", Timestamp::from_millis(0))

@@ -87,7 +87,6 @@ const LONG: &[(&str, &str)] = &[
     ("src/ledger.rs", "the one state machine of a task: every command in every state, half of it tests"),
     ("src/team/desk.rs", "a list: one short method for each thing an operator can ask"),
     ("tests/team.rs", "a list: one story each of a task and its actors"),
-    ("tests/providers.rs", "a list: the same promises for each of four wires"),
 ];
 
 /// The modules of `lib.rs` in reading order: files first, then folders.

@@ -234,6 +234,7 @@ pub(crate) fn facts(policy: &RetryPolicy) -> SettleFacts<'_> {
         previous_delay: Duration::ZERO,
         deadline: None,
         policy,
+        of_tools: false,
         integration: None,
         hold: None,
         parked_for: Duration::ZERO,

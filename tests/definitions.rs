@@ -5,11 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use backstop::config::Config;
+use backstop::budget::Caps;
+use backstop::config::{Config, Verify, Wire};
 use backstop::definitions::{Diagnostic, Problems, Purpose, load, templates};
 use backstop::prompt;
 use backstop::retry::{Backoff, Jitter, RetryPolicy};
+use backstop::task::{Effect, TaskType};
+use backstop::tool::{KeyPlace, Probe, Sign, ToolRef, ToolRule};
+use backstop::tools::servers;
 use proptest::prelude::*;
+use secrecy::ExposeSecret;
+use serde_json::json;
 
 /// A directory that goes away.
 struct Dir(PathBuf);
@@ -136,6 +142,86 @@ fn every_bad_configuration_is_refused_with_place_and_remedy() {
 }
 
 #[test]
+fn tools_are_read_as_they_are_written() {
+    let team = r#"team: t
+providers: { anthropic: { api-key: "${ANTHROPIC_API_KEY}" } }
+task-types:
+  code_review: { effect: read-only, verify: { command: [cargo, test], within: 10m } }
+  bug_fix: { effect: read-only, verify: { url: "https://api.example.com/verify" } }
+  deploy: { effect: mutation, verify: { agent: cto } }
+tools:
+  mcp:
+    github:
+      command: [github-mcp-server, stdio]
+      env: { GITHUB_TOKEN: "${ANTHROPIC_API_KEY}", LOG: verbose }
+      trusted: true
+      start-within: 10s
+      tools:
+        create_issue:
+          effect: mutation
+          idempotent: true
+          key: { argument: idempotency_key }
+          call-within: 2m
+          probe:
+            tool: search_issues
+            arguments: { q: "$key", limit: 1 }
+            happened: { at: /found, is: true }
+            did-not-happen: { at: /found, is: false }
+    docs: { url: "https://mcp.example.com/mcp", headers: { Authorization: "Bearer ${ANTHROPIC_API_KEY}" } }
+  http:
+    hosts:
+      api.example.com: { methods: [GET, POST], headers: { Authorization: "Bearer ${ANTHROPIC_API_KEY}" } }
+      "localhost:8080": {}
+    call-within: 20s
+  local: { weather: { effect: read-only } }
+"#;
+    let dir = but(&[("backstop.yaml", team.as_bytes())]);
+    let loaded = load(&dir.0, &env, Purpose::Run).unwrap_or_else(|problems| panic!("{}", told(&problems.errors)));
+    let config = loaded.config;
+    let tool = |text: &str| text.parse::<ToolRef>().expect("a tool");
+    let expected = ToolRule {
+        effect: Some(Effect::Mutation),
+        idempotent: Some(true),
+        key: KeyPlace::Argument("idempotency_key".to_owned()),
+        probe: Some(Probe {
+            tool: "search_issues".to_owned(),
+            arguments: json!({"q": "$key", "limit": 1}).as_object().expect("an object").clone(),
+            happened: Sign { at: "/found".to_owned(), is: json!(true) },
+            did_not_happen: Sign { at: "/found".to_owned(), is: json!(false) },
+        }),
+        timeout: Some(Duration::from_secs(120)),
+    };
+    assert_eq!(config.tools.rule(&tool("github/create_issue")), Some(&expected));
+    assert_eq!(config.tools.rule(&tool("local/weather")).and_then(|rule| rule.effect), Some(Effect::ReadOnly));
+    for (name, within, trusted) in [
+        ("github/create_issue", 120, true),
+        ("github/search_issues", 60, true),
+        ("docs/search", 60, false),
+        ("http/get", 20, true),
+        ("local/weather", 30, true),
+        ("nobody/knows", 60, false),
+    ] {
+        assert_eq!(config.tools.call_within(&tool(name)), Duration::from_secs(within), "{name}");
+        assert_eq!(config.tools.trusted(&tool(name).server), trusted, "{name}");
+    }
+    let verify = |name: &str| {
+        config.task_types.iter().find(|(known, _)| known.as_str() == name).and_then(|(_, said)| said.verify.clone())
+    };
+    let command = ["cargo", "test"].map(str::to_owned).into();
+    assert_eq!(verify("code_review"), Some(Verify::Command { command, within: Duration::from_secs(600) }));
+    let url = "https://api.example.com/verify".to_owned();
+    assert_eq!(verify("bug_fix"), Some(Verify::Url { url, within: Duration::from_secs(600) }));
+    let agent = config.agents.keys().next().expect("cto").clone();
+    assert_eq!(verify("deploy"), Some(Verify::Agent { agent, prompt: "verify".to_owned() }));
+    let secrets: Vec<String> = config.tools.secrets().iter().map(|secret| secret.expose_secret().to_owned()).collect();
+    assert_eq!(secrets, ["Bearer sk-test", "sk-test", "Bearer sk-test"], "not what stands in the file for all to see");
+    assert!(!format!("{:?}", config.tools).contains("sk-test"));
+    // Nothing is started, and what is configured can be made.
+    let names: Vec<String> = servers(&config).expect("made").iter().map(|server| server.name().to_string()).collect();
+    assert_eq!(names, if cfg!(feature = "mcp") { &["docs", "github", "http"][..] } else { &["http"] });
+}
+
+#[test]
 fn the_shipped_files_are_sound() {
     let loaded = load(Path::new(env!("CARGO_MANIFEST_DIR")), &env, Purpose::Run)
         .unwrap_or_else(|problems| panic!("{}", told(&problems.errors)));
@@ -196,6 +282,26 @@ fn a_team_of_one_file_and_one_agent_loads_with_every_default() {
         loaded.config.agents.values().next().map(|cto| cto.system_prompt.as_str()),
         Some("You are the CTO of {{ team.name }}.")
     );
+}
+
+#[test]
+fn each_wire_has_its_word_and_known_names_need_none() {
+    for (name, said, wire, base_url) in [
+        ("openai", "", Wire::OpenAi, "https://api.openai.com/v1"),
+        ("openai", "wire: openai-responses", Wire::Responses, "https://api.openai.com/v1"),
+        ("mine", "wire: openai, base-url: \"http://127.0.0.1:1/v1\"", Wire::OpenAi, "http://127.0.0.1:1/v1"),
+        ("mine", "wire: openai-responses, base-url: \"http://127.0.0.1:1\"", Wire::Responses, "http://127.0.0.1:1"),
+        ("mine", "wire: anthropic, base-url: \"http://127.0.0.1:1\"", Wire::Anthropic, "http://127.0.0.1:1"),
+        ("mine", "wire: gemini, base-url: \"http://127.0.0.1:1\"", Wire::Gemini, "http://127.0.0.1:1"),
+        ("mine", "wire: ollama, base-url: \"http://127.0.0.1:1\"", Wire::Ollama, "http://127.0.0.1:1"),
+    ] {
+        let anthropic = "anthropic: { api-key: \"${ANTHROPIC_API_KEY}\" }";
+        let team = TEAM.replace(anthropic, &format!("{anthropic}, {name}: {{ {said} }}"));
+        let dir = but(&[("backstop.yaml", team.as_bytes())]);
+        let loaded = load(&dir.0, &env, Purpose::Run).unwrap_or_else(|problems| panic!("{}", told(&problems.errors)));
+        let (_, provider) = loaded.config.providers.iter().find(|(known, _)| known.as_str() == name).expect(name);
+        assert_eq!((provider.wire, provider.base_url.as_str()), (wire, base_url), "{name} {said}");
+    }
 }
 
 #[test]
@@ -319,6 +425,35 @@ fn policies_begin_with_a_preset_and_differ_where_they_say_so() {
         let loaded = load(&dir.0, &env, Purpose::Run).unwrap_or_else(|problems| panic!("{}", told(&problems.errors)));
         assert_eq!(loaded.config.retry, expected, "{written}");
     }
+}
+
+#[test]
+fn what_may_be_spent_is_said_of_the_team_an_agent_and_a_type() {
+    let team = TEAM.replace("effect: read-only", "effect: read-only, max-cost-usd: 0.5").replace(
+        "${ANTHROPIC_API_KEY}\"",
+        "${ANTHROPIC_API_KEY}\", models: { claude-opus-5-5: { context: 200000, max-output: 9000 } }",
+    ) + "budget: { max-usd-per-task: 1, max-usd-per-hour: 2.5, max-usd-per-day: 20 }\n";
+    let limits = "limits: { max-cost-usd: 0.75, max-usd-per-hour: 2, max-steps: 9, max-tool-calls: 3, max-tokens-per-minute: 5000, stall: 90s }";
+    let cto = CTO.replace("handles:", &format!("{limits}\nhandles:"));
+    let dir = but(&[("backstop.yaml", team.as_bytes()), ("agents/cto.md", cto.as_bytes())]);
+    let config =
+        load(&dir.0, &env, Purpose::Run).unwrap_or_else(|problems| panic!("{}", told(&problems.errors))).config;
+    let cto = config.agents.values().next().expect("an agent");
+    assert_eq!((cto.max_steps, cto.max_tool_calls, cto.max_tokens_per_minute), (9, 3, 5_000));
+    assert_eq!(cto.stall, Duration::from_secs(90));
+    let task_type = TaskType::new("code_review").expect("a type");
+    assert_eq!(
+        config.caps(&task_type, &cto.name),
+        Caps {
+            task: Some(500_000),
+            agent_hour: Some(2_000_000),
+            team_hour: Some(2_500_000),
+            team_day: Some(20_000_000)
+        }
+    );
+    let facts = config.model_facts(&cto.model);
+    assert_eq!((facts.context, facts.max_output), (Some(200_000), Some(9_000)));
+    assert_eq!(facts.usd_per_million_input, Some(4.0), "what is not said is as in the snapshot");
 }
 
 #[test]

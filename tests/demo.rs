@@ -28,7 +28,7 @@ fn call(server: &OutageServer, wire: Wire, stream: bool, prompt: &str) -> reqwes
     }
     let request = match wire {
         Wire::OpenAi => client().post(format!("{}/chat/completions", server.base_url(wire))).bearer_auth("sk-nothing"),
-        Wire::Anthropic | Wire::Gemini | Wire::Ollama => client()
+        Wire::Anthropic | Wire::Responses | Wire::Gemini | Wire::Ollama => client()
             .post(format!("{}/v1/messages", server.base_url(wire)))
             .header("x-api-key", "sk-nothing")
             .header("anthropic-version", "2023-06-01"),
@@ -329,13 +329,19 @@ async fn the_demo_shows_every_scene_and_its_ledger_balances() {
         "{screen}"
     );
     assert!(outcome.failed.total() > 0 && outcome.failed.total() < outcome.spent.total());
+    // List, search, three files: each once, whatever came between.
+    assert_eq!(outcome.tool_calls, 5, "{screen}");
+    assert!(
+        outcome.saved.total() > 1_000 && screen.contains("tokens not paid again thanks to the journal"),
+        "{screen}"
+    );
     assert!(screen.contains("60 submitted = ") && screen.contains(", lost 0"), "{screen}");
     assert!(!screen.contains('\x1b'), "plain is plain");
     let first_word = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
     let words: BTreeSet<String> = screen.lines().filter(|line| line.contains(':')).filter_map(first_word).collect();
     for word in [
         "retry", "breaker", "parked", "probe", "gate", "invalid", "panic", "again", "dead", "payment", "ceo", "page",
-        "human",
+        "human", "resume",
     ] {
         assert!(words.contains(word), "no line says `{word}`:\n{screen}");
     }

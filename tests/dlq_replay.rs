@@ -10,7 +10,7 @@ use backstop::delivery::{AttemptEnd, Settlement, Spent};
 use backstop::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
 use backstop::ledger::{self, Command, Record, State};
 use backstop::query::Filter;
-use backstop::replay::{self, Fate, Plan, Replay, ReplayAsk, ReplayCommand, ReplayState, Turn, Verdict};
+use backstop::replay::{self, Fate, Plan, Replay, ReplayAsk, ReplayCommand, ReplayState, Taken, Turn, Verdict};
 use backstop::task::{AgentName, Effect, Integration, Priority, Task, TaskId, TaskType};
 use backstop::time::Timestamp;
 use serde_json::json;
@@ -96,6 +96,8 @@ struct World {
     /// When each letter was released, in milliseconds since the replay began.
     released: Vec<(i64, TaskId)>,
     fails: Fails,
+    /// Letters with a call of which nobody knows whether it happened.
+    in_doubt: BTreeSet<TaskId>,
     held: Option<(i64, i64)>,
     paused: Option<(i64, i64)>,
     cancelled: Option<i64>,
@@ -118,6 +120,7 @@ impl World {
             ask,
             released: Vec::new(),
             fails: Fails::None,
+            in_doubt: BTreeSet::new(),
             held: None,
             paused: None,
             cancelled: None,
@@ -153,6 +156,11 @@ impl World {
                 }
                 "filter" if value.as_str() == Some("all") => {}
                 "filter" => world.ask.filter = filter(value.as_table().expect("a filter")),
+                "in_doubt" => {
+                    let doubted = words(value);
+                    let ids = world.names.iter().filter(|(_, name)| doubted.contains(name)).map(|(id, _)| *id);
+                    world.in_doubt = ids.collect();
+                }
                 "named" => {
                     let named = words(value);
                     let ids = world.names.iter().filter(|(_, name)| named.contains(name)).map(|(id, _)| *id);
@@ -286,8 +294,9 @@ impl World {
     }
 
     fn plan(&self, ask: &ReplayAsk, busy: &BTreeSet<TaskId>) -> Plan {
+        let taken = Taken { busy: busy.clone(), in_doubt: self.in_doubt.clone() };
         let records: Vec<Record> = self.records.values().cloned().collect();
-        replay::plan(ask, &records, &|record| record.agent.as_str() != GONE, busy)
+        replay::plan(ask, &records, &|record| record.agent.as_str() != GONE, &taken)
     }
 
     /// What a team does: stores each step before it releases, and comes back when it said it would.
@@ -362,7 +371,12 @@ impl World {
         Some(Turn {
             task,
             generation: record.generation,
-            verdict: replay::verdict(&replay.ask, record, capable, &BTreeSet::new()),
+            verdict: replay::verdict(
+                &replay.ask,
+                record,
+                capable,
+                &Taken { busy: BTreeSet::new(), in_doubt: self.in_doubt.clone() },
+            ),
             held: held.then(|| "the breaker of anthropic is open".to_owned()),
         })
     }
@@ -370,6 +384,7 @@ impl World {
     fn planned(&self, plan: &Plan, what: &str) -> i64 {
         count(match what {
             "would_replay" => plan.count(Verdict::Replay),
+            "answer_first" => plan.count(Verdict::AnswerFirst),
             "needs_human" => plan.count(Verdict::NeedsPerson),
             "would_fail_no_agent" => plan.count(Verdict::NoAgent),
             "skipped_resolved" => plan.count(Verdict::Resolved),

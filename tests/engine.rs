@@ -75,12 +75,12 @@ impl Site for OnDisk {
 
 #[tokio::test]
 async fn memory_keeps_the_contract() {
-    assert_eq!(conformance::check(InMemory::default).await.len(), 11);
+    assert_eq!(conformance::check(InMemory::default).await.len(), 12);
 }
 
 #[tokio::test]
 async fn embedded_keeps_the_contract() {
-    assert_eq!(conformance::check(OnDisk::new).await.len(), 11);
+    assert_eq!(conformance::check(OnDisk::new).await.len(), 12);
 }
 
 /// Where the child of a crash test works, and what it does there.
@@ -263,6 +263,19 @@ async fn a_full_disk_refuses_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_store_of_format_1_is_brought_to_ours() {
+    brought_to_ours(
+        "DROP TABLE step; DROP VIEW steps; DROP TABLE failure_hour; DROP VIEW tasks; DROP VIEW dlq;
+         PRAGMA user_version=1;",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_of_format_2_is_brought_to_ours() {
+    brought_to_ours("DROP TABLE step; DROP VIEW steps; PRAGMA user_version=2;").await;
+}
+
+async fn brought_to_ours(back: &str) {
     let scratch = Scratch::new();
     let engine = Embedded::open(scratch.path(), at(0)).expect("the store opens");
     for n in 0..3 {
@@ -275,8 +288,7 @@ async fn a_store_of_format_1_is_brought_to_ours() {
     let (rates, path) = (engine.failure_rates(at(3_000)).await.expect("read"), engine.path());
     drop(engine);
     let file = Connection::open(&path).expect("a file");
-    file.execute_batch("DROP TABLE failure_hour; DROP VIEW tasks; DROP VIEW dlq; PRAGMA user_version=1;")
-        .expect("back");
+    file.execute_batch(back).expect("back");
     drop(file);
     let engine = Embedded::open(scratch.path(), at(0)).expect("the store opens");
     assert_eq!(rates[0].failures, 2);
@@ -305,7 +317,7 @@ fn a_file_that_is_not_our_store_is_refused() {
         let file = Connection::open(path).expect("a file");
         file.pragma_update(None, "user_version", 99).expect("written");
     });
-    assert!(matches!(newer, Error::NewerFormat { found: 99, known: 2, .. }), "{newer}");
+    assert!(matches!(newer, Error::NewerFormat { found: 99, known: 3, .. }), "{newer}");
     let garbage = opened(&|path| std::fs::write(path, "not a database, however long ".repeat(99)).expect("written"));
     assert!(matches!(garbage, Error::NotAStore { .. }), "{garbage}");
     let foreign = opened(&|path| {

@@ -33,7 +33,7 @@ fn death(i: u8, kind: Kind, integration: &str) -> Death {
 
 fn opened(id: &str, trigger: Trigger, subject: &str, deaths: Vec<Death>) -> Incident {
     let (id, subject) = (id.to_owned(), subject.to_owned());
-    let opening = Opening { id, trigger, subject, deaths, why: String::new(), runbook: None };
+    let opening = Opening { id, trigger, subject, deaths, why: String::new(), runbook: None, in_doubt: Vec::new() };
     incident::open(opening, &Rules::default(), NOW).incident
 }
 

@@ -60,6 +60,7 @@ fn fate(record: &Record, failure: Failure, now: Timestamp) -> Settlement {
         previous_delay: Duration::ZERO,
         deadline: None,
         policy: &policy,
+        of_tools: false,
         integration: None,
         hold: None,
         parked_for: Duration::ZERO,

@@ -259,6 +259,7 @@ impl World {
                         deaths,
                         why: String::new(),
                         runbook: None,
+                        in_doubt: Vec::new(),
                     };
                     self.said.push((self.now, "page".to_owned()));
                     self.store(incident::open(opening, &rules, now));
@@ -355,6 +356,7 @@ fn a_page_that_is_refused_goes_through_every_other_channel_at_once() {
         deaths: Vec::new(),
         why: String::new(),
         runbook: None,
+        in_doubt: Vec::new(),
     };
     let opened = incident::open(opening, &Rules::default(), now);
     let first = outbox::pages(&opened.incident, &opened.pages[0], "acme", &steps, now);
@@ -397,6 +399,7 @@ fn a_page_is_tried_for_a_day_and_retry_after_is_a_floor() {
             deaths: Vec::new(),
             why: String::new(),
             runbook: None,
+            in_doubt: Vec::new(),
         };
         let opened = incident::open(opening, &Rules::default(), Timestamp::from_millis(0));
         outbox::pages(&opened.incident, &opened.pages[0], "acme", &[], Timestamp::from_millis(0)).remove(0)

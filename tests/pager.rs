@@ -45,6 +45,7 @@ fn pages_of(commands: Vec<IncidentCommand>, runbook: Option<String>) -> Vec<Page
         deaths: deaths(3),
         why: String::new(),
         runbook,
+        in_doubt: Vec::new(),
     };
     let mut change = incident::open(opening, &Rules::default(), NOW);
     let mut pages = outbox::pages(&change.incident, &change.pages[0], "acme", &steps, NOW);

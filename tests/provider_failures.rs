@@ -10,7 +10,7 @@ use backstop::task::Effect;
 use backstop::time::Timestamp;
 use serde_json::{Value, json};
 
-use crate::providers::{JSON, PATIENT, SHORT, ask, clean, config, event};
+use crate::provider_stubs::{JSON, PATIENT, SHORT, ask, clean, config, event};
 use crate::support::{self, Play, Stub, chunk, chunked, response};
 
 #[derive(Debug, serde::Deserialize)]
@@ -71,10 +71,8 @@ impl Row {
             ("gemini", "generateContent") => Some(Wire::Gemini),
             ("ollama", "chat") => Some(Wire::Ollama),
             (_, "chat") | ("any", "any") => Some(Wire::OpenAi),
-            ("bedrock", "converse" | "converse_stream")
-            | ("openai", "responses")
-            | ("gemini", "interactions")
-            | ("agent", "loop") => None,
+            ("openai", "responses") => Some(Wire::Responses),
+            ("bedrock", "converse" | "converse_stream") | ("gemini", "interactions") | ("agent", "loop") => None,
             unknown => panic!("{}: unknown provider and API {unknown:?}", self.id),
         }
     }
@@ -171,9 +169,15 @@ impl Row {
             (Some(_), _) => &[Fault::ErrorEvent, Fault::Stop],
             (None, "body") => &[Fault::ErrorBody],
             (None, "decode") => &[Fault::Malformed],
+            // A response that says of itself that it failed holds an error.
+            (None, "semantic") if self.failed_response() => &[Fault::ErrorBody],
             (None, "semantic") => &[Fault::Stop],
             (None, unknown) => panic!("{}: unknown phase {unknown} of a success", self.id),
         }
+    }
+
+    fn failed_response(&self) -> bool {
+        self.api == "responses" && self.body.as_ref().is_some_and(|body| body.contains(r#""status": "failed""#))
     }
 
     /// The stop reason that stands in what is served.
@@ -190,6 +194,7 @@ impl Row {
             "/choices/0/finish_reason",
             "/candidates/0/finishReason",
             "/promptFeedback/blockReason",
+            "/incomplete_details/reason",
             "/done_reason",
         ];
         let found =
@@ -209,8 +214,9 @@ impl Row {
         }
         let phase = failure.phase.to_string();
         // In a stream, what broke may be the transport, an event or the stop reason.
-        let family =
-            phase == self.phase || (self.phase == "stream" && matches!(failure.phase, Phase::Semantic | Phase::Decode));
+        let family = phase == self.phase
+            || self.failed_response()
+            || (self.phase == "stream" && matches!(failure.phase, Phase::Semantic | Phase::Decode));
         assert!(family, "{id}: {phase} instead of {}", self.phase);
         match failure.fault {
             Fault::Status | Fault::ErrorBody | Fault::Malformed => {

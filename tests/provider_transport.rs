@@ -8,7 +8,7 @@ use backstop::cause::{Fault, Phase, Usage};
 use backstop::config::{ProviderConfig, Timeouts, Wire};
 use backstop::llm::Progress;
 
-use crate::providers::{
+use crate::provider_stubs::{
     PATIENT, SHORT, WIRES, ask, config, document, event, fail, fails, fails_once, half, serve, stops, stream,
     stream_headers,
 };
@@ -78,7 +78,7 @@ async fn a_connection_lost_in_the_body_keeps_what_came() {
 async fn each_timer_ends_the_call_with_its_own_reason() {
     let pings = |wire| match wire {
         Wire::Anthropic => event(wire, Some("ping"), r#"{"type":"ping"}"#),
-        Wire::OpenAi | Wire::Gemini => event(wire, Some(":"), " keep-alive"),
+        Wire::OpenAi | Wire::Responses | Wire::Gemini => event(wire, Some(":"), " keep-alive"),
         Wire::Ollama => "\n".to_owned(),
     };
     for wire in WIRES {

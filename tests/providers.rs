@@ -2,263 +2,19 @@
 //!
 //! Nothing here calls a parser. Each failing call also shows that it was one request.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use backstop::cause::{BODY_LIMIT, Fault, LlmFailure, Phase, Usage};
+use backstop::cause::{BODY_LIMIT, Fault, Phase, Usage};
 use backstop::config::{ProviderConfig, Timeouts, Wire};
-use backstop::llm::{self, Message, Progress, Provider, Reply, Request, Role};
-use backstop::task::Integration;
-use backstop::time::Timestamp;
+use backstop::llm::{self, Progress, Request};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use crate::support::{Play, Stub, chunk, chunked, last_chunk, response};
-
-const NOW: Timestamp = Timestamp::from_millis(1_795_302_000_000);
-const SECRET: &str = "sk-very-secret-key";
-pub(crate) const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
-const SSE: &[(&str, &str)] = &[("content-type", "text/event-stream")];
-const NDJSON: &[(&str, &str)] = &[("content-type", "application/x-ndjson")];
-pub(crate) const WIRES: [Wire; 4] = [Wire::Anthropic, Wire::OpenAi, Wire::Gemini, Wire::Ollama];
-const LONG: Duration = Duration::from_secs(120);
-pub(crate) const SHORT: Duration = Duration::from_millis(200);
-pub(crate) const PATIENT: Timeouts =
-    Timeouts { connect: LONG, first_byte: LONG, first_content: LONG, idle: LONG, total: LONG };
-
-/// A provider of this wire there, with timers that do not end the test.
-pub(crate) fn config(wire: Wire, base_url: &str) -> ProviderConfig {
-    ProviderConfig {
-        wire,
-        base_url: base_url.to_owned(),
-        api_key: Some(SecretString::from(SECRET)),
-        self_hosted: false,
-        headers: BTreeMap::new(),
-        retry: None,
-        breaker: None,
-        timeouts: PATIENT,
-        models: BTreeMap::new(),
-    }
-}
-
-fn build(integration: &str, config: &ProviderConfig) -> Result<Arc<dyn Provider>, llm::Error> {
-    llm::provider(Integration::new(integration).expect("a name"), config, Arc::new(|| NOW))
-}
-
-fn request() -> Request {
-    Request {
-        model: "model-1".to_owned(),
-        system: "Be brief.".to_owned(),
-        messages: vec![
-            Message { role: Role::User, text: "Hello".to_owned() },
-            Message { role: Role::Assistant, text: "Yes?".to_owned() },
-            Message { role: Role::User, text: "Count.".to_owned() },
-        ],
-        max_output_tokens: 64,
-        schema: None,
-    }
-}
-
-/// Asks once.
-pub(crate) async fn ask(
-    integration: &str,
-    config: &ProviderConfig,
-    progress: &Progress,
-) -> Result<Reply, Box<LlmFailure>> {
-    build(integration, config).expect("a sound configuration").ask(&request(), progress).await
-}
-
-/// Asks once and expects a failure.
-pub(crate) async fn fail(config: &ProviderConfig) -> LlmFailure {
-    match ask("stub", config, &Progress::default()).await {
-        Ok(reply) => panic!("an answer where none was expected: {reply:?}"),
-        Err(failure) => *failure,
-    }
-}
-
-/// A stub that plays this, and a provider that asks it.
-pub(crate) async fn serve(wire: Wire, plays: Vec<Play>, timeouts: Timeouts) -> (Stub, Arc<dyn Provider>) {
-    let stub = Stub::playing(plays).await;
-    let config = ProviderConfig { timeouts, ..config(wire, &stub.url()) };
-    (stub, build("stub", &config).expect("a sound configuration"))
-}
-
-/// Asks once, expects a failure, and that it was one request.
-pub(crate) async fn fails_once((stub, provider): (Stub, Arc<dyn Provider>)) -> LlmFailure {
-    let failure = match provider.ask(&request(), &Progress::default()).await {
-        Ok(reply) => panic!("an answer where none was expected: {reply:?}"),
-        Err(failure) => *failure,
-    };
-    // A timer may run out before the stub gets to hear what has long arrived.
-    tokio::time::timeout(LONG, stub.next_request()).await.expect("a request");
-    assert_eq!(stub.heard().len(), 1, "one request per call: {failure:?}");
-    assert!(failure.sent, "a request that was heard was sent: {failure:?}");
-    assert_eq!(failure.at, NOW);
-    failure
-}
-
-/// Serves this, expects a failure, and that it was one request.
-pub(crate) async fn fails(wire: Wire, plays: Vec<Play>, timeouts: Timeouts) -> LlmFailure {
-    fails_once(serve(wire, plays, timeouts).await).await
-}
-
-/// Headers of the wire's stream.
-pub(crate) fn stream_headers(wire: Wire) -> &'static [(&'static str, &'static str)] {
-    match wire {
-        Wire::Anthropic | Wire::OpenAi | Wire::Gemini => SSE,
-        Wire::Ollama => NDJSON,
-    }
-}
-
-/// One event of the wire, as it stands in the body.
-pub(crate) fn event(wire: Wire, name: Option<&str>, data: &str) -> String {
-    match (wire, name) {
-        (Wire::Ollama, _) => format!("{data}\n"),
-        (_, Some(":")) => format!(":{data}\n\n"),
-        (_, Some(name)) => format!("event: {name}\ndata: {data}\n\n"),
-        (_, None) => format!("data: {data}\n\n"),
-    }
-}
-
-/// The first events of an answer that says "Half", without its end.
-pub(crate) fn half(wire: Wire) -> Vec<String> {
-    match wire {
-        Wire::Anthropic => vec![
-            event(
-                wire,
-                Some("message_start"),
-                r#"{"type":"message_start","message":{"model":"claude","usage":{"input_tokens":12,"cache_read_input_tokens":100,"cache_creation_input_tokens":7,"output_tokens":1}}}"#,
-            ),
-            event(
-                wire,
-                Some("content_block_start"),
-                r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
-            ),
-            event(
-                wire,
-                Some("content_block_delta"),
-                r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Half"}}"#,
-            ),
-        ],
-        Wire::OpenAi => vec![
-            event(
-                wire,
-                None,
-                r#"{"model":"gpt","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
-            ),
-            event(
-                wire,
-                None,
-                r#"{"model":"gpt","choices":[{"index":0,"delta":{"content":"Half"},"finish_reason":null}]}"#,
-            ),
-        ],
-        Wire::Gemini => vec![event(
-            wire,
-            None,
-            r#"{"candidates":[{"content":{"role":"model","parts":[{"text":"hm","thought":true},{"text":"Half"}]},"index":0}],"usageMetadata":{"promptTokenCount":112},"modelVersion":"gemini"}"#,
-        )],
-        Wire::Ollama => {
-            vec![event(wire, None, r#"{"model":"llama","message":{"role":"assistant","content":"Half"},"done":false}"#)]
-        }
-    }
-}
-
-/// The last events, with this stop reason.
-fn end(wire: Wire, stop: &str) -> Vec<String> {
-    match wire {
-        Wire::Anthropic => vec![
-            event(
-                wire,
-                Some("message_delta"),
-                &format!(
-                    r#"{{"type":"message_delta","delta":{{"stop_reason":"{stop}"}},"usage":{{"output_tokens":30}}}}"#
-                ),
-            ),
-            event(wire, Some("message_stop"), r#"{"type":"message_stop"}"#),
-        ],
-        Wire::OpenAi => vec![
-            event(
-                wire,
-                None,
-                &format!(r#"{{"model":"gpt","choices":[{{"index":0,"delta":{{}},"finish_reason":"{stop}"}}]}}"#),
-            ),
-            event(
-                wire,
-                None,
-                r#"{"model":"gpt","choices":[],"usage":{"prompt_tokens":112,"completion_tokens":30,"total_tokens":142,"prompt_tokens_details":{"cached_tokens":100}}}"#,
-            ),
-            event(wire, None, "[DONE]"),
-        ],
-        Wire::Gemini => vec![event(
-            wire,
-            None,
-            &format!(
-                r#"{{"candidates":[{{"finishReason":"{stop}","index":0}}],"usageMetadata":{{"promptTokenCount":112,"cachedContentTokenCount":100,"candidatesTokenCount":20,"thoughtsTokenCount":10}},"modelVersion":"gemini"}}"#
-            ),
-        )],
-        Wire::Ollama => vec![event(
-            wire,
-            None,
-            &format!(
-                r#"{{"model":"llama","message":{{"role":"assistant","content":""}},"done":true,"done_reason":"{stop}","prompt_eval_count":12,"eval_count":30}}"#
-            ),
-        )],
-    }
-}
-
-/// A whole body of the wire: this text, this stop reason.
-pub(crate) fn document(wire: Wire, text: &str, stop: &str) -> String {
-    let body = match wire {
-        Wire::Anthropic => {
-            json!({"type": "message", "model": "claude", "content": [{"type": "text", "text": text}], "stop_reason": stop,
-            "usage": {"input_tokens": 12, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 7, "output_tokens": 30}})
-        }
-        Wire::OpenAi => {
-            json!({"model": "gpt", "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": stop}],
-            "usage": {"prompt_tokens": 112, "completion_tokens": 30, "total_tokens": 142, "prompt_tokens_details": {"cached_tokens": 100}}})
-        }
-        Wire::Gemini => {
-            json!({"candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": stop}], "modelVersion": "gemini",
-            "usageMetadata": {"promptTokenCount": 112, "cachedContentTokenCount": 100, "candidatesTokenCount": 20, "thoughtsTokenCount": 10}})
-        }
-        Wire::Ollama => {
-            json!({"model": "llama", "message": {"role": "assistant", "content": text}, "done": true, "done_reason": stop,
-            "prompt_eval_count": 12, "eval_count": 30})
-        }
-    };
-    body.to_string()
-}
-
-/// The stop reason of a good end, and of one at the token limit.
-pub(crate) fn stops(wire: Wire) -> (&'static str, &'static str) {
-    match wire {
-        Wire::Anthropic => ("end_turn", "max_tokens"),
-        Wire::OpenAi | Wire::Ollama => ("stop", "length"),
-        Wire::Gemini => ("STOP", "MAX_TOKENS"),
-    }
-}
-
-fn usage(wire: Wire) -> Usage {
-    match wire {
-        Wire::Anthropic => Usage { input: 12, output: 30, cache_read: 100, cache_write: 7 },
-        Wire::OpenAi | Wire::Gemini => Usage { input: 12, output: 30, cache_read: 100, cache_write: 0 },
-        Wire::Ollama => Usage { input: 12, output: 30, ..Usage::default() },
-    }
-}
-
-/// Plays a stream: these events, a chunk each, then this end.
-pub(crate) fn stream(wire: Wire, events: &[String], ending: &[Play]) -> Vec<Play> {
-    let mut plays = vec![Play::Send(chunked(200, stream_headers(wire)))];
-    plays.extend(events.iter().map(|event| Play::Send(chunk(event))));
-    plays.extend_from_slice(ending);
-    plays
-}
-
-/// The clean end of a chunked body.
-pub(crate) fn clean() -> [Play; 2] {
-    [Play::Send(last_chunk()), Play::Close]
-}
+use crate::provider_stubs::{
+    JSON, PATIENT, SECRET, SHORT, SSE, WIRES, ask, build, clean, config, document, end, event, fails, half, request,
+    stops, stream, usage,
+};
+use crate::support::{Play, Stub, chunk, chunked, response};
 
 // What goes out, and answers that come.
 
@@ -298,6 +54,18 @@ async fn each_wire_is_spoken_as_its_provider_wants_it() {
                         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"},
                             {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Count."}],
                         "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": true, "schema": schema}}})
+                );
+            }
+            Wire::Responses => {
+                assert_eq!(heard.line, "POST /responses HTTP/1.1");
+                assert_eq!(heard.header("authorization"), Some(format!("Bearer {SECRET}").as_str()));
+                assert_eq!(
+                    body,
+                    json!({"model": "model-1", "max_output_tokens": 64, "stream": true, "store": false, "instructions": "Be brief.",
+                        "include": ["reasoning.encrypted_content"],
+                        "input": [{"type": "message", "role": "user", "content": "Hello"}, {"type": "message", "role": "assistant", "content": "Yes?"},
+                            {"type": "message", "role": "user", "content": "Count."}],
+                        "text": {"format": {"type": "json_schema", "name": "answer", "strict": true, "schema": schema}}})
                 );
             }
             Wire::Gemini => {
@@ -362,7 +130,7 @@ async fn a_stream_and_a_whole_body_give_the_same_answer() {
             );
             let named = match wire {
                 Wire::Anthropic => "claude",
-                Wire::OpenAi => "gpt",
+                Wire::OpenAi | Wire::Responses => "gpt",
                 Wire::Gemini => "gemini",
                 Wire::Ollama => "llama",
             };
@@ -477,6 +245,24 @@ async fn an_error_in_mid_stream_is_found_with_its_code_and_what_came_before() {
             None,
             r#"{"choices":[{"index":0,"delta":{},"error":{"code":"server_is_overloaded"},"finish_reason":"error"}]}"#,
             "server_is_overloaded",
+        ),
+        (
+            Wire::Responses,
+            Some("error"),
+            r#"{"type":"error","sequence_number":3,"code":"rate_limit_exceeded","message":"x","param":null}"#,
+            "rate_limit_exceeded",
+        ),
+        (
+            Wire::Responses,
+            Some("error"),
+            r#"{"type":"error","sequence_number":3,"error":{"type":"server_error","code":"server_error","message":"x"}}"#,
+            "server_error",
+        ),
+        (
+            Wire::Responses,
+            Some("response.failed"),
+            r#"{"type":"response.failed","response":{"status":"failed","error":{"code":"invalid_prompt","message":"x"},"output":[]}}"#,
+            "invalid_prompt",
         ),
         (Wire::Gemini, None, r#"{"error":{"code":503,"message":"x","status":"UNAVAILABLE"}}"#, "UNAVAILABLE"),
         (Wire::Gemini, None, r#"[{"error":{"code":503,"message":"x","status":"UNAVAILABLE"}}]"#, "UNAVAILABLE"),
@@ -606,9 +392,14 @@ async fn a_stop_reason_that_leaves_no_answer_is_kept_as_it_came() {
         "FINISH_REASON_UNSPECIFIED",
     ];
     let ollama = ["length", "load", "unload"];
-    for (wire, reasons) in
-        [(Wire::Anthropic, &anthropic[..]), (Wire::OpenAi, &openai), (Wire::Gemini, &gemini), (Wire::Ollama, &ollama)]
-    {
+    let responses = ["max_output_tokens", "content_filter", "max_messages", "steered"];
+    for (wire, reasons) in [
+        (Wire::Anthropic, &anthropic[..]),
+        (Wire::OpenAi, &openai),
+        (Wire::Responses, &responses),
+        (Wire::Gemini, &gemini),
+        (Wire::Ollama, &ollama),
+    ] {
         for reason in reasons {
             let events: Vec<String> = half(wire).into_iter().chain(end(wire, reason)).collect();
             let whole = vec![Play::Send(response(200, JSON, &document(wire, "Half", reason))), Play::Close];
@@ -661,6 +452,23 @@ async fn refusals_in_fields_of_their_own_are_found() {
         (failure.fault, failure.stop.as_deref(), failure.partial.as_str()),
         (Fault::Stop, Some("refusal"), "I can't help.")
     );
+
+    let wire = Wire::Responses;
+    let refused = json!({"type": "message", "content": [{"type": "refusal", "refusal": "I can't help."}]});
+    let whole = crate::provider_stubs::response(json!([refused]), "completed").to_string();
+    let pieces: Vec<String> = ["I can't ", "help."]
+        .map(|piece| json!({"type": "response.refusal.delta", "output_index": 0, "delta": piece}))
+        .map(|data| event(wire, Some("response.refusal.delta"), &data.to_string()))
+        .into_iter()
+        .chain(end(wire, "completed"))
+        .collect();
+    for plays in [stream(wire, &pieces, &clean()), vec![Play::Send(response(200, JSON, &whole)), Play::Close]] {
+        let failure = fails(wire, plays, PATIENT).await;
+        assert_eq!(
+            (failure.fault, failure.stop.as_deref(), failure.partial.as_str()),
+            (Fault::Stop, Some("refusal"), "I can't help.")
+        );
+    }
 
     let events = [event(
         Wire::Gemini,

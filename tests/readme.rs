@@ -10,6 +10,10 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use backstop::config::Config;
+use backstop::definitions::{Purpose, load, templates};
+use backstop::task::Effect;
+
 const README: &str = include_str!("../README.md");
 
 /// How a command of the README is tried.
@@ -45,10 +49,13 @@ const KNOWN: &[(&str, How)] = &[
     ("backstop breaker ls", How::Runs),
     ("backstop events --since 1h", How::Runs),
     ("backstop explain code_review --agent cto", How::Runs),
+    ("backstop bound --type code_review", How::Runs),
     ("backstop page test", How::Runs),
     ("cargo run --example hello_team", How::Cargo),
     ("cargo run --example own_provider", How::Cargo),
     ("cargo run --example llm_outage", How::Cargo),
+    ("cargo run --example code_review", How::Cargo),
+    ("cargo run --example own_tool", How::Cargo),
 ];
 
 /// The lines of the blocks of this language, in order.
@@ -243,6 +250,50 @@ fn the_library_is_used_as_the_example_does() {
     for line in lines {
         assert!(example.contains(&line), "not in examples/hello_team.rs: {line}");
     }
+}
+
+/// The shipped team with its `backstop.yaml` changed, and its CTO allowed `tools`, as `check` finds it.
+fn checked(name: &str, change: impl Fn(&str) -> String, tools: &str) -> Config {
+    let scratch = Scratch::new(name);
+    for (file, text) in templates().iter().copied() {
+        let text = match file {
+            "backstop.yaml" => change(text),
+            "agents/cto.md" => text.replace("\ncolor: blue\n", &format!("\ntools: {tools}\ncolor: blue\n")),
+            _ => text.to_owned(),
+        };
+        let path = scratch.0.join(file);
+        fs::create_dir_all(path.parent().expect("inside the directory")).expect("a directory");
+        fs::write(path, text).expect("a file");
+    }
+    let set = |name: &str| (!name.starts_with("BACKSTOP_")).then(|| "something".to_owned());
+    let loaded = load(&scratch.0, &set, Purpose::Check).expect("sound");
+    // Nobody is on call yet in the shipped team.
+    let of_tools: Vec<_> = loaded.warnings.iter().filter(|warning| !warning.field.starts_with("escalation")).collect();
+    assert!(of_tools.is_empty(), "{of_tools:?}");
+    loaded.config
+}
+
+#[test]
+fn the_tools_of_the_readme_and_of_the_shipped_file_are_read() {
+    let block = README.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    assert!(block.lines().count() <= 12, "{block}");
+    let config = checked("tools", |text| format!("{text}\n{block}"), r#"["mcp:github/*", "mcp:bank/transfer"]"#);
+    let transfer = config.tools.rule(&"bank/transfer".parse().expect("a tool")).expect("a rule");
+    assert_eq!(transfer.effect, Some(Effect::Payment));
+    let probe = transfer.probe.as_ref().expect("a probe");
+    assert_eq!((probe.verdict(r#"{"found":true}"#), probe.verdict(r#"{"found":false}"#)), (Some(true), Some(false)));
+
+    let uncommented = |text: &str| {
+        let (before, rest) = text.split_once("# tools:\n").expect("an example");
+        let lines = rest.lines().take_while(|line| line.starts_with('#')).count();
+        let shown: String = rest.lines().take(lines).map(|line| format!("{}\n", &line[2..])).collect();
+        format!(
+            "{before}tools:\n{shown}{}",
+            rest.lines().skip(lines).map(|line| format!("{line}\n")).collect::<String>()
+        )
+    };
+    let config = checked("shipped", uncommented, r#"["mcp:github/*", http:get]"#);
+    assert_eq!(config.tools.servers().collect::<Vec<_>>(), ["github", "http", "local"]);
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn weather(name: &'static str, dice: Dice, calm: Arc<AtomicBool>, book: Book) ->
     let number = AtomicU64::new(0);
     Simulated::new(integration.clone(), move |request, _| {
         let call = number.fetch_add(1, Ordering::Relaxed);
-        let text = &request.messages[0].text;
+        let text = &request.messages[0].text();
         let marker = text.split("marker-").nth(1).and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
         *book.lock().expect("not poisoned").entry(marker.unwrap_or("none").to_owned()).or_default() += 1;
         let roll = if calm.load(Ordering::Relaxed) { 1.0 } else { dice.roll("weather", name, call) };

@@ -46,7 +46,7 @@ impl Heard {
     }
 }
 
-/// A server on a loopback port that does the same on every connection and remembers what it heard.
+/// A server on a loopback port that does as it is told on every connection and remembers what it heard.
 #[derive(Debug)]
 pub(crate) struct Stub {
     address: SocketAddr,
@@ -59,6 +59,11 @@ pub(crate) struct Stub {
 impl Stub {
     /// Reads the request of each connection, then plays.
     pub(crate) async fn playing(plays: Vec<Play>) -> Self {
+        Self::in_turn(vec![plays]).await
+    }
+
+    /// The same with a play for each connection; the last is played for all that follow.
+    pub(crate) async fn in_turn(plays: Vec<Vec<Play>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let address = listener.local_addr().expect("its address");
         let heard: Arc<Mutex<Vec<Heard>>> = Arc::default();
@@ -67,8 +72,11 @@ impl Stub {
         let signals = (Arc::clone(&news), Arc::clone(&gone));
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
+            let last = plays.last().cloned().unwrap_or_default();
+            let mut plays = plays.into_iter();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, plays.clone(), Arc::clone(&record), signals.clone()));
+                let now = plays.next().unwrap_or_else(|| last.clone());
+                connections.spawn(serve(stream, now, Arc::clone(&record), signals.clone()));
             }
         });
         Self { address, heard, news, gone, task }

@@ -1,7 +1,7 @@
 //! What the CEO decides is admissible, bounded, explained, and never a payment's second try.
 #![allow(clippy::wildcard_enum_match_arm, reason = "a table of examples, not a judgement")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use backstop::advice::{self, AdviceError};
@@ -20,11 +20,11 @@ use serde_json::json;
 
 const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
-fn model(name: &str) -> ModelRef {
+pub(crate) fn model(name: &str) -> ModelRef {
     name.parse().expect("a model")
 }
 
-fn agent(name: &str, models: &[&str], handles: &[&str], covers_for: &[&str]) -> Agent {
+pub(crate) fn agent(name: &str, models: &[&str], handles: &[&str], covers_for: &[&str]) -> Agent {
     Agent {
         name: AgentName::new(name).expect("a name"),
         description: format!("does what {name} does"),
@@ -39,7 +39,7 @@ fn agent(name: &str, models: &[&str], handles: &[&str], covers_for: &[&str]) -> 
 }
 
 /// A failure as `failure.rs` judges this kind by default, as far as triage reads it.
-fn failure(kind: Kind) -> Failure {
+pub(crate) fn failure(kind: Kind) -> Failure {
     let (class, action, fallback) = match kind {
         Kind::Auth | Kind::Permission | Kind::QuotaExhausted | Kind::EndpointConfig => {
             (Class::Infrastructure, Action::ParkIntegration, Fallback::Now)
@@ -80,7 +80,7 @@ fn failure(kind: Kind) -> Failure {
     }
 }
 
-fn new_record(agent: &str, effect: Effect) -> Record {
+pub(crate) fn new_record(agent: &str, effect: Effect) -> Record {
     let task = Task {
         id: TaskId::new(NOW, [7; 10]),
         task_type: TaskType::new("code_review").expect("a name"),
@@ -98,7 +98,13 @@ fn new_record(agent: &str, effect: Effect) -> Record {
 }
 
 /// The record after one delivery on `model` that was given up for this failure.
-fn died(record: &Record, failure: Failure, on: Option<ModelRef>, cause: Option<Cause>, now: Timestamp) -> Record {
+pub(crate) fn died(
+    record: &Record,
+    failure: Failure,
+    on: Option<ModelRef>,
+    cause: Option<Cause>,
+    now: Timestamp,
+) -> Record {
     if record.task.deadline.is_some_and(|deadline| deadline <= now) {
         // Nobody can claim it any more; it dies waiting.
         let give_up = Command::GiveUp { failure, why: "its deadline passed".to_owned(), circumstances: Box::default() };
@@ -169,7 +175,15 @@ impl Case {
         let mut record =
             died(&new_record("cto", self.effect), failure(self.kind), Some(model("anthropic/opus")), None, NOW);
         (self.change)(&mut record);
-        decide(&Facts { record: &record, agents: &facts, models: &models, systemic: false, now: NOW })
+        decide(&Facts {
+            record: &record,
+            steps: &[],
+            agents: &facts,
+            models: &models,
+            servers: &BTreeSet::new(),
+            systemic: false,
+            now: NOW,
+        })
     }
 
     fn check(&self, expected: &str) {
@@ -276,7 +290,15 @@ fn a_reassigned_agent_is_told_the_exact_error_as_data() {
     let facts: Vec<AgentFacts<'_>> =
         agents.iter().map(|agent| AgentFacts { agent, condition: Condition::Up, load: 0 }).collect();
     let models = BTreeMap::new();
-    let facts = Facts { record: &record, agents: &facts, models: &models, systemic: false, now: NOW };
+    let facts = Facts {
+        record: &record,
+        steps: &[],
+        agents: &facts,
+        models: &models,
+        servers: &BTreeSet::new(),
+        systemic: false,
+        now: NOW,
+    };
     let Decision::Reassign { agent, amendment } = decide(&facts).decision else { panic!("reassigned") };
     assert_eq!(agent.as_str(), "backend");
     assert!(amendment.contains("/score: 11 is more than 10"), "{amendment}");
@@ -309,8 +331,15 @@ fn a_task_that_ends_the_process_every_time_goes_to_a_person() {
     let agents = team();
     let facts: Vec<AgentFacts<'_>> =
         agents.iter().map(|agent| AgentFacts { agent, condition: Condition::Restarted, load: 0 }).collect();
-    let ruling =
-        decide(&Facts { record: &record, agents: &facts, models: &BTreeMap::new(), systemic: false, now: NOW });
+    let ruling = decide(&Facts {
+        record: &record,
+        steps: &[],
+        agents: &facts,
+        models: &BTreeMap::new(),
+        servers: &BTreeSet::new(),
+        systemic: false,
+        now: NOW,
+    });
     assert_eq!(ruling.decision.kind(), DecisionKind::PageHuman, "{ruling:#?}");
 }
 
@@ -372,7 +401,15 @@ fn the_brief_numbers_the_choices_and_quotes_the_task_as_data() {
         agents.iter().map(|agent| AgentFacts { agent, condition: Condition::Up, load: 1 }).collect();
     let record = died(&new_record("cto", Effect::Mutation), failure(Kind::Schema), None, None, NOW);
     let models = BTreeMap::new();
-    let facts = Facts { record: &record, agents: &facts, models: &models, systemic: true, now: NOW };
+    let facts = Facts {
+        record: &record,
+        steps: &[],
+        agents: &facts,
+        models: &models,
+        servers: &BTreeSet::new(),
+        systemic: true,
+        now: NOW,
+    };
     let ruling = decide(&facts);
     let brief = advice::brief(&facts, &ruling);
     assert_eq!(brief["choices"].as_array().map(Vec::len), Some(ruling.admissible.len()));
@@ -443,7 +480,15 @@ fn whatever_happens_decisions_are_admissible_bounded_and_never_repeated() {
             failure.retry_after = (dice.below(5) == 0).then(|| Duration::from_secs(dice.below(10_000) as u64));
             now = now.max(record.due) + Duration::from_secs(1);
             record = died(&record, failure, on, None, now);
-            let facts = Facts { record: &record, agents: &facts, models: &models, systemic: dice.below(2) == 0, now };
+            let facts = Facts {
+                record: &record,
+                steps: &[],
+                agents: &facts,
+                models: &models,
+                servers: &BTreeSet::new(),
+                systemic: dice.below(2) == 0,
+                now,
+            };
             let ruling = decide(&facts);
 
             assert_eq!(ruling.admissible.first(), Some(&ruling.decision), "seed {seed}");

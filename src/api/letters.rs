@@ -23,7 +23,7 @@ pub(super) async fn list(State(door): State<Door>, input: Input) -> Answer {
     let mut params = input.params()?;
     let page = params.page();
     let filter = params.filter(door.desk.now())?;
-    ok(&door.desk.engine().dead_letters(filter, page).await?)
+    ok(&door.desk.shown(&door.desk.engine().dead_letters(filter, page).await?))
 }
 
 /// Dead letters by what went wrong.
@@ -47,11 +47,13 @@ pub(super) async fn groups(State(door): State<Door>, input: Input) -> Answer {
             break;
         }
     }
-    ok(&Groups { items: group(&records), truncated: page.after.is_some() })
+    ok(&door.desk.shown(&Groups { items: group(&records), truncated: page.after.is_some() }))
 }
 
+/// A dead letter with its journal: everything anybody needs to understand it, and no credential.
 pub(super) async fn show(State(door): State<Door>, Path(id): Path<String>) -> Answer {
-    ok(&letter(&door, &id).await?)
+    let id = letter(&door, &id).await?.task.id;
+    ok(&door.desk.shown(&door.desk.letter(id).await?))
 }
 
 async fn letter(door: &Door, id: &str) -> Result<Record, Problem> {
@@ -64,7 +66,7 @@ pub(super) async fn decide(State(door): State<Door>, Path(id): Path<String>, inp
     let (by, reason) = input.actor(&mut fields)?;
     let decision = decision(fields)?;
     let id = letter(&door, &id).await?.task.id;
-    ok(&door.desk.decide(id, decision, &by, &reason).await?)
+    ok(&door.desk.shown(&door.desk.decide(id, decision, &by, &reason).await?))
 }
 
 pub(super) async fn discard(State(door): State<Door>, Path(id): Path<String>, input: Input) -> Answer {
@@ -75,7 +77,8 @@ pub(super) async fn discard(State(door): State<Door>, Path(id): Path<String>, in
         return Err(wrong("/reason", "is missing; say why this work may be given up for good"));
     }
     let id = letter(&door, &id).await?.task.id;
-    ok(&door.desk.decide(id, Decision::Discard { why: reason.clone() }, &by, &reason).await?)
+    let decision = Decision::Discard { why: reason.clone() };
+    ok(&door.desk.shown(&door.desk.decide(id, decision, &by, &reason).await?))
 }
 
 /// The decisions of the feed, newest first; `before` is the number of the last one read.
@@ -97,11 +100,11 @@ pub(super) async fn decisions(State(door): State<Door>, input: Input) -> Answer 
     let more = end > 1 || items.len() > limit;
     items.truncate(limit);
     let next = items.last().filter(|_| more).map(|event| event.seq.to_string());
-    ok(&Page { items, next })
+    ok(&door.desk.shown(&Page { items, next }))
 }
 
 pub(super) async fn replays(State(door): State<Door>) -> Answer {
-    ok(&Items { items: door.desk.replays().await? })
+    ok(&door.desk.shown(&Items { items: door.desk.replays().await? }))
 }
 
 /// `dry_run=true` answers with the plan and changes nothing.
@@ -132,7 +135,7 @@ pub(super) async fn replay(State(door): State<Door>, Path(id): Path<String>) -> 
     let mut replays: Vec<Replay> = door.desk.replays().await?;
     replays.retain(|replay| replay.id == id);
     match replays.first() {
-        Some(replay) => ok(replay),
+        Some(replay) => ok(&door.desk.shown(replay)),
         None => Err(Problem::not_found("replay", &id)),
     }
 }

@@ -8,32 +8,32 @@ use super::problem::Problem;
 use super::{Answer, Door, Items, ok};
 
 pub(super) async fn incidents(State(door): State<Door>) -> Answer {
-    ok(&Items { items: door.desk.incidents().await? })
+    ok(&door.desk.shown(&Items { items: door.desk.incidents().await? }))
 }
 
 pub(super) async fn incident(State(door): State<Door>, Path(id): Path<String>) -> Answer {
     let incidents = door.desk.incidents().await?;
     match incidents.iter().find(|incident| incident.id == id) {
-        Some(incident) => ok(incident),
+        Some(incident) => ok(&door.desk.shown(incident)),
         None => Err(Problem::not_found("incident", &id)),
     }
 }
 
 pub(super) async fn acknowledge(State(door): State<Door>, Path(id): Path<String>, input: Input) -> Answer {
     let (by, note) = answer(&input)?;
-    ok(&door.desk.acknowledge(&id, &by, &note).await?)
+    ok(&door.desk.shown(&door.desk.acknowledge(&id, &by, &note).await?))
 }
 
 pub(super) async fn resolve(State(door): State<Door>, Path(id): Path<String>, input: Input) -> Answer {
     let (by, note) = answer(&input)?;
-    ok(&door.desk.resolve(&id, &by, &note).await?)
+    ok(&door.desk.shown(&door.desk.resolve(&id, &by, &note).await?))
 }
 
 pub(super) async fn override_all(State(door): State<Door>, Path(id): Path<String>, input: Input) -> Answer {
     let mut fields = input.object()?;
     let (by, note) = input.actor(&mut fields)?;
     let decision = decision(fields)?;
-    ok(&door.desk.override_incident(&id, decision, &by, &note).await?)
+    ok(&door.desk.shown(&door.desk.override_incident(&id, decision, &by, &note).await?))
 }
 
 fn answer(input: &Input) -> Result<(String, String), Problem> {

@@ -171,6 +171,8 @@ impl From<Refused> for Problem {
             Refused::DecisionsUsedUp => (StatusCode::CONFLICT, "decisions-used-up", "No decisions left"),
             Refused::SameDecisionAgain => (StatusCode::CONFLICT, "same-decision-again", "Decided before"),
             Refused::ReplaysUsedUp => (StatusCode::CONFLICT, "replays-used-up", "No replays left"),
+            Refused::NoStep { .. } => (StatusCode::NOT_FOUND, "not-found", "No such step"),
+            Refused::Concluded { .. } => (StatusCode::CONFLICT, "outcome-known", "The outcome is known"),
             Refused::Stale { .. }
             | Refused::PastDeadline { .. }
             | Refused::WrongState { .. }

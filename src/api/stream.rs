@@ -81,7 +81,8 @@ impl Reader {
         loop {
             if let Some(event) = self.batch.pop_front() {
                 self.after = event.seq;
-                return SseEvent::default().id(event.seq.to_string()).json_data(&event).ok();
+                let shown = self.door.desk.shown(&event);
+                return SseEvent::default().id(event.seq.to_string()).json_data(&shown).ok();
             }
             // Seen before reading, so that an event committed between reading and waiting wakes us at once.
             self.watch.borrow_and_update();

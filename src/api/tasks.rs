@@ -1,11 +1,15 @@
-//! Tasks: submit, look at, cancel.
+//! Tasks: submit, look at, cancel; what happened to one and why, and a person's answer about a call in doubt.
+//!
+//! Everything is shown without credentials, except the payload and the answer of a task asked for by its id: they are
+//! its owner's.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use serde_json::{Value, json};
 
 use super::input::{IDEMPOTENCY_KEY, Input, nothing_else, wrong};
 use super::problem::Problem;
-use super::{Answer, Door, Items, json, ok};
+use super::{Answer, Door, Items, json as answer, ok};
 use crate::engine::Engine;
 use crate::ledger::Record;
 use crate::query::{Filter, PageAsk};
@@ -17,7 +21,7 @@ pub(super) async fn list(State(door): State<Door>, input: Input) -> Answer {
     let mut params = input.params()?;
     let page = params.page();
     let filter = params.filter(door.desk.now())?;
-    ok(&door.desk.engine().records(filter, page).await?)
+    ok(&door.desk.shown(&door.desk.engine().records(filter, page).await?))
 }
 
 /// 201 for a new task, 200 for one that its idempotency key already names.
@@ -35,11 +39,12 @@ pub(super) async fn submit(State(door): State<Door>, input: Input) -> Answer {
         }
     }
     let submitted = door.desk.submit(ask).await?;
-    json(if submitted.new { StatusCode::CREATED } else { StatusCode::OK }, &submitted)
+    let status = if submitted.new { StatusCode::CREATED } else { StatusCode::OK };
+    answer(status, &json!({ "record": door.desk.owned(&submitted.record), "new": submitted.new }))
 }
 
 pub(super) async fn show(State(door): State<Door>, Path(id): Path<String>) -> Answer {
-    ok(&find(&door, &id).await?)
+    ok(&door.desk.owned(&find(&door, &id).await?))
 }
 
 pub(super) async fn cancel(State(door): State<Door>, Path(id): Path<String>, input: Input) -> Answer {
@@ -47,12 +52,52 @@ pub(super) async fn cancel(State(door): State<Door>, Path(id): Path<String>, inp
     let (by, reason) = input.actor(&mut fields)?;
     nothing_else(&fields, &["by", "reason"])?;
     let id = find(&door, &id).await?.task.id;
-    ok(&door.desk.cancel(id, &by, &reason).await?)
+    ok(&door.desk.owned(&door.desk.cancel(id, &by, &reason).await?))
+}
+
+/// `happened` is yes or no; `step` names the call where several are in doubt; `note` (or `reason`) says what was seen.
+pub(super) async fn outcome(State(door): State<Door>, Path(id): Path<String>, input: Input) -> Answer {
+    let mut fields = input.object()?;
+    let step = match fields.remove("step") {
+        None | Some(Value::Null) => None,
+        Some(step) => match step.as_u64().and_then(|step| u32::try_from(step).ok()).filter(|step| *step > 0) {
+            Some(step) => Some(step),
+            None => return Err(wrong("/step", "must be the number of a step; `backstop task journal` lists them")),
+        },
+    };
+    let happened = match fields.remove("happened") {
+        Some(Value::Bool(happened)) => happened,
+        None => return Err(wrong("/happened", "is missing; true if the call happened, false if it did not")),
+        Some(_) => return Err(wrong("/happened", "must be true or false")),
+    };
+    let note = match fields.remove("note") {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(note)) if note.chars().count() <= 2_000 => note,
+        Some(Value::String(_)) => return Err(wrong("/note", "must have at most 2,000 characters")),
+        Some(_) => return Err(wrong("/note", "must be a text")),
+    };
+    let (by, reason) = input.actor(&mut fields)?;
+    nothing_else(&fields, &["step", "happened", "note", "by", "reason"])?;
+    let note = [note, reason].into_iter().filter(|said| !said.trim().is_empty()).collect::<Vec<_>>().join("; ");
+    let id = find(&door, &id).await?.task.id;
+    ok(&door.desk.owned(&door.desk.judge(id, step, happened, &note, &by).await?))
+}
+
+/// Every call of a model and of a tool, oldest first.
+pub(super) async fn journal(State(door): State<Door>, Path(id): Path<String>) -> Answer {
+    let id = find(&door, &id).await?.task.id;
+    ok(&door.desk.shown(&Items { items: door.desk.journal(id).await? }))
+}
+
+/// What happened to a task, and by which rules.
+pub(super) async fn why(State(door): State<Door>, Path(id): Path<String>) -> Answer {
+    let id = find(&door, &id).await?.task.id;
+    ok(&door.desk.shown(&door.desk.why(id).await?))
 }
 
 pub(super) async fn history(State(door): State<Door>, Path(id): Path<String>) -> Answer {
     let id = find(&door, &id).await?.task.id;
-    ok(&Items { items: door.desk.engine().history(id).await? })
+    ok(&door.desk.shown(&Items { items: door.desk.engine().history(id).await? }))
 }
 
 /// The task of an id, or of the beginning of one if only one task has it.

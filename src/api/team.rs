@@ -15,19 +15,19 @@ use crate::task::{AgentName, Integration, TaskType};
 use crate::time::parse_duration;
 
 pub(super) async fn agents(State(door): State<Door>) -> Answer {
-    ok(&Items { items: door.desk.agents().await? })
+    ok(&door.desk.shown(&Items { items: door.desk.agents().await? }))
 }
 
 pub(super) async fn agent(State(door): State<Door>, Path(name): Path<String>) -> Answer {
     let agents = door.desk.agents().await?;
     match agents.iter().find(|agent| agent.name.as_str() == name) {
-        Some(agent) => ok(agent),
+        Some(agent) => ok(&door.desk.shown(agent)),
         None => Err(Problem::not_found("agent", &name)),
     }
 }
 
 pub(super) async fn breakers(State(door): State<Door>) -> Answer {
-    ok(&Items { items: door.desk.breakers().await? })
+    ok(&door.desk.shown(&Items { items: door.desk.breakers().await? }))
 }
 
 /// `for` is a span such as `10m`; without it the breaker stays open until somebody closes it.
@@ -70,7 +70,7 @@ pub(super) async fn events(State(door): State<Door>, input: Input) -> Answer {
     }
     let items = door.desk.engine().events(after.unwrap_or(0), limit).await?;
     let next = items.last().filter(|_| items.len() == limit as usize).map(|event| event.seq.to_string());
-    ok(&Page { items, next })
+    ok(&door.desk.shown(&Page { items, next }))
 }
 
 /// `type=code_review`, with `agent=cto` if it matters, or `task=<id>`.
@@ -81,7 +81,7 @@ pub(super) async fn explain(State(door): State<Door>, input: Input) -> Answer {
     match (task, task_type) {
         (Some(id), None) => {
             let id = super::tasks::find(&door, &id).await?.task.id;
-            ok(&door.desk.explain_task(id).await?)
+            ok(&door.desk.shown(&door.desk.explain_task(id).await?))
         }
         (None, Some(task_type)) => {
             let agent = agent.map(AgentName::new).transpose()?;
@@ -108,7 +108,8 @@ pub(super) async fn status(State(door): State<Door>) -> Answer {
     let desk = &door.desk;
     let balance = desk.engine().balance().await?;
     let (agents, breakers, incidents) = (desk.agents().await?, desk.breakers().await?, desk.incidents().await?);
-    ok(&status::status(balance, &agents, breakers, incidents, &desk.readiness().await, desk.now()))
+    let status = status::status(balance, &agents, breakers, incidents, &desk.readiness().await, desk.now());
+    ok(&desk.shown(&status))
 }
 
 pub(super) async fn metrics(State(door): State<Door>) -> Answer {

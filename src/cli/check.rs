@@ -52,7 +52,7 @@ impl Check {
 }
 
 /// A file of the directory stands for the directory.
-fn directory(path: &std::path::Path) -> PathBuf {
+pub(super) fn directory(path: &std::path::Path) -> PathBuf {
     match path.parent() {
         Some(parent) if path.is_file() && parent.as_os_str().is_empty() => PathBuf::from("."),
         Some(parent) if path.is_file() => parent.to_owned(),

@@ -4,12 +4,15 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::confirm::confirm;
-use super::output::{Table, ago, cut, cut_id, short};
+use super::output::{Table, ago, cut, cut_id, details, short};
 use super::select::Select;
 use super::{Context, Error, actor, now};
 use crate::api::filter::query_pairs;
 use crate::api::groups::Group;
-use crate::ledger::{LetterStatus, Record};
+use crate::budget::dollars;
+use crate::doubt;
+use crate::ledger::{LetterStatus, Record, State};
+use crate::letter::DeadLetter;
 use crate::query::{Filter, Page};
 use crate::replay::{Plan, Replay, Verdict};
 use crate::task::{Effect, TaskId};
@@ -126,9 +129,12 @@ impl Dlq {
             Self::Ls(ls) => ls.run(context).await,
             Self::Groups(groups) => groups.run(context).await,
             Self::Show { id } => {
-                let got = context.client.get::<Record>(&["api", "v1", "dead-letters", &id], &[]).await?;
-                context.out.data(&got.raw, "/task/id", || super::task::show(&got.it, now()))?;
-                context.out.next(&format!("backstop ceo explain {}", got.it.task.id));
+                let got = context.client.get::<DeadLetter>(&["api", "v1", "dead-letters", &id], &[]).await?;
+                context.out.data(&got.raw, "/id", || show(&got.it, now()))?;
+                context.out.next(&match got.it.in_doubt.as_slice() {
+                    [doubt, ..] if got.it.state != State::Running => doubt::command(got.it.id, Some(doubt.step)),
+                    [..] => format!("backstop why {}", got.it.id),
+                });
                 Ok(())
             }
             Self::Replay(replay) => replay.run(context).await,
@@ -174,6 +180,72 @@ impl Ls {
         }
         Ok(())
     }
+}
+
+/// Everything about one dead letter.
+fn show(letter: &DeadLetter, now: Timestamp) -> String {
+    let some = |text: Option<String>| text.unwrap_or_default();
+    let spent = &letter.spent;
+    let least = if letter.unpriced_attempts > 0 || spent.unpriced > 0 { "at least " } else { "" };
+    let mut text = details(&[
+        ("dead letter", letter.id.to_string()),
+        ("type", letter.task_type.to_string()),
+        ("status", format!("{} (the task is {})", letter.status, letter.state)),
+        ("agent", letter.agent.to_string()),
+        ("model", some(letter.model.as_ref().map(ToString::to_string))),
+        ("effect", letter.effect.to_string()),
+        ("given up", format!("{} ({} ago)", letter.timestamp, ago(now, letter.timestamp))),
+        ("because", letter.why.clone()),
+        ("failure", format!("{}/{}, by rule {}", letter.class, letter.kind, letter.failure.rule)),
+        ("error", letter.last_error.clone()),
+        ("group", letter.group.clone()),
+        (
+            "round",
+            format!("{}, {} deliveries, replayed {} times", letter.generation, letter.delivery_count, letter.replays),
+        ),
+        ("policy", letter.circumstances.policy_from.clone()),
+        ("key", some(letter.idempotency_key.as_ref().map(ToString::to_string))),
+        ("deadline", some(letter.deadline.map(|at| at.to_string()))),
+        ("accepted", letter.created_at.to_string()),
+        ("payload", cut(&letter.payload.to_string(), 400)),
+        (
+            "took",
+            format!(
+                "{} calls of models, {} of tools, {} tokens, {least}{}; of that for nothing: {} tokens, {}",
+                spent.asks,
+                spent.calls,
+                letter.usage.total(),
+                dollars(letter.micro_usd.max(spent.micro_usd)),
+                spent.wasted.total(),
+                dollars(spent.wasted_micro_usd),
+            ),
+        ),
+    ]);
+    if !letter.attempts.is_empty() {
+        text.push_str("\nattempts\n");
+        text.push_str(&super::task::attempts(&letter.attempts));
+    }
+    text.push_str(&super::task::pictured(&letter.attempts, &letter.journal, now));
+    if !letter.side_effects.is_empty() {
+        let mut table = Table::new(&["STEP", "TOOL", "EFFECT", "KEY", "AT", "SAID"]);
+        for done in &letter.side_effects {
+            table.row(&[
+                done.step.to_string(),
+                done.tool.to_string(),
+                done.effect.to_string(),
+                done.key.to_string(),
+                done.at.to_string(),
+                cut(&done.said, 60),
+            ]);
+        }
+        text.push_str(&format!("\ndone, and not done again\n{}", table.render("")));
+    }
+    text.push_str(&super::task::in_doubt(letter.id, &letter.in_doubt));
+    if !letter.decisions.is_empty() {
+        text.push_str("\ndecisions\n");
+        text.push_str(&super::ceo::decisions(&letter.decisions));
+    }
+    text
 }
 
 /// Dead letters as a table.
@@ -312,6 +384,7 @@ const fn means(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Replay => "will be sent again",
         Verdict::NeedsPerson => "payment: name it (--payment)",
+        Verdict::AnswerFirst => "say whether its call happened (backstop task outcome)",
         Verdict::NoAgent => "no agent can do it",
         Verdict::Resolved => "done, discarded or running",
         Verdict::ReplaysUsedUp => "replayed often enough; decide by hand",
@@ -387,7 +460,9 @@ impl Discard {
     async fn named(&self, context: &Context) -> Result<Vec<Record>, Error> {
         let mut letters = Vec::new();
         for id in &self.ids {
-            letters.push(context.client.get::<Record>(&["api", "v1", "dead-letters", id], &[]).await?.it);
+            let letter = context.client.get::<DeadLetter>(&["api", "v1", "dead-letters", id], &[]).await?.it;
+            let id = letter.id.to_string();
+            letters.push(context.client.get::<Record>(&["api", "v1", "tasks", &id], &[]).await?.it);
         }
         Ok(letters)
     }

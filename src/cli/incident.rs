@@ -157,6 +157,7 @@ fn show(incident: &Record) -> String {
         ("agents", agents.join(", ")),
         ("pattern", incident.pattern.join("\n")),
         ("tasks", tasks.join("\n")),
+        ("in doubt", incident.in_doubt.join("\n")),
         ("do first", incident.runbook.clone()),
         ("paged again", incident.repages.to_string()),
         ("answers", answers.join("\n")),

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod output;
 mod agent;
+mod bound;
 mod breaker;
 mod ceo;
 mod check;
@@ -23,6 +24,8 @@ mod select;
 mod status;
 mod task;
 mod up;
+mod waterfall;
+mod why;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -114,6 +117,8 @@ enum Command {
     Init(init::Init),
     /// Check the files of a team, all mistakes at once
     Check(check::Check),
+    /// The most a task can come to: calls, tokens, dollars, hours
+    Bound(bound::BoundOf),
     /// Run the team of a directory until told to stop
     Up(up::Up),
     /// How the team is, in a sentence
@@ -146,6 +151,8 @@ enum Command {
     Page(page::Page),
     /// Which retry policy applies to a task or type, and why
     Explain(explain::Explain),
+    /// Why a task is where it is: every step, failure, wait, cost and decision, with its rule
+    Why(why::WhyOf),
     /// Is the team ready? For containers: exit code 0, 1 or 4
     #[command(after_help = "Examples:\n  backstop healthcheck && echo ready")]
     Healthcheck,
@@ -271,6 +278,7 @@ impl Error {
                 "token-needed" => "BACKSTOP_TOKEN=... backstop status",
                 "replays-used-up" | "decisions-used-up" => "backstop ceo decide <task id> run-again --reason '...'",
                 "not-found" => where_listed(&problem.detail),
+                "outcome-known" => "backstop why <task id>",
                 _ => "backstop status",
             },
             Self::Strange { .. } => "backstop version",
@@ -359,6 +367,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Error> {
             Command::Demo(demo) => demo.run(context).await,
             Command::Init(init) => init.run(context),
             Command::Check(check) => check.run(context),
+            Command::Bound(bound) => bound.run(context),
             Command::Up(up) => up.run(context).await,
             Command::Status(status) => status.run(context).await,
             Command::Task(task) => task.run(context).await,
@@ -371,6 +380,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Error> {
             Command::Events(events) => events.run(context).await,
             Command::Page(page) => page.run(context).await,
             Command::Explain(explain) => explain.run(context).await,
+            Command::Why(why) => why.run(context).await,
             Command::Healthcheck => status::healthcheck(context).await,
             Command::Completions { shell } => {
                 let mut script = Vec::new();

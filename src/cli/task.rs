@@ -6,14 +6,20 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::output::{Table, ago, cut, cut_id, details, short};
+use super::output::{Table, ago, cut, cut_id, details, short, wrapped};
 use super::select::Select;
-use super::{Context, Error, actor, now};
+use super::{Context, Error, actor, now, waterfall};
+use crate::api::Items;
 use crate::api::filter::query_pairs;
 use crate::delivery::Attempt;
+use crate::diff;
+use crate::doubt::{self, Doubt};
 use crate::engine::Submitted;
+use crate::journal::Step;
 use crate::ledger::{Record, State};
 use crate::query::Page;
+use crate::redact::Redactor;
+use crate::said;
 use crate::task::{AgentName, Effect, IdempotencyKey, Priority, TaskId, TaskType};
 use crate::time::{Timestamp, format_duration, parse_duration};
 
@@ -31,12 +37,30 @@ pub(super) enum Task {
         after_help = "Examples:\n  backstop task ls --state parked\n  backstop task ls --where 'agent:cto age:<1h' -o name"
     )]
     Ls(Ls),
-    /// Everything known of a task
-    #[command(after_help = "Examples:\n  backstop task show 0192d5a1-7c3e")]
+    /// Everything known of a task, its deliveries as a picture
+    #[command(
+        after_help = "Examples:\n  backstop task show 0192d5a1-7c3e\n  backstop task show 0192d5a1-7c3e --prompt-diff\n  backstop task show 0192d5a1-7c3e --prompt-diff 1..3"
+    )]
     Show {
         /// Its id, or the beginning of it
         id: String,
+        /// What was said to the model differently in two deliveries; the last two unless told otherwise
+        #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "A..B")]
+        prompt_diff: Option<String>,
     },
+    /// Every call of a model and of a tool, in order
+    #[command(
+        after_help = "Examples:\n  backstop task journal 0192d5a1-7c3e\n  backstop task journal 0192d5a1-7c3e -o jsonl | jq .outcome"
+    )]
+    Journal {
+        /// Its id, or the beginning of it
+        id: String,
+    },
+    /// Say whether a call happened of which nobody knows; the task goes on by itself
+    #[command(
+        after_help = "Examples:\n  backstop task outcome 0192d5a1-7c3e --happened --note 'the bank shows charge ch_42'\n  backstop task outcome 0192d5a1-7c3e --did-not-happen --step 4 --note 'no such order'"
+    )]
+    Outcome(OutcomeOf),
     /// Give up a task that has not ended
     #[command(after_help = "Examples:\n  backstop task cancel 0192d5a1-7c3e --reason 'sent by mistake'")]
     Cancel {
@@ -46,6 +70,25 @@ pub(super) enum Task {
         #[arg(long, default_value = "")]
         reason: String,
     },
+}
+
+/// What somebody found out.
+#[derive(Args, Debug)]
+pub(super) struct OutcomeOf {
+    /// The task: its id, or the beginning of it
+    id: String,
+    /// It happened: it is not made again, and the model is told your note
+    #[arg(long, required_unless_present = "did_not_happen", conflicts_with = "did_not_happen")]
+    happened: bool,
+    /// It did not happen: it is made again, under the same key
+    #[arg(long)]
+    did_not_happen: bool,
+    /// Which call, when several are in doubt
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    step: Option<u32>,
+    /// What you saw; told to the model when it happened
+    #[arg(long, default_value = "")]
+    note: String,
 }
 
 /// What is handed in.
@@ -106,12 +149,22 @@ impl Task {
         match self {
             Self::Submit(submit) => submit.run(context).await,
             Self::Ls(ls) => ls.run(context).await,
-            Self::Show { id } => {
+            Self::Show { id, prompt_diff: Some(which) } => prompt_diff(context, &id, &which).await,
+            Self::Show { id, prompt_diff: None } => {
                 let got = context.client.get::<Record>(&path(&[&id]), &[]).await?;
-                context.out.data(&got.raw, "/task/id", || show(&got.it, now()))?;
-                context.out.next(&next_for(&got.it));
+                let id = got.it.task.id.to_string();
+                let steps = context.client.get::<Items<Step>>(&path(&[&id, "journal"]), &[]).await?.it.items;
+                context.out.data(&got.raw, "/task/id", || show(&got.it, &steps, now()))?;
+                context.out.next(&next_for(&got.it, &steps));
                 Ok(())
             }
+            Self::Journal { id } => {
+                let got = context.client.get::<Items<Step>>(&path(&[&id, "journal"]), &[]).await?;
+                context.out.data(&got.raw, "/intent/intent", || waterfall::table(&got.it.items))?;
+                context.out.next(&format!("backstop why {id}"));
+                Ok(())
+            }
+            Self::Outcome(outcome) => outcome.run(context).await,
             Self::Cancel { id, reason } => {
                 let body = json!({ "by": actor(), "reason": reason });
                 let got = context.client.post::<Record>(&path(&[&id, "cancel"]), &body).await?;
@@ -125,6 +178,56 @@ impl Task {
 
 fn path<'a>(rest: &[&'a str]) -> Vec<&'a str> {
     TASKS.iter().copied().chain(rest.iter().copied()).collect()
+}
+
+impl OutcomeOf {
+    async fn run(self, context: &Context) -> Result<(), Error> {
+        let body = json!({ "step": self.step, "happened": self.happened, "note": self.note, "by": actor() });
+        let got = context.client.post::<Record>(&path(&[&self.id, "outcome"]), &body).await?;
+        let record = &got.it;
+        context.out.data(&got.raw, "/task/id", || format!("{} {}\n", record.task.id, record.state))?;
+        context.out.next(&match record.state {
+            // Another call is in doubt, or a person decides what becomes of it.
+            State::Dead | State::WaitingHuman => format!("backstop why {}", record.task.id),
+            State::Ready | State::Scheduled | State::Parked | State::Running | State::Done | State::Cancelled => {
+                format!("backstop task show {}", record.task.id)
+            }
+        });
+        Ok(())
+    }
+}
+
+/// What was said to the model differently in two deliveries.
+async fn prompt_diff(context: &Context, id: &str, which: &str) -> Result<(), Error> {
+    let steps = context.client.get::<Items<Step>>(&path(&[id, "journal"]), &[]).await?.it.items;
+    let asked = said::deliveries(&steps);
+    let usage = |message: String| Error::Usage { message, next: Some(format!("backstop task journal {id}")) };
+    let (from, to) = match (which, asked.as_slice()) {
+        ("", [.., from, to]) => (*from, *to),
+        ("", _) => {
+            let message = format!("{} delivery asked a model; a difference needs two", asked.len());
+            return Err(Error::Failed { message, next: Some(format!("backstop task show {id}")) });
+        }
+        (which, _) => {
+            let two = which.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+            two.ok_or_else(|| usage(format!("`{which}` is not A..B, the numbers of two deliveries such as 1..2")))?
+        }
+    };
+    let text = |fence: u64| {
+        let known: Vec<String> = asked.iter().map(ToString::to_string).collect();
+        let none = || usage(format!("delivery {fence} asked no model; these did: {}", known.join(", ")));
+        said::said(&steps, fence).ok_or_else(none)
+    };
+    let lines = diff::lines(&text(from)?, &text(to)?);
+    let raw = json!({ "from": from, "to": to, "items": lines });
+    context.out.data(&raw, "/text", || {
+        let told = diff::told(&lines, 3);
+        let told = if told.is_empty() { vec!["  nothing differs".to_owned()] } else { told };
+        let told: Vec<String> = told.iter().map(|line| super::output::visible(line)).collect();
+        format!("--- delivery {from}\n+++ delivery {to}\n{}\n", told.join("\n"))
+    })?;
+    context.out.next(&format!("backstop why {id}"));
+    Ok(())
 }
 
 impl Submit {
@@ -320,8 +423,12 @@ fn whole(span: Duration) -> Duration {
 }
 
 /// Everything about one task.
-pub(super) fn show(record: &Record, now: Timestamp) -> String {
+///
+/// The payload is its owner's and stands whole in `-o json`; on a screen, which others may look at, it is shown without
+/// what looks like a credential.
+pub(super) fn show(record: &Record, steps: &[Step], now: Timestamp) -> String {
     let task = &record.task;
+    let payload = Redactor::default().value(&task.payload);
     let some = |text: Option<String>| text.unwrap_or_default();
     let mut text = details(&[
         ("id", task.id.to_string()),
@@ -336,13 +443,15 @@ pub(super) fn show(record: &Record, now: Timestamp) -> String {
         ("due", if record.due > now { record.due.to_string() } else { String::new() }),
         ("key", some(task.idempotency_key.as_ref().map(ToString::to_string))),
         ("deadline", some(task.deadline.map(|at| at.to_string()))),
-        ("payload", cut(&task.payload.to_string(), 400)),
+        ("payload", cut(&payload.to_string(), 400)),
         ("answer", some(record.answer.as_ref().map(|answer| cut(&answer.to_string(), 400)))),
     ]);
     if !record.attempts.is_empty() {
         text.push_str("\nattempts\n");
         text.push_str(&attempts(&record.attempts));
     }
+    text.push_str(&pictured(&record.attempts, steps, now));
+    text.push_str(&in_doubt(task.id, &Doubt::all(steps, running(record))));
     if let Some(letter) = &record.letter {
         text.push_str("\ndead letter\n");
         text.push_str(&details(&[
@@ -363,7 +472,35 @@ pub(super) fn show(record: &Record, now: Timestamp) -> String {
     text
 }
 
-fn attempts(attempts: &[Attempt]) -> String {
+/// The deliveries and their steps as a picture; nothing when there is no journal.
+pub(super) fn pictured(attempts: &[Attempt], steps: &[Step], now: Timestamp) -> String {
+    if steps.is_empty() {
+        return String::new();
+    }
+    format!("\nsteps\n{}", waterfall::waterfall(attempts, steps, now))
+}
+
+/// Calls of which nobody knows whether they happened, and how to answer.
+pub(super) fn in_doubt(task: TaskId, doubts: &[Doubt]) -> String {
+    if doubts.is_empty() {
+        return String::new();
+    }
+    let lines = doubts.iter().map(|doubt| {
+        format!(
+            "{}\n{}\n",
+            wrapped(&doubt.line(), 2),
+            wrapped(&format!("answer: {}", doubt::command(task, Some(doubt.step))), 4)
+        )
+    });
+    format!("\nin doubt: did these happen?\n{}", lines.collect::<String>())
+}
+
+/// The fence under which it runs; 0 when it does not.
+fn running(record: &Record) -> u64 {
+    if record.state == State::Running { record.fence } else { 0 }
+}
+
+pub(super) fn attempts(attempts: &[Attempt]) -> String {
     let mut table = Table::new(&["ROUND", "TRY", "AGENT", "WAITED", "TOOK", "END", "TOKENS", "ERROR"]);
     for attempt in attempts {
         let took = attempt.ended_at.map(|end| format_duration(end.since(attempt.started_at)));
@@ -382,13 +519,14 @@ fn attempts(attempts: &[Attempt]) -> String {
     table.render("none yet")
 }
 
-fn next_for(record: &Record) -> String {
+fn next_for(record: &Record, steps: &[Step]) -> String {
     let id = record.task.id;
     match record.state {
+        State::Dead | State::WaitingHuman if !Doubt::all(steps, 0).is_empty() => format!("backstop why {id}"),
         State::Dead | State::WaitingHuman => format!("backstop ceo decide {id} run-again --reason '...'"),
         State::Parked => "backstop breaker ls".to_owned(),
         State::Ready | State::Scheduled | State::Running => format!("backstop task cancel {id}"),
-        State::Done | State::Cancelled => format!("backstop explain {id}"),
+        State::Done | State::Cancelled => format!("backstop why {id}"),
     }
 }
 

@@ -204,6 +204,8 @@ fn start_log(context: &Context) {
     };
     let filter = env("BACKSTOP_LOG").and_then(|filter| EnvFilter::try_new(filter).ok());
     let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
+    // The MCP SDK logs what servers say as it came, arguments and results among it; what matters of that we say, redacted.
+    let filter = filter.add_directive("rmcp=off".parse().expect("a directive"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start in one process keeps the first one's log.
     let _ = match context.log {

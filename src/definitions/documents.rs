@@ -182,6 +182,20 @@ fn read_agent(
             agent.max_output_tokens = value.count(1..=1_000_000, notes).unwrap_or(agent.max_output_tokens);
         }
         agent.max_micro_usd = limits.take("max-cost-usd", notes).and_then(|value| value.dollars(notes));
+        agent.max_micro_usd_per_hour = limits.take("max-usd-per-hour", notes).and_then(|value| value.dollars(notes));
+        if let Some(value) = limits.take("max-steps", notes) {
+            agent.max_steps = value.count(1..=10_000, notes).unwrap_or(agent.max_steps);
+        }
+        if let Some(value) = limits.take("max-tool-calls", notes) {
+            agent.max_tool_calls = value.count(1..=1_000, notes).unwrap_or(agent.max_tool_calls);
+        }
+        if let Some(value) = limits.take("max-tokens-per-minute", notes) {
+            agent.max_tokens_per_minute = value.whole(1..=1_000_000_000, notes).unwrap_or(agent.max_tokens_per_minute);
+        }
+        if let Some(value) = limits.take("stall", notes) {
+            let span = Duration::from_secs(1)..=Duration::from_secs(86_400);
+            agent.stall = value.duration(span, notes).unwrap_or(agent.stall);
+        }
         limits.finish(&super::decode::ours_only, notes);
     }
     if let Some(value) = table.take("restart", notes)

@@ -177,7 +177,7 @@ impl<'a> Files<'a> {
         let message = format!("{} is not set: {so}", names.join(" and "));
         let remedy = format!("set it, for example `export {}=…`", names.first().map_or("NAME", String::as_str));
         match self.purpose {
-            Purpose::Check => notes.warning(&place, path, message, remedy),
+            Purpose::Check | Purpose::Bound => notes.warning(&place, path, message, remedy),
             Purpose::Run => notes.error(&place, path, message, remedy),
         }
     }

@@ -30,6 +30,7 @@ mod providers;
 mod secrets;
 mod team_file;
 mod templates;
+mod tools;
 mod yaml;
 
 pub use templates::templates;
@@ -47,6 +48,8 @@ pub enum Purpose {
     Check,
     /// For `up`: everything that is used must be there.
     Run,
+    /// For `bound`: as if every key were there, because the bound must hold where they are.
+    Bound,
 }
 
 /// A configuration that was read, and what is odd about it.
@@ -123,7 +126,10 @@ pub fn load(dir: &Path, env: Env<'_>, purpose: Purpose) -> Result<Loaded, Proble
     let wide = wide.unwrap_or_default();
     documents::agents(&mut config, &wide, &files, &mut notes);
     documents::prompts(&mut config, &files, &mut notes);
-    without_keys(&mut config, &wide, &files, &mut notes);
+    match purpose {
+        Purpose::Check | Purpose::Run => without_keys(&mut config, &wide, &files, &mut notes),
+        Purpose::Bound => {}
+    }
     config.fingerprint = files.fingerprint();
     // A team file that could not be read declares nothing; to complain of all that is missing from it would bury why.
     if team_read {

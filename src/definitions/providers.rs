@@ -39,7 +39,7 @@ pub(super) fn provider(
     let mut table = value.table(notes)?;
     let known = known(name.as_str());
     let wire = match table.take("wire", notes) {
-        Some(value) => value.word::<WireWord>(&["anthropic", "openai", "gemini", "ollama"], notes).map(|word| word.0),
+        Some(value) => value.word::<WireWord>(WIRES, notes).map(|word| word.0),
         None if known.is_some() => known.map(|(wire, _)| wire),
         None => {
             let remedy = "write `wire: openai` for anything compatible with OpenAI, else anthropic, gemini or ollama";
@@ -95,6 +95,9 @@ pub(super) fn provider(
     Some(ProviderConfig { wire, base_url, api_key, self_hosted, headers, retry, breaker, timeouts, models })
 }
 
+/// The words for the wires.
+const WIRES: &[&str] = &["anthropic", "openai", "openai-responses", "gemini", "ollama"];
+
 struct WireWord(Wire);
 
 impl std::str::FromStr for WireWord {
@@ -104,6 +107,7 @@ impl std::str::FromStr for WireWord {
         match word {
             "anthropic" => Ok(Self(Wire::Anthropic)),
             "openai" => Ok(Self(Wire::OpenAi)),
+            "openai-responses" => Ok(Self(Wire::Responses)),
             "gemini" => Ok(Self(Wire::Gemini)),
             "ollama" => Ok(Self(Wire::Ollama)),
             _ => Err(()),
@@ -111,7 +115,14 @@ impl std::str::FromStr for WireWord {
     }
 }
 
-struct HeaderName(String);
+/// The name of an HTTP header.
+pub(super) struct HeaderName(String);
+
+impl From<HeaderName> for String {
+    fn from(name: HeaderName) -> Self {
+        name.0
+    }
+}
 
 impl std::str::FromStr for HeaderName {
     type Err = &'static str;
@@ -162,6 +173,7 @@ fn models(value: &Value, notes: &mut Notes<'_>) -> BTreeMap<String, ModelFacts> 
         let Some(mut table) = value.table(notes) else { continue };
         let facts = ModelFacts {
             context: table.take("context", notes).and_then(|v| v.whole(1..=1_000_000_000, notes)),
+            max_output: table.take("max-output", notes).and_then(|v| v.whole(1..=1_000_000_000, notes)),
             usd_per_million_input: table.take("usd-per-million-input", notes).and_then(|v| v.number(PRICE, notes)),
             usd_per_million_output: table.take("usd-per-million-output", notes).and_then(|v| v.number(PRICE, notes)),
             usd_per_million_cache_read: table
@@ -170,6 +182,7 @@ fn models(value: &Value, notes: &mut Notes<'_>) -> BTreeMap<String, ModelFacts> 
             usd_per_million_cache_write: table
                 .take("usd-per-million-cache-write", notes)
                 .and_then(|v| v.number(PRICE, notes)),
+            long: None,
         };
         table.finish(&ours_only, notes);
         models.insert(name.0, facts);

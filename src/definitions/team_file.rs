@@ -9,9 +9,10 @@ use super::people::escalation;
 use super::policies::{breaker, retry};
 use super::providers::provider;
 use super::secrets::secret;
+use super::tools::{tools, verify};
 use super::yaml::cut;
 use crate::agent::ModelRef;
-use crate::config::{AdviserConfig, Config, TaskTypeConfig, defaults};
+use crate::config::{AdviserConfig, BudgetConfig, Config, TaskTypeConfig, defaults};
 use crate::retry::RetryPolicy;
 use crate::task::{Effect, Integration, Priority, TaskType};
 
@@ -62,6 +63,8 @@ pub(super) fn read(mut root: Table, config: &mut Config, files: &Files<'_>, note
             config.task_types.insert(name, said);
         }
     }
+    budget(root.section("budget", notes), config, notes);
+    config.tools = tools(root.section("tools", notes), files, notes);
     ceo(root.section("ceo", notes), config, notes);
     escalation(root.section("escalation", notes), config, files, notes);
     api(root.section("api", notes), config, files, notes);
@@ -103,6 +106,8 @@ fn task_type(
         priority: table.take("priority", notes).and_then(|v| v.word::<Priority>(&["high", "normal", "low"], notes)),
         input_schema: table.take("input-schema", notes).and_then(|v| files.schema(&v, notes)),
         output_schema: table.take("output-schema", notes).and_then(|v| files.schema(&v, notes)),
+        max_micro_usd: table.take("max-cost-usd", notes).and_then(|v| v.dollars(notes)),
+        verify: table.take("verify", notes).and_then(|v| verify(&v, files, notes)),
     };
     table.finish(&ours_only, notes);
     Some(said)
@@ -111,6 +116,15 @@ fn task_type(
 /// What doing something does to the world.
 pub(super) fn effect(value: &Value, notes: &mut Notes<'_>) -> Option<Effect> {
     value.word::<Effect>(&["read-only", "notification", "mutation", "payment"], notes)
+}
+
+fn budget(mut table: Table, config: &mut Config, notes: &mut Notes<'_>) {
+    config.budget = BudgetConfig {
+        micro_usd_per_task: table.take("max-usd-per-task", notes).and_then(|v| v.dollars(notes)),
+        micro_usd_per_hour: table.take("max-usd-per-hour", notes).and_then(|v| v.dollars(notes)),
+        micro_usd_per_day: table.take("max-usd-per-day", notes).and_then(|v| v.dollars(notes)),
+    };
+    table.finish(&ours_only, notes);
 }
 
 fn ceo(mut table: Table, config: &mut Config, notes: &mut Notes<'_>) {

@@ -20,6 +20,7 @@ pub fn templates() -> &'static [(&'static str, &'static str)] {
         ("prompts/send-email.md", include_str!("../../prompts/send-email.md")),
         ("prompts/task.md", include_str!("../../prompts/task.md")),
         ("prompts/triage.md", include_str!("../../prompts/triage.md")),
+        ("prompts/verify.md", include_str!("../../prompts/verify.md")),
         ("schemas/blog_post.json", include_str!("../../schemas/blog_post.json")),
         ("schemas/charge.json", include_str!("../../schemas/charge.json")),
         ("schemas/code_review.json", include_str!("../../schemas/code_review.json")),

@@ -16,6 +16,7 @@ use crate::delivery::{Hold, Settlement, Spent};
 use crate::engine::{Document, Engine, Error, KEY_RETENTION, LeaseAsk};
 use crate::event::{Happening, NewEvent};
 use crate::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
+use crate::journal::{Ask, Entry, Intent, Line, Outcome, Purpose, Replied};
 use crate::ledger::{Command, Record, Refused, State};
 use crate::query::{Filter, PAGE_MAX, PageAsk};
 use crate::task::{AgentName, Effect, IdempotencyKey, Integration, Priority, Task, TaskId, TaskType};
@@ -37,6 +38,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("a lease is void at its deadline and comes up as lapsed", |site| Box::pin(lapses(site))),
     ("what is not due, held or overdue is not claimed", |site| Box::pin(waits(site))),
     ("events are numbered without gaps and committed with the change", |site| Box::pin(feed(site))),
+    ("a journal is written under the lease, all of an entry or nothing", |site| Box::pin(journals(site))),
     ("documents are saved all together or not at all", |site| Box::pin(documents(site))),
     ("deaths and failures are counted", |site| Box::pin(counts(site))),
     ("listings match their filter and page without gaps", |site| Box::pin(listings(site))),
@@ -308,6 +310,100 @@ async fn feed(site: &mut dyn Site) {
     let refused = engine.publish(vec![started, stranger], at(5)).await;
     assert!(matches!(refused, Err(Error::NoTask(_))), "an event about no task: {refused:?}");
     assert_eq!(engine.events(4, 9).await.expect("read"), [], "all or nothing");
+}
+
+async fn journals(site: &mut dyn Site) {
+    let engine = site.open(at(0));
+    let other = submit(&*engine, task(2, at(0)), at(0)).await;
+    submit(&*engine, task(1, at(0)), at(1)).await;
+    let record = claim_one(&*engine, at(1)).await;
+    let id = record.task.id;
+    assert_eq!(id, other.task.id, "first come, first served");
+    let entry = |fence, lines| Entry { fence, lines, ..Entry::default() };
+    let asked = |worst| Line::Intend { intent: intent(), worst };
+    let written = engine.journal(id, entry(record.fence, vec![asked(7)]), at(2)).await.expect("written");
+    assert_eq!((written.record.state, written.steps.len(), written.steps[0].number), (State::Running, 1, 1));
+    for (fence, now) in [(record.fence + 1, at(2)), (record.fence, at(301))] {
+        let late = engine.journal(id, entry(fence, vec![asked(1)]), now).await;
+        assert!(matches!(late, Err(Error::Refused(Refused::Stale { .. }))), "an intent needs the lease: {late:?}");
+    }
+    let nobody = TaskId::new(at(0), [9; 10]);
+    let none = engine.journal(nobody, entry(1, vec![asked(1)]), at(2)).await;
+    assert!(matches!(none, Err(Error::NoTask(_))), "{none:?}");
+
+    // All or nothing: the second line names no step, so the first is not written either.
+    let half = vec![asked(1), conclude(99, 5)];
+    let refused = engine.journal(id, entry(record.fence, half), at(2)).await;
+    assert!(matches!(refused, Err(Error::Refused(Refused::NoStep { step: 99 }))), "{refused:?}");
+    let ack = settle(record.fence + 1, ack());
+    let refused = Entry { command: Some(ack), ..entry(record.fence, vec![conclude(1, 5)]) };
+    let refused = engine.journal(id, refused, at(2)).await;
+    assert!(matches!(refused, Err(Error::Refused(Refused::Stale { .. }))), "{refused:?}");
+    let steps = engine.steps(id).await.expect("read");
+    assert_eq!((steps.len(), steps[0].outcome.is_none()), (1, true), "a refused command keeps the lines out too");
+
+    // What a delivery knows is taken also when its lease is over; what is known stands.
+    engine.journal(id, entry(record.fence, vec![conclude(1, 5)]), at(400)).await.expect("known");
+    let again = engine.journal(id, entry(record.fence, vec![conclude(1, 6)]), at(401)).await.expect("the same");
+    assert_eq!((again.steps[0].counted, again.steps[0].ended_at), (5, Some(at(400))), "said twice is said once");
+    let other = Outcome::Replied(Box::new(Replied { text: "else".to_owned(), ..Replied::default() }));
+    let again = Line::Conclude { step: 1, outcome: other, counted: 6 };
+    let again = engine.journal(id, entry(record.fence, vec![again]), at(401)).await;
+    assert!(matches!(again, Err(Error::Refused(Refused::Concluded { step: 1 }))), "{again:?}");
+    let second = claim_one(&*engine, at(2)).await;
+    let lines = vec![asked(3), asked(0)];
+    engine.journal(second.task.id, entry(second.fence, lines), at(3)).await.expect("written");
+    let told = Happening::Released {
+        agent: agent("cto"),
+        task_type: second.task.task_type.clone(),
+        why: Hold::Drain,
+        due: at(3),
+        model: None,
+        usage: Default::default(),
+        micro_usd: None,
+    };
+    let done = Entry {
+        events: vec![told.clone()],
+        command: Some(settle(second.fence, self::ack())),
+        ..entry(second.fence, vec![conclude(1, 2)])
+    };
+    let done = engine.journal(second.task.id, done, at(4)).await.expect("written");
+    assert_eq!((done.record.state, done.steps[0].counted), (State::Done, 2));
+    let history = engine.history(second.task.id).await.expect("read");
+    assert_eq!(history.iter().filter(|event| event.what == told).count(), 1, "told with it");
+
+    let spent: Vec<(i64, u64)> = engine
+        .spendings(at(1))
+        .await
+        .expect("read")
+        .iter()
+        .map(|spent| (spent.at.millis() / 1_000, spent.micro_usd))
+        .collect();
+    assert_eq!(spent, [(2, 5), (3, 2)], "what counts for nothing is left out");
+    assert!(engine.spendings(at(3)).await.expect("read").is_empty(), "later than, not at");
+    let before = (engine.steps(id).await.expect("read"), engine.steps(second.task.id).await.expect("read"));
+    drop(engine);
+    let engine = site.open(at(500));
+    let after = (engine.steps(id).await.expect("read"), engine.steps(second.task.id).await.expect("read"));
+    assert_eq!(before, after, "a restart changes no journal");
+    assert!(engine.steps(nobody).await.expect("read").is_empty());
+}
+
+fn intent() -> Intent {
+    Intent::Ask(Box::new(Ask {
+        model: "anthropic/claude-opus-5-5".parse().expect("a model"),
+        purpose: Purpose::Work,
+        hash: String::new(),
+        fresh: true,
+        system: None,
+        said: Vec::new(),
+        amended: 0,
+        compaction: None,
+    }))
+}
+
+fn conclude(step: u32, counted: u64) -> Line {
+    Line::Conclude { step, outcome: Outcome::Replied(Box::default()), counted }
 }
 
 async fn documents(site: &mut dyn Site) {

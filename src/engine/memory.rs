@@ -10,9 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::agent::Incarnation;
-use crate::engine::{Document, Engine, Error, KEY_RETENTION, LeaseAsk, Pending, Submitted};
+use crate::engine::{Document, Engine, Error, Journaled, KEY_RETENTION, LeaseAsk, Pending, Submitted};
 use crate::event::{Event, NewEvent};
 use crate::failure::Class;
+use crate::journal::{self, End, Spending, Step};
 use crate::ledger::{self, Balance, Command, Record, State};
 use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk, failure_told};
 use crate::queue::{Entry, Queues};
@@ -97,6 +98,7 @@ struct Shelf {
     deaths: Vec<Death>,
     failures: Vec<(Timestamp, AgentName, TaskType, Class)>,
     documents: BTreeMap<(String, String), Document>,
+    journals: HashMap<u64, Vec<Step>>,
     epoch: u64,
     high_water: Timestamp,
     closed: bool,
@@ -198,6 +200,45 @@ impl Shelf {
         self.failures.extend(failed.map(|class| (now, agent, record.task.task_type.clone(), class)));
         self.store(seq, record.clone(), events, now);
         Ok(record)
+    }
+
+    fn journal(&mut self, id: TaskId, entry: journal::Entry, now: Timestamp) -> Result<Journaled, Error> {
+        let seq = self.seq(id)?;
+        let record = self.at(seq);
+        let known = self.journals.get(&seq).map_or(&[][..], Vec::as_slice);
+        let asks = |step: &&Step| step.ask().is_some_and(|ask| ask.purpose.is_work());
+        let end = End {
+            step: known.last().map_or(0, |step| step.number),
+            ask: known.iter().rev().find(asks).map_or(0, |step| step.number),
+        };
+        let steps = journal::write(record, known, end, &entry, self.epoch, now)?;
+        let task = Some(id);
+        let mut events: Vec<NewEvent> = entry.events.into_iter().map(|what| NewEvent { task, what }).collect();
+        let record = match entry.command {
+            Some(command) => {
+                ledger::of_this_run(record, &command, self.epoch)?;
+                let failed = failure_told(&command).map(|failure| failure.class);
+                let agent = record.agent.clone();
+                let (record, more) = ledger::apply(record, command, now)?;
+                self.failures.extend(failed.map(|class| (now, agent, record.task.task_type.clone(), class)));
+                events.extend(more);
+                self.store(seq, record.clone(), events, now);
+                record
+            }
+            None => {
+                let record = record.clone();
+                self.append(events, now);
+                record
+            }
+        };
+        let kept = self.journals.entry(seq).or_default();
+        for step in &steps {
+            match kept.iter_mut().find(|known| known.number == step.number) {
+                Some(known) => known.clone_from(step),
+                None => kept.push(step.clone()),
+            }
+        }
+        Ok(Journaled { record, steps })
     }
 
     fn save(&mut self, documents: Vec<Document>, events: Vec<NewEvent>, now: Timestamp) -> Result<(), Error> {
@@ -315,6 +356,29 @@ impl Engine for Memory {
 
     fn command(&self, id: TaskId, command: Command, now: Timestamp) -> Pending<'_, Record> {
         self.write(now, |shelf| shelf.command(id, command, now))
+    }
+
+    fn journal(&self, id: TaskId, entry: journal::Entry, now: Timestamp) -> Pending<'_, Journaled> {
+        self.write(now, |shelf| shelf.journal(id, entry, now))
+    }
+
+    fn steps(&self, id: TaskId) -> Pending<'_, Vec<Step>> {
+        self.read(|shelf| Ok(shelf.ids.get(&id).and_then(|seq| shelf.journals.get(seq)).cloned().unwrap_or_default()))
+    }
+
+    fn spendings(&self, since: Timestamp) -> Pending<'_, Vec<Spending>> {
+        self.read(|shelf| {
+            let of_task = |(seq, steps): (&u64, &Vec<Step>)| -> Vec<Spending> {
+                let counts = |step: &&Step| step.at > since && step.counted > 0;
+                let task = shelf.at(*seq).task.id;
+                let spending =
+                    |step: &Step| Spending { at: step.at, task, agent: step.agent.clone(), micro_usd: step.counted };
+                steps.iter().filter(counts).map(spending).collect()
+            };
+            let mut all: Vec<Spending> = shelf.journals.iter().flat_map(of_task).collect();
+            all.sort_by_key(|spending| (spending.at, spending.task));
+            Ok(all)
+        })
     }
 
     fn lapsed(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {

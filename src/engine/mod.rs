@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::agent::Incarnation;
 use crate::event::{Event, NewEvent};
+use crate::journal::{Entry, Spending, Step};
 use crate::ledger::{Balance, Command, Record, Refused};
 use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk};
 use crate::task::{AgentName, Integration, Task, TaskId};
@@ -47,6 +48,19 @@ pub trait Engine: Send + Sync + 'static {
     /// [`Error::Refused`] when the ledger refuses it (also a `Renew` or `Settle` under a lease of another epoch),
     /// [`Error::NoTask`] when there is no such task.
     fn command(&self, id: TaskId, command: Command, now: Timestamp) -> Pending<'_, Record>;
+
+    /// Writes into a task's journal, by [`crate::journal::write`], and applies the entry's command after it, all of it at once:
+    /// the record as it is now, and the steps that are new or changed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when a line or the command is refused; then nothing is written. [`Error::NoTask`].
+    fn journal(&self, id: TaskId, entry: Entry, now: Timestamp) -> Pending<'_, Journaled>;
+
+    /// The journal of a task, oldest step first; empty when there is none.
+    fn steps(&self, id: TaskId) -> Pending<'_, Vec<Step>>;
+
+    /// What the limits of money count, for every step with `at > since` that counts for something, oldest first.
+    fn spendings(&self, since: Timestamp) -> Pending<'_, Vec<Spending>>;
 
     /// Running tasks whose lease is over: `deadline <= now`, or of another epoch than [`Engine::epoch`]. At most `limit`.
     fn lapsed(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>>;
@@ -123,6 +137,15 @@ pub trait Engine: Send + Sync + 'static {
 
 /// How long a key is remembered after its task has ended (Stripe keeps keys for at least 24 hours).
 pub const KEY_RETENTION: Duration = Duration::from_secs(24 * 3600);
+
+/// What became of an entry in a journal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Journaled {
+    /// The task, as it is now.
+    pub record: Record,
+    /// The steps that are new or changed, as they are now.
+    pub steps: Vec<Step>,
+}
 
 /// What became of a submission.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -16,6 +16,8 @@ const CONTENT_LIMIT: usize = 16 * 1024 * 1024;
 /// The body of a success, read in the form it turns out to have.
 pub(super) struct Body {
     wire: Wire,
+    /// Were tools offered?
+    offered: bool,
     content_type: String,
     form: Form,
     /// Bytes of content so far.
@@ -37,8 +39,8 @@ enum Form {
 }
 
 impl Body {
-    pub(super) fn new(wire: Wire, content_type: String) -> Self {
-        Self { wire, content_type, form: Form::Unknown, content: 0, beginning: Vec::new(), events: 0 }
+    pub(super) fn new(wire: Wire, offered: bool, content_type: String) -> Self {
+        Self { wire, offered, content_type, form: Form::Unknown, content: 0, beginning: Vec::new(), events: 0 }
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -116,6 +118,7 @@ impl Body {
                 continue;
             }
             let step = reader.event(event)?;
+            wire::bounded(reader)?;
             sum.content += step.content;
             if step.over {
                 sum.over = true;
@@ -136,7 +139,7 @@ impl Body {
     /// Nothing more will come: is it an answer?
     pub(super) fn end(mut self, reader: &mut dyn Reader) -> Result<(), Trouble> {
         match std::mem::replace(&mut self.form, Form::Unknown) {
-            Form::Unknown if self.promises_stream() => wire::verdict(reader),
+            Form::Unknown if self.promises_stream() => wire::verdict(reader, self.offered),
             Form::Unknown => Err(Trouble::malformed(self.evidence(), "an empty body")),
             Form::Stream(mut frames) => {
                 if let Some(event) = frames.finish().filter(|_| !reader.answer().complete) {
@@ -151,7 +154,7 @@ impl Body {
                 if self.events == 0 && !only_comments() {
                     return Err(Trouble::malformed(self.evidence(), "not a stream of events"));
                 }
-                wire::verdict(reader)
+                wire::verdict(reader, self.offered)
             }
             Form::Document(document) => self.document(&String::from_utf8_lossy(&document), reader),
         }
@@ -178,7 +181,7 @@ impl Body {
             }
             reader.document(response, text)?;
         }
-        wire::verdict(reader).map_err(|trouble| {
+        wire::verdict(reader, self.offered).map_err(|trouble| {
             let cut = trouble.fault == Fault::Truncated && responses.len() == 1;
             if cut { Trouble::malformed(text, "no stop reason in the answer") } else { trouble }
         })

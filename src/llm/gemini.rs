@@ -1,15 +1,23 @@
 //! Google Gemini generateContent, streamed as server-sent events.
 //!
 //! The answer is complete once a `finishReason` or a `blockReason` came. `promptTokenCount` includes what was cached;
-//! `candidatesTokenCount` excludes the thoughts.
+//! `candidatesTokenCount` excludes the thoughts. Thoughts are signed: the signature goes back on the part it came with.
 
 use serde_json::{Value, json};
 
+use super::calling::{self, Called};
 use super::sse::Event;
 use super::wire::{self, Answer, Outgoing, Reader, Step, Trouble};
-use super::{Request, Role};
+use super::{Message, Opaque, Request, ToolCall, ToolResult, ToolSpec};
 use crate::cause::Usage;
 use crate::config::ProviderConfig;
+
+/// Whose signatures these are.
+const VENDOR: &str = "gemini";
+
+/// What Google documents to be sent in place of a signature where there can be none: the first call of a turn has to
+/// have one, and calls of other vendors' models have none.
+const NO_SIGNATURE: &str = "skip_thought_signature_validator";
 
 /// The request as HTTP. A base URL without a path gets the version this was written for. The key goes into a header:
 /// as a part of the URL it would be in every log.
@@ -21,13 +29,10 @@ pub(crate) fn request(request: &Request, config: &ProviderConfig, key: Option<&s
     } else {
         format!("models/{}", escaped(&request.model))
     };
-    let contents: Vec<Value> = request
-        .messages
-        .iter()
-        .map(|message| json!({"role": role(message.role), "parts": [{"text": message.text}]}))
-        .collect();
+    let contents: Vec<Value> = calling::conversation(request).iter().map(content).collect();
     let mut generation = json!({"maxOutputTokens": request.max_output_tokens});
-    if let Some(schema) = &request.schema {
+    // Models before Gemini 3 refuse functions together with a JSON answer.
+    if let Some(schema) = request.schema.as_ref().filter(|_| request.tools.is_empty()) {
         generation["responseMimeType"] = json!("application/json");
         generation["responseJsonSchema"] = schema.clone();
     }
@@ -35,16 +40,72 @@ pub(crate) fn request(request: &Request, config: &ProviderConfig, key: Option<&s
     if !request.system.is_empty() {
         body["systemInstruction"] = json!({"parts": [{"text": request.system}]});
     }
+    if !request.tools.is_empty() {
+        let declared = |tool: &ToolSpec| json!({"name": tool.name, "description": tool.description, "parametersJsonSchema": calling::parameters(tool)});
+        let declared: Vec<Value> = request.tools.iter().map(declared).collect();
+        body["tools"] = json!([{"functionDeclarations": declared}]);
+    }
     let url = wire::join(&config.base_url, &format!("{version}/{model}:streamGenerateContent"));
     let url = format!("{url}{}alt=sse", if url.contains('?') { '&' } else { '?' });
     Outgoing { url, headers: key.map(|key| ("x-goog-api-key", key.to_owned())).into_iter().collect(), body }
 }
 
-fn role(role: Role) -> &'static str {
-    match role {
-        Role::User => "user",
-        Role::Assistant => "model",
+fn content(message: &Message) -> Value {
+    match message {
+        Message::User { text } => json!({"role": "user", "parts": [{"text": text}]}),
+        Message::Assistant { text, calls, opaque } => {
+            let mut parts = texts(text, opaque);
+            parts.extend(calls.iter().enumerate().map(|(place, called)| call(called, place)));
+            // A turn of nothing at all still has to have a part.
+            if parts.is_empty() {
+                parts.push(json!({"text": text}));
+            }
+            json!({"role": "model", "parts": parts})
+        }
+        Message::Results { results } => {
+            json!({"role": "user", "parts": results.iter().map(response).collect::<Vec<_>>()})
+        }
     }
+}
+
+/// The text in the parts it came in, as far as they were signed: signed parts must not be joined with others.
+fn texts(text: &str, opaque: &[Opaque]) -> Vec<Value> {
+    let mut parts = Vec::new();
+    let mut from = 0;
+    let unsigned = |parts: &mut Vec<Value>, piece: &str| {
+        if !piece.is_empty() {
+            parts.push(json!({"text": piece}));
+        }
+    };
+    for signed in calling::own(opaque, VENDOR) {
+        let place = |name: &str| signed.get(name).and_then(Value::as_u64).and_then(|place| usize::try_from(place).ok());
+        let (Some(start), Some(end)) = (place("from"), place("to")) else { continue };
+        // Where the text is no longer what was signed, nothing fits any more.
+        let (Some(before), Some(piece)) = (text.get(from..start), text.get(start..end)) else { break };
+        unsigned(&mut parts, before);
+        parts.push(json!({"text": piece, "thoughtSignature": signed["thoughtSignature"]}));
+        from = end;
+    }
+    unsigned(&mut parts, text.get(from..).unwrap_or_default());
+    parts
+}
+
+fn call(call: &ToolCall, place: usize) -> Value {
+    let mut part = json!({"functionCall": {
+        "id": call.id, "name": calling::name(&call.name), "args": calling::arguments(call)}});
+    let own = call.signature.as_ref().filter(|signature| signature.vendor == VENDOR);
+    if let Some(signature) = own {
+        part["thoughtSignature"] = signature.value.clone();
+    } else if place == 0 {
+        part["thoughtSignature"] = json!(NO_SIGNATURE);
+    }
+    part
+}
+
+fn response(result: &ToolResult) -> Value {
+    let what = if result.failed { "error" } else { "output" };
+    json!({"functionResponse": {
+        "id": result.id, "name": calling::name(&result.name), "response": {what: result.text}}})
 }
 
 /// A model's name as a part of a path.
@@ -86,14 +147,27 @@ impl Contents {
 
     fn part(&mut self, part: &Value) -> usize {
         let text = wire::text(part, "/text");
+        let from = self.answer.text.len();
         // A thought is content, but no part of the answer.
         if part.get("thought").and_then(Value::as_bool) != Some(true) {
             self.answer.text.push_str(text);
         }
-        let Some(call) = part.get("functionCall") else { return text.len() };
-        let arguments = call.get("args").map(Value::to_string).unwrap_or_default();
+        let signature = part.get("thoughtSignature").filter(|signature| signature.is_string());
+        let Some(call) = part.get("functionCall") else {
+            if let Some(signature) = signature {
+                let signed = json!({"thoughtSignature": signature, "from": from, "to": self.answer.text.len()});
+                self.answer.opaque.push(calling::opaque(VENDOR, signed));
+            }
+            return text.len();
+        };
+        let arguments = calling::written(call.get("args"));
         let content = text.len() + arguments.len() + 1;
-        self.answer.calls.push((wire::text(call, "/name").to_owned(), arguments));
+        self.answer.calls.push(Called {
+            id: wire::text(call, "/id").to_owned(),
+            name: wire::text(call, "/name").to_owned(),
+            arguments,
+            signature: signature.map(|signature| calling::opaque(VENDOR, signature.clone())),
+        });
         content
     }
 
@@ -143,8 +217,9 @@ impl Reader for Contents {
         stop == "STOP"
     }
 
-    fn wants_tools(&self, _stop: &str) -> bool {
-        // A turn that wants tools ends in STOP like any other; the calls themselves tell.
-        false
+    fn wants_tools(&self, stop: &str) -> bool {
+        // At Google a turn that wants tools ends in STOP like any other; the calls themselves tell. Others who speak
+        // this wire have a word for it.
+        stop == "FUNCTION_CALL"
     }
 }

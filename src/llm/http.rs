@@ -21,8 +21,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::body::Body;
+use super::calling::Called;
 use super::wire::{self, Outgoing, Reader, Trouble};
-use super::{Call, Clock, Error, Progress, Provider, Reply, Request, anthropic, diagnosis, gemini, ollama, openai};
+use super::{Call, Clock, Error, Progress, Provider, Reply, Request};
+use super::{anthropic, diagnosis, gemini, ollama, openai, responses};
 use crate::cause::{BODY_LIMIT, Fault, LlmFailure, Phase};
 use crate::config::{ProviderConfig, Timeouts, Wire};
 use crate::redact::Redactor;
@@ -98,7 +100,8 @@ impl Adapter {
             sent: Arc::default(),
             status: None,
             headers: Vec::new(),
-            reader: reader(self.config.wire),
+            offered: !request.tools.is_empty(),
+            reader: reader(self.config.wire, self.vendor),
         };
         let outcome = exchange.run(self.outgoing(request), self, progress).await;
         let answer = exchange.reader.answer();
@@ -108,6 +111,8 @@ impl Adapter {
         match outcome {
             Ok(()) => Ok(Reply {
                 text: answer.text.clone(),
+                calls: answer.calls.iter().map(Called::call).collect(),
+                opaque: answer.opaque.clone(),
                 model: if answer.model.is_empty() { request.model.clone() } else { answer.model.clone() },
                 usage: answer.usage,
                 stop: answer.stop.clone().unwrap_or_default(),
@@ -164,6 +169,7 @@ impl Adapter {
             Wire::OpenAi => openai::request(request, &self.config, key, self.vendor),
             Wire::Gemini => gemini::request(request, &self.config, key),
             Wire::Ollama => ollama::request(request, &self.config, key),
+            Wire::Responses => responses::request(request, &self.config, key, self.vendor),
         }
     }
 
@@ -199,12 +205,13 @@ impl Provider for Adapter {
     }
 }
 
-fn reader(wire: Wire) -> Box<dyn Reader> {
+fn reader(wire: Wire, vendor: &'static str) -> Box<dyn Reader> {
     match wire {
         Wire::Anthropic => Box::new(anthropic::Messages::default()),
-        Wire::OpenAi => Box::new(openai::Completions::default()),
+        Wire::OpenAi => Box::new(openai::Completions::of(vendor)),
         Wire::Gemini => Box::new(gemini::Contents::default()),
         Wire::Ollama => Box::new(ollama::Chat::default()),
+        Wire::Responses => Box::new(responses::Items::default()),
     }
 }
 
@@ -253,6 +260,8 @@ struct Exchange {
     sent: Arc<Sent>,
     status: Option<u16>,
     headers: Vec<(String, String)>,
+    /// Were tools offered?
+    offered: bool,
     reader: Box<dyn Reader>,
 }
 
@@ -334,7 +343,7 @@ impl Exchange {
     async fn read(&mut self, mut response: Response, wire: Wire, progress: &Progress) -> Result<(), Trouble> {
         let content_type = self.headers.iter().find(|(name, _)| name == "content-type");
         let content_type = content_type.map(|(_, value)| value.to_ascii_lowercase()).unwrap_or_default();
-        let mut body = Body::new(wire, content_type);
+        let mut body = Body::new(wire, self.offered, content_type);
         let total = deadline(self.started, self.timeouts.total);
         let mut awaited = deadline(Instant::now(), self.timeouts.first_content);
         loop {

@@ -13,12 +13,15 @@ use serde_json::Value;
 
 use crate::cause::{LlmFailure, Usage};
 use crate::config::ProviderConfig;
-use crate::task::{Integration, words};
+pub use crate::conversation::{Message, Opaque, ToolCall, ToolResult, ToolSpec};
+use crate::task::Integration;
 use crate::time::Timestamp;
 
 mod wire;
+mod calling;
 mod anthropic;
 mod openai;
+mod responses;
 mod gemini;
 mod ollama;
 mod sse;
@@ -47,8 +50,11 @@ pub struct Request {
     pub model: String,
     /// The system prompt.
     pub system: String,
-    /// The conversation, oldest first; the last one is the user's.
+    /// The conversation, oldest first; the last turn is the asker's words or the results of tools.
     pub messages: Vec<Message>,
+    /// The tools the model may call; without any, calls in the conversation are told as text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<ToolSpec>,
     /// The most tokens the answer may have.
     pub max_output_tokens: u32,
     /// The JSON Schema the answer must meet, handed to providers that can enforce it. The answer is validated by us in any case.
@@ -56,30 +62,17 @@ pub struct Request {
     pub schema: Option<Value>,
 }
 
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Whose.
-    pub role: Role,
-    /// Its text.
-    pub text: String,
-}
-
-words! {
-    /// Who speaks in a conversation.
-    Role, "role", "user, assistant" {
-        /// The asker.
-        User = "user",
-        /// The model.
-        Assistant = "assistant",
-    }
-}
-
 /// A usable answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
-    /// The answer's text.
+    /// The answer's text; may be empty when tools are called.
     pub text: String,
+    /// The tools it wants called, in its order, under the names its vendor gave the calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<ToolCall>,
+    /// What only its vendor understands, to be given back with this turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opaque: Vec<Opaque>,
     /// The model that answered, as it names itself.
     pub model: String,
     /// Tokens, by the vendor's rule.

@@ -2,27 +2,58 @@
 
 use serde_json::{Value, json};
 
-use super::Request;
+use super::calling::{self, Called};
 use super::sse::Event;
 use super::wire::{self, Answer, Outgoing, Reader, Step, Trouble};
+use super::{Message, Request, ToolCall};
 use crate::cause::Usage;
 use crate::config::ProviderConfig;
 
 /// The request as HTTP. The base URL may end in `/api` or before it.
 pub(crate) fn request(request: &Request, config: &ProviderConfig, key: Option<&str>) -> Outgoing {
     let path = if config.base_url.trim_end_matches('/').ends_with("/api") { "/chat" } else { "/api/chat" };
-    let messages = wire::chat(request);
     let mut body = json!({
         "model": request.model,
-        "messages": messages,
+        "messages": messages(request),
         "stream": true,
         "options": {"num_predict": request.max_output_tokens},
     });
-    if let Some(schema) = &request.schema {
+    // The format binds every word of the answer, and a call would be none of them.
+    if let Some(schema) = request.schema.as_ref().filter(|_| request.tools.is_empty()) {
         body["format"] = schema.clone();
+    }
+    if !request.tools.is_empty() {
+        body["tools"] = calling::functions(&request.tools);
     }
     let headers = key.map(|key| ("authorization", format!("Bearer {key}"))).into_iter().collect();
     Outgoing { url: wire::join(&config.base_url, path), headers, body }
+}
+
+fn messages(request: &Request) -> Vec<Value> {
+    let system = (!request.system.is_empty()).then(|| json!({"role": "system", "content": request.system}));
+    let mut messages: Vec<Value> = system.into_iter().collect();
+    for message in calling::conversation(request).iter() {
+        match message {
+            Message::User { text } => messages.push(json!({"role": "user", "content": text})),
+            Message::Assistant { text, calls, .. } => {
+                let mut message = json!({"role": "assistant", "content": text});
+                if !calls.is_empty() {
+                    message["tool_calls"] = calls.iter().map(call).collect();
+                }
+                messages.push(message);
+            }
+            // Old versions know a result by the tool's name only, newer ones by the call's.
+            Message::Results { results } => messages.extend(results.iter().map(|result| {
+                json!({"role": "tool", "tool_name": calling::name(&result.name), "tool_call_id": result.id,
+                    "content": result.text})
+            })),
+        }
+    }
+    messages
+}
+
+fn call(call: &ToolCall) -> Value {
+    json!({"id": call.id, "function": {"name": calling::name(&call.name), "arguments": calling::arguments(call)}})
 }
 
 /// Reads the answer.
@@ -41,13 +72,14 @@ impl Chat {
         self.answer.text.push_str(text);
         let mut content = text.len() + wire::text(line, "/message/thinking").len();
         for call in line.pointer("/message/tool_calls").and_then(Value::as_array).into_iter().flatten() {
-            let arguments = match call.pointer("/function/arguments") {
-                Some(Value::String(text)) => text.clone(),
-                Some(arguments) => arguments.to_string(),
-                None => String::new(),
-            };
+            let arguments = calling::written(call.pointer("/function/arguments"));
             content += arguments.len() + 1;
-            self.answer.calls.push((wire::text(call, "/function/name").to_owned(), arguments));
+            self.answer.calls.push(Called {
+                id: wire::text(call, "/id").to_owned(),
+                name: wire::text(call, "/function/name").to_owned(),
+                arguments,
+                signature: None,
+            });
         }
         if line.get("done").and_then(Value::as_bool) == Some(true) {
             self.answer.complete = true;

@@ -5,38 +5,92 @@
 
 use serde_json::{Value, json};
 
-use super::Request;
+use super::calling::{self, Called};
 use super::sse::Event;
 use super::wire::{self, Answer, Outgoing, Reader, Step, Trouble};
+use super::{Message, Request, ToolCall};
 use crate::cause::Usage;
 use crate::config::ProviderConfig;
 
 /// The request as HTTP: `/chat/completions` after the base URL.
 pub(crate) fn request(request: &Request, config: &ProviderConfig, key: Option<&str>, vendor: &str) -> Outgoing {
-    let messages = wire::chat(request);
-    let mut body = json!({"model": request.model, "messages": messages, "stream": true});
+    let mut body = json!({"model": request.model, "messages": messages(request, vendor), "stream": true});
     // The newer models of OpenAI refuse the old name; the compatible servers know only that.
-    let its_own = vendor == "azure_openai" || wire::host(&config.base_url) == "api.openai.com";
+    let its_own = is_its_own(config, vendor);
     let limit = if its_own { "max_completion_tokens" } else { "max_tokens" };
     body[limit] = json!(request.max_output_tokens);
     // Mistral reports usage unasked and refuses members it does not know.
     if vendor != "mistral" {
         body["stream_options"] = json!({"include_usage": true});
     }
-    if let Some(schema) = &request.schema {
+    // Most compatible servers hold every answer to the schema, and a call is none, or refuse the two together.
+    if let Some(schema) = request.schema.as_ref().filter(|_| its_own || request.tools.is_empty()) {
         let format = json!({"name": "answer", "schema": schema, "strict": can_be_strict(schema)});
         body["response_format"] = json!({"type": "json_schema", "json_schema": format});
     }
+    if !request.tools.is_empty() {
+        body["tools"] = calling::functions(&request.tools);
+    }
+    Outgoing { url: wire::join(&config.base_url, "/chat/completions"), headers: headers(key, vendor), body }
+}
+
+/// Is it OpenAI itself, be it at Azure, and not somebody compatible?
+pub(crate) fn is_its_own(config: &ProviderConfig, vendor: &str) -> bool {
+    vendor == "azure_openai" || wire::host(&config.base_url) == "api.openai.com"
+}
+
+/// The key, in the header it belongs in.
+pub(crate) fn headers(key: Option<&str>, vendor: &str) -> Vec<(&'static str, String)> {
     let header = |key: &str| match vendor {
         "azure_openai" => ("api-key", key.to_owned()),
         _ => ("authorization", format!("Bearer {key}")),
     };
-    let headers = key.map(header).into_iter().collect();
-    Outgoing { url: wire::join(&config.base_url, "/chat/completions"), headers, body }
+    key.map(header).into_iter().collect()
+}
+
+fn messages(request: &Request, vendor: &str) -> Vec<Value> {
+    let system = (!request.system.is_empty()).then(|| json!({"role": "system", "content": request.system}));
+    let mut messages: Vec<Value> = system.into_iter().collect();
+    for message in calling::conversation(request).iter() {
+        match message {
+            Message::User { text } => match messages.last_mut() {
+                // Mistral refuses a user who speaks right after a tool.
+                Some(last) if vendor == "mistral" && last["role"] == "tool" => {
+                    last["content"] = json!(format!("{}\n\n{text}", wire::text(last, "/content")));
+                }
+                Some(_) | None => messages.push(json!({"role": "user", "content": text})),
+            },
+            Message::Assistant { text, calls, .. } if calls.is_empty() => {
+                messages.push(json!({"role": "assistant", "content": text}));
+            }
+            Message::Assistant { text, calls, opaque } => {
+                let content = if text.is_empty() { Value::Null } else { json!(text) };
+                let calls: Vec<Value> = calls.iter().map(call).collect();
+                let mut message = json!({"role": "assistant", "content": content, "tool_calls": calls});
+                if vendor == DEEPSEEK {
+                    let thoughts = calling::own(opaque, DEEPSEEK).next().cloned();
+                    message["reasoning_content"] = thoughts.unwrap_or_else(|| json!(""));
+                }
+                messages.push(message);
+            }
+            Message::Results { results } => messages.extend(
+                results.iter().map(|result| json!({"role": "tool", "tool_call_id": result.id, "content": result.text})),
+            ),
+        }
+    }
+    messages
+}
+
+/// It alone wants the thoughts of each turn that called tools back, be they empty, and refuses the request otherwise.
+const DEEPSEEK: &str = "deepseek";
+
+fn call(call: &ToolCall) -> Value {
+    json!({"id": call.id, "type": "function",
+        "function": {"name": calling::name(&call.name), "arguments": calling::arguments(call).to_string()}})
 }
 
 /// Strict schemas must require every property and allow no others; asking for it of any other schema is a 400.
-fn can_be_strict(schema: &Value) -> bool {
+pub(crate) fn can_be_strict(schema: &Value) -> bool {
     match schema {
         Value::Object(members) => {
             let closed = match members.get("properties").and_then(Value::as_object) {
@@ -62,9 +116,19 @@ fn can_be_strict(schema: &Value) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct Completions {
     answer: Answer,
+    vendor: &'static str,
+    /// What each call is called in the stream.
+    indices: Vec<Option<u64>>,
+    /// DeepSeek's thoughts.
+    thoughts: String,
 }
 
 impl Completions {
+    /// Reads what this vendor answers.
+    pub(crate) fn of(vendor: &'static str) -> Self {
+        Self { vendor, ..Self::default() }
+    }
+
     /// Takes up a chunk, or a whole completion, which differ only in `delta` and `message`. Returns bytes of content.
     fn take(&mut self, chunk: &Value, raw: &str) -> usize {
         if let Some(model) = chunk.get("model").and_then(Value::as_str).filter(|model| !model.is_empty()) {
@@ -84,6 +148,9 @@ impl Completions {
             self.answer.stop = Some(stop.to_owned());
             self.answer.complete = true;
             raw.clone_into(&mut self.answer.last);
+            if self.vendor == DEEPSEEK && !self.thoughts.is_empty() {
+                self.answer.opaque = vec![calling::opaque(DEEPSEEK, json!(self.thoughts))];
+            }
         }
         content
     }
@@ -103,21 +170,44 @@ impl Completions {
         self.answer.refusal.push_str(refusal);
         content +=
             refusal.len() + wire::text(piece, "/reasoning_content").len() + wire::text(piece, "/reasoning").len();
-        for (position, call) in piece.get("tool_calls").and_then(Value::as_array).into_iter().flatten().enumerate() {
-            let name = wire::text(call, "/function/name");
-            let arguments = wire::text(call, "/function/arguments");
-            content += name.len() + arguments.len();
-            // An index beyond the next one is nonsense; it must not make us reserve room for it.
-            let index = call.get("index").and_then(Value::as_u64).and_then(|index| usize::try_from(index).ok());
-            let index = index.unwrap_or(position).min(self.answer.calls.len());
-            if index == self.answer.calls.len() {
-                self.answer.calls.push((String::new(), String::new()));
-            }
-            let (name_so_far, arguments_so_far) = &mut self.answer.calls[index];
-            name_so_far.push_str(name);
-            arguments_so_far.push_str(arguments);
+        if self.vendor == DEEPSEEK {
+            self.thoughts.push_str(wire::text(piece, "/reasoning_content"));
         }
-        content
+        let calls = piece.get("tool_calls").and_then(Value::as_array);
+        content + calls.into_iter().flatten().map(|call| self.call(call)).sum::<usize>()
+    }
+
+    /// Takes up a call, or the next piece of one. Returns bytes of content.
+    fn call(&mut self, piece: &Value) -> usize {
+        let (id, name) = (wire::text(piece, "/id"), wire::text(piece, "/function/name"));
+        let arguments = calling::written(piece.pointer("/function/arguments"));
+        let index = piece.get("index").and_then(Value::as_u64);
+        let calls = &mut self.answer.calls;
+        let place = match index {
+            // Some servers give all calls of an answer the same index, and names of their own.
+            Some(_) => self.indices.iter().rposition(|known| *known == index).filter(|place| {
+                let known = &calls[*place].id;
+                id.is_empty() || known.is_empty() || known == id
+            }),
+            // Without an index, what has no name goes on with the call before.
+            None if id.is_empty() && name.is_empty() => calls.len().checked_sub(1),
+            None => None,
+        };
+        let place = place.unwrap_or_else(|| {
+            calls.push(Called::default());
+            self.indices.push(index);
+            calls.len() - 1
+        });
+        let call = &mut calls[place];
+        if call.id.is_empty() {
+            id.clone_into(&mut call.id);
+        }
+        // Some servers repeat the name with each piece.
+        if call.name != name {
+            call.name.push_str(name);
+        }
+        call.arguments.push_str(&arguments);
+        name.len() + arguments.len()
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Call, Progress, Provider, Reply, Request};
+use super::{Call, Progress, Provider, Reply, Request, ToolCall};
 use crate::cause::{Fault, LlmFailure, Phase, Usage};
 use crate::task::Integration;
 use crate::time::Timestamp;
@@ -29,6 +29,8 @@ impl Scripted {
             after: Duration::ZERO,
             result: Ok(Reply {
                 text: text.into(),
+                calls: Vec::new(),
+                opaque: Vec::new(),
                 model: "simulated".to_owned(),
                 usage,
                 stop: "end_turn".to_owned(),
@@ -36,6 +38,17 @@ impl Scripted {
                 headers: Vec::new(),
             }),
         }
+    }
+
+    /// A turn of these words, which may be none, and these calls, at once: 10 tokens in, 5 out.
+    #[must_use]
+    pub fn calls(text: impl Into<String>, calls: Vec<ToolCall>) -> Self {
+        let mut scripted = Self::text(text);
+        if let Ok(reply) = &mut scripted.result {
+            reply.calls = calls;
+            reply.stop = "tool_use".to_owned();
+        }
+        scripted
     }
 
     /// This failure, at once.
@@ -135,7 +148,10 @@ impl Provider for Simulated {
                 tokio::time::sleep(after).await;
             }
             match &result {
-                Ok(reply) => progress.advance(reply.text.len()),
+                Ok(reply) => {
+                    let call = |call: &ToolCall| call.name.len() + call.arguments.to_string().len();
+                    progress.advance(reply.text.len() + reply.calls.iter().map(call).sum::<usize>());
+                }
                 Err(failure) => progress.advance(failure.partial.len()),
             }
             result
@@ -148,12 +164,13 @@ mod tests {
     use super::*;
 
     fn request(text: &str) -> Request {
-        let message = super::super::Message { role: super::super::Role::User, text: text.to_owned() };
+        let message = super::super::Message::user(text);
         Request {
             model: "m".to_owned(),
             system: String::new(),
             messages: vec![message],
             max_output_tokens: 10,
+            tools: Vec::new(),
             schema: None,
         }
     }
@@ -176,7 +193,19 @@ mod tests {
         let reply = simulated.ask(&request("b"), &progress).await.expect("the second answers");
         assert_eq!((reply.text.as_str(), progress.bytes()), ("fine", 4));
         assert_eq!(simulated.calls(), 2);
-        assert_eq!(simulated.requests().iter().map(|r| r.messages[0].text.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(simulated.requests().iter().map(|r| r.messages[0].text()).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn it_calls_tools_by_script() {
+        let call = ToolCall::written("c1", "look", "{}");
+        let scripted = call.clone();
+        let integration = Integration::new("sim").expect("a name");
+        let simulated = Simulated::new(integration, move |_, _| Scripted::calls("", vec![scripted.clone()]));
+        let progress = Progress::default();
+        let reply = simulated.ask(&request("a"), &progress).await.expect("an answer");
+        assert_eq!((reply.text.as_str(), reply.stop.as_str(), progress.bytes()), ("", "tool_use", 6));
+        assert_eq!(reply.calls, [call]);
     }
 
     #[tokio::test(start_paused = true)]

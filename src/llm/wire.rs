@@ -1,14 +1,15 @@
-//! What the four wire formats share: what goes out, what has come in so far, and whether it is an answer.
+//! What the five wire formats share: what goes out, what has come in so far, and whether it is an answer.
 //!
 //! Nothing here does I/O. An adapter translates a request into an [`Outgoing`] and reads frames into an [`Answer`];
 //! `http.rs` sends the one and feeds the other.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::calling::{CALLS_LIMIT, Called};
 use super::sse::Event;
-use super::{Message, Request, Role};
 use crate::cause::{Fault, Phase, Usage};
 use crate::config::{ProviderConfig, Wire};
+use crate::conversation::Opaque;
 
 /// A request as HTTP. Not `Debug`: it holds the key.
 pub(crate) struct Outgoing {
@@ -80,8 +81,10 @@ pub(crate) struct Answer {
     pub(crate) refusal: String,
     /// Why the prompt itself was blocked.
     pub(crate) blocked: Option<String>,
-    /// Tools called: name and arguments as text.
-    pub(crate) calls: Vec<(String, String)>,
+    /// Tools called, in the model's order.
+    pub(crate) calls: Vec<Called>,
+    /// What only the vendor understands, in order.
+    pub(crate) opaque: Vec<Opaque>,
     /// The terminal marker was seen.
     pub(crate) complete: bool,
     /// The provider's name for this request, when the body has it.
@@ -109,8 +112,20 @@ pub(crate) trait Reader: Send + Sync {
     fn wants_tools(&self, stop: &str) -> bool;
 }
 
-/// Is what has come a usable answer? Asked once nothing more will come.
-pub(crate) fn verdict(reader: &dyn Reader) -> Result<(), Trouble> {
+/// Are these more calls than we take? Asked as they come, so that nobody fills our memory with them.
+pub(crate) fn bounded(reader: &dyn Reader) -> Result<(), Trouble> {
+    let calls = reader.answer().calls.len();
+    if calls <= CALLS_LIMIT {
+        return Ok(());
+    }
+    Err(Trouble::new(Phase::Semantic, Fault::Stop, format!("more than {CALLS_LIMIT} tool calls in one answer")))
+}
+
+/// Is what has come a usable answer? Asked once nothing more will come. `offered`: were there tools to call?
+///
+/// A call that its stop reason cut off is never one: half of its arguments may be sound JSON and mean something else.
+pub(crate) fn verdict(reader: &dyn Reader, offered: bool) -> Result<(), Trouble> {
+    bounded(reader)?;
     let answer = reader.answer();
     let stopped = |stop: &str, detail: String| Trouble {
         body: answer.last.clone(),
@@ -128,12 +143,22 @@ pub(crate) fn verdict(reader: &dyn Reader) -> Result<(), Trouble> {
         return Err(stopped("refusal", format!("refused in a field of its own; the stop reason is `{stop}`")));
     }
     let wants_tools = reader.wants_tools(stop) || (reader.stopped_well(stop) && !answer.calls.is_empty());
-    if wants_tools && answer.calls.iter().any(|(_, arguments)| !is_json(arguments)) {
+    if wants_tools && !offered && answer.calls.iter().any(|call| !is_json(&call.arguments)) {
         return Err(stopped(stop, "tool arguments are not JSON".to_owned()));
     }
-    if wants_tools {
-        let names: Vec<&str> = answer.calls.iter().map(|(name, _)| name.as_str()).collect();
+    if wants_tools && !offered {
+        let names: Vec<&str> = answer.calls.iter().map(|call| call.name.as_str()).collect();
         return Err(stopped(stop, format!("tools were called and none was offered: {}", names.join(", "))));
+    }
+    if wants_tools && answer.calls.is_empty() {
+        return Err(stopped(stop, "stopped to call tools and called none".to_owned()));
+    }
+    if wants_tools && answer.calls.iter().any(|call| call.name.is_empty()) {
+        return Err(stopped(stop, "a tool was called without a name".to_owned()));
+    }
+    // Arguments that are none are no failure of the answer: the model is told, call by call.
+    if wants_tools {
+        return Ok(());
     }
     if !reader.stopped_well(stop) {
         return Err(stopped(stop, format!("stopped for `{stop}`")));
@@ -186,6 +211,8 @@ fn unwrapped(value: &Value) -> &Value {
 pub(crate) fn code(body: &str) -> Option<String> {
     let value: Value = serde_json::from_str(body).ok()?;
     let value = unwrapped(&value);
+    // An event of Responses has the whole response in it.
+    let value = value.get("response").filter(|response| response.is_object()).unwrap_or(value);
     let error = value.get("error").unwrap_or(value);
     let words = [
         error.pointer("/details/error_code"),
@@ -247,7 +274,7 @@ pub(crate) fn vendor(integration: &str, config: &ProviderConfig) -> &'static str
         Wire::Anthropic => return "anthropic",
         Wire::Gemini => return "gemini",
         Wire::Ollama => return "ollama",
-        Wire::OpenAi => {}
+        Wire::OpenAi | Wire::Responses => {}
     }
     let host = host(&config.base_url);
     let name = integration.to_ascii_lowercase().replace(['-', '.'], "_");
@@ -264,21 +291,6 @@ pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
 /// A count of tokens, if it is there. More than any model can count is nonsense, and must not overflow our sums.
 pub(crate) fn count(value: &Value, pointer: &str) -> Option<u64> {
     value.pointer(pointer).and_then(Value::as_u64).map(|count| count.min(1_000_000_000_000))
-}
-
-/// The conversation as the wires with a `system` role want it.
-pub(crate) fn chat(request: &Request) -> Vec<Value> {
-    let system = (!request.system.is_empty()).then(|| json!({"role": "system", "content": request.system}));
-    system.into_iter().chain(request.messages.iter().map(turn)).collect()
-}
-
-/// One message as most wires want it.
-pub(crate) fn turn(message: &Message) -> Value {
-    let role = match message.role {
-        Role::User => "user",
-        Role::Assistant => "assistant",
-    };
-    json!({"role": role, "content": message.text})
 }
 
 #[cfg(test)]
@@ -307,6 +319,10 @@ mod tests {
                 Some("Some resource has been exhausted"),
             ),
             (r#"{"statusCode":401,"message":"x"}"#, Some("401")),
+            (
+                r#"{"type":"response.failed","response":{"status":"failed","error":{"code":"rate_limit_exceeded"}}}"#,
+                Some("rate_limit_exceeded"),
+            ),
             (r#"{"error":"server busy"}"#, None),
             ("<html>", None),
             ("", None),

@@ -18,6 +18,7 @@ pub(super) fn details(page: &Page, team: &str, most: usize) -> Value {
     let tasks: Vec<String> =
         incident.deaths.iter().take(most).map(|(task, round)| format!("{task} (round {round})")).collect();
     let pattern: Vec<String> = incident.pattern.iter().take(most).map(|line| visible(line)).collect();
+    let doubts: Vec<String> = incident.in_doubt.iter().take(most).map(|line| cut(&visible(line), 1_000)).collect();
     json!({
         "team": team,
         "incident": incident.id,
@@ -30,6 +31,7 @@ pub(super) fn details(page: &Page, team: &str, most: usize) -> Value {
         "agents": agents,
         "tasks": tasks,
         "pattern": pattern,
+        "in_doubt": doubts,
         "runbook": cut(&visible(&incident.runbook), RUNBOOK_MAX),
         "escalation_level": page.level,
         "sent_before": page.again,

@@ -152,6 +152,9 @@ fn text(page: &Page, team: &str) -> String {
     let agents: Vec<String> = incident.agents.iter().take(50).map(|(agent, n)| format!("{agent} {n}")).collect();
     say("Agents", agents.join(", "));
     say("Pattern", incident.pattern.iter().take(20).map(|line| visible(line)).collect::<Vec<_>>().join("; "));
+    for doubt in &incident.in_doubt {
+        say("Did this happen?", details::cut(&visible(doubt), 1_000));
+    }
     say("Do first", details::cut(&visible(&incident.runbook), details::RUNBOOK_MAX));
     for answer in &incident.answers {
         let words = format!("by {} at {} {}", visible(&answer.by), answer.at, visible(&answer.note));

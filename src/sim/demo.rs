@@ -16,21 +16,22 @@ use serde::{Deserialize, Serialize};
 use super::outage::OutageServer;
 use super::pagerduty::PagerDutyStub;
 use super::panic::PanickingProvider;
+use super::repository::Repository;
 use super::scenario::{
     ACKNOWLEDGE_AFTER, CANCEL_AT, CURTAIN, OUTAGE, OUTAGE_SWITCH, OVERRIDE_AT, PAID_AT, PERMISSION, PERSON, Part,
     RATE_LIMIT, Scenario, Stubs, TASKS,
 };
 use super::scene::{Scene, Watcher};
-use super::screen::{Screen, Style};
+use super::screen::{Screen, Style, grouped};
 use super::smtp::SmtpStub;
 use crate::cause::Usage;
 use crate::config::{Config, Wire};
 use crate::definitions::{self, Purpose};
-use crate::delivery::AttemptEnd;
 use crate::engine::embedded::Embedded;
 use crate::engine::{self, Engine};
 use crate::event::Event;
 use crate::incident::{IncidentState, Trigger};
+use crate::journal::{self, Step};
 use crate::ledger::{Balance, Record, State};
 use crate::llm;
 use crate::query::{Filter, PageAsk};
@@ -39,6 +40,7 @@ use crate::team::clock::{Clock, wall};
 use crate::team::desk::{Desk, DeskError};
 use crate::team::{self, Team};
 use crate::time::{Timestamp, format_duration};
+use crate::tools;
 use crate::triage::Decision;
 
 /// What can be chosen.
@@ -71,12 +73,16 @@ pub struct Outcome {
     pub scenes_seen: BTreeSet<Scene>,
     /// What was not.
     pub scenes_missing: Vec<Scene>,
-    /// Tokens of deliveries that failed.
+    /// Tokens of answers that came to nothing.
     pub failed: Usage,
-    /// Tokens of all deliveries.
+    /// Tokens of all answers.
     pub spent: Usage,
-    /// What deliveries that failed cost, in millionths of a US dollar at list prices; unknown when a price is.
+    /// What answers that came to nothing cost, in millionths of a US dollar at list prices; unknown when a price is.
     pub failed_micro_usd: Option<u64>,
+    /// Tokens that were not paid again, because the journal knew the answers.
+    pub saved: Usage,
+    /// Calls the tools saw, in this run.
+    pub tool_calls: u64,
     /// How long it took, by the wall.
     pub took: Duration,
 }
@@ -121,6 +127,9 @@ pub enum Error {
     /// A name.
     #[error(transparent)]
     Task(#[from] TaskError),
+    /// A tool.
+    #[error(transparent)]
+    Tools(#[from] tools::Error),
     /// The point was not proved.
     #[error("the ledger does not balance: {lost} tasks are lost, {open} are still open")]
     Unbalanced {
@@ -180,7 +189,9 @@ pub async fn run(options: Options, out: &mut (dyn Write + Send)) -> Result<Outco
         person.submit_what_is_due(elapsed).await?;
         person.act(elapsed, watcher.seen()).await?;
         // Asked before the events are read, so that the screen has seen the end, too.
-        let settled = engine.balance().await?.settled();
+        // A dead letter is not the end: the CEO is about to decide.
+        let balance = engine.balance().await?;
+        let settled = balance.settled() && balance.dead == 0;
         loop {
             let events = engine.events(seen, 500).await?;
             for event in &events {
@@ -205,14 +216,20 @@ pub async fn run(options: Options, out: &mut (dyn Write + Send)) -> Result<Outco
 
     let records = all_records(&**engine).await?;
     let balance = engine.balance().await?;
-    let (failed, spent) = (cost(&records, true), cost(&records, false));
+    let mut steps: Vec<Step> = Vec::new();
+    for record in &records {
+        steps.extend(engine.steps(record.task.id).await?);
+    }
+    let cost = journal::tally(&steps);
     let outcome = Outcome {
         balance,
         scenes_seen: watcher.seen().clone(),
         scenes_missing: watcher.missing(),
-        failed: failed.0,
-        spent: spent.0,
-        failed_micro_usd: failed.1,
+        failed: cost.wasted,
+        spent: cost.usage,
+        failed_micro_usd: (cost.unpriced == 0).then_some(cost.wasted_micro_usd),
+        saved: watcher.saved(),
+        tool_calls: stage.repository.calls(),
         took: began.elapsed(),
     };
     written(closing(&home, &outcome, &records, server, out))?;
@@ -287,6 +304,7 @@ struct Stage {
     /// What happened in the runs before.
     told: Vec<Event>,
     server: OutageServer,
+    repository: Repository,
     team: Team,
     _pagerduty: PagerDutyStub,
     _smtp: SmtpStub,
@@ -325,13 +343,15 @@ impl Stage {
         let earlier = all_records(&*engine).await?;
         let panics = recall(&scenario, &earlier, &server);
         let openai = Integration::new("openai")?;
+        let repository = Repository::default();
         let mut builder = Team::builder(config.clone()).engine(engine.clone()).clock(clock.clone()).seed(home.seed);
+        builder = builder.tools(repository.server()?);
         if let (Some(settings), Some(victim)) = (config.providers.get(&openai), scenario.cast(Part::Panic).next()) {
             let provider = llm::provider(openai.clone(), settings, now)?;
             builder = builder.provider(PanickingProvider::new(provider, victim.ticket(), u32::from(!panics)));
         }
         let team = builder.start().await?;
-        Ok(Self { scenario, engine, clock, origin, told, server, team, _pagerduty: pagerduty, _smtp: smtp })
+        Ok(Self { scenario, engine, clock, origin, told, server, repository, team, _pagerduty: pagerduty, _smtp: smtp })
     }
 }
 
@@ -474,20 +494,6 @@ async fn all_records(engine: &dyn Engine) -> Result<Vec<Record>, engine::Error> 
     }
 }
 
-/// Tokens and money of all deliveries, or only of those that did not end in an accepted answer.
-fn cost(records: &[Record], only_failed: bool) -> (Usage, Option<u64>) {
-    let mut total = (Usage::default(), Some(0));
-    let attempts = records.iter().flat_map(|record| &record.attempts);
-    for attempt in attempts.filter(|attempt| !only_failed || attempt.end != Some(AttemptEnd::Done)) {
-        let usage = attempt.spent.usage;
-        total.0 = total.0.plus(usage);
-        if usage.total() > 0 {
-            total.1 = total.1.zip(attempt.spent.micro_usd).map(|(sum, more)| sum + more);
-        }
-    }
-    total
-}
-
 fn opening(home: &Home, stage: &Stage, out: &mut dyn Write) -> io::Result<()> {
     let speed = stage.clock.factor();
     let minute = format_duration(Duration::from_millis((60_000.0 / speed) as u64));
@@ -534,11 +540,14 @@ fn closing(
     let money = outcome.failed_micro_usd.map(|micro| format!(", ${}.{:06}", micro / 1_000_000, micro % 1_000_000));
     writeln!(
         out,
-        " Cost of failure: {failed} of {spent} tokens ({}.{} %{}) were for nothing.",
+        " Cost of failure: {} of {} tokens ({}.{} %{}) were for nothing.",
+        grouped(failed),
+        grouped(spent),
         share / 10,
         share % 10,
         money.unwrap_or_default()
     )?;
+    writeln!(out, " {} tokens not paid again thanks to the journal.", grouped(outcome.saved.total()))?;
     let requests = server.requests();
     let answered = requests.iter().filter(|request| request.answered()).count();
     let refused = requests.iter().filter(|request| request.rule.as_deref() == Some(OUTAGE_SWITCH)).count();

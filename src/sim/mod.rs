@@ -1,7 +1,9 @@
 //! Outages on purpose: model servers that fail on cue, inboxes that stand in for people, and the demo that uses both.
 //!
-//! - [`script`] says which request fails how; [`wire`] writes it in the vendors' own words; [`outage`] serves it.
+//! - [`script`] says which request fails how; [`heard`] reads requests and [`wire`] writes answers in the vendors' own
+//!   words; [`outage`] serves them.
 //! - [`pagerduty`] and [`smtp`] take the pages.
+//! - [`repository`] is what its agents read with tools.
 //! - [`scenario`] is the story of `backstop demo`, [`scene`] what must be seen of it, [`screen`] how it looks, [`demo`] runs it.
 //!
 //! Everything listens on loopback, on a port the system chooses, and ends with its handle.
@@ -9,10 +11,12 @@
 pub mod script;
 pub mod sample;
 pub mod wire;
+pub mod heard;
 pub mod outage;
 pub mod pagerduty;
 pub mod smtp;
 pub mod panic;
+pub mod repository;
 pub mod scene;
 pub mod scenario;
 pub mod demo;

@@ -21,8 +21,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::heard::{self, Incoming};
 use super::script::{Behaviour, Script, Turns};
-use super::wire::{self, Draw, End, Incoming, Outgoing};
+use super::wire::{self, Draw, End, Outgoing};
 use crate::config::Wire;
 use crate::time::Timestamp;
 
@@ -150,7 +151,7 @@ impl OutageServer {
     pub fn base_url(&self, wire: Wire) -> String {
         match wire {
             Wire::Anthropic | Wire::Gemini | Wire::Ollama => self.url(),
-            Wire::OpenAi => format!("{}/v1", self.url()),
+            Wire::OpenAi | Wire::Responses => format!("{}/v1", self.url()),
         }
     }
 
@@ -252,7 +253,7 @@ async fn serve(house: &Arc<House>, wire: Wire, headers: &HeaderMap, body: &Bytes
     let draw = house.draw(wire, body, at);
     let read = match complaint(wire, headers, draw) {
         Some(refused) => Err(Box::new(refused)),
-        None => wire::read(wire, body, draw),
+        None => heard::read(wire, body, draw),
     };
     let incoming = match read {
         Ok(incoming) => incoming,
@@ -287,11 +288,11 @@ fn complaint(wire: Wire, headers: &HeaderMap, draw: Draw) -> Option<Outgoing> {
         Wire::Anthropic if !headers.contains_key("anthropic-version") => {
             Some(wire::error(wire, draw, 400, "invalid_request_error", None, "anthropic-version: header is required"))
         }
-        Wire::OpenAi | Wire::Gemini | Wire::Ollama if !has_key => {
+        Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama if !has_key => {
             let message = "You didn't provide an API key.";
             Some(wire::error(wire, draw, 401, "invalid_request_error", Some("invalid_api_key"), message))
         }
-        Wire::Anthropic | Wire::OpenAi | Wire::Gemini | Wire::Ollama => None,
+        Wire::Anthropic | Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama => None,
     }
 }
 

@@ -22,7 +22,7 @@ impl PanickingProvider {
 
     fn is_cue(&self, request: &Request) -> bool {
         let marked = request.system.contains(&self.marker)
-            || request.messages.iter().any(|message| message.text.contains(&self.marker));
+            || request.messages.iter().any(|message| message.text().contains(&self.marker));
         marked && self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 }

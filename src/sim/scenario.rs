@@ -9,11 +9,12 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
+use super::repository;
 use super::scene::{Scene, Watcher};
 use super::script::{Answer, Behaviour, Script, When};
 use crate::agent::ModelRef;
-use crate::config::{ChannelConfig, Config, OnCall, ProviderConfig, Timeouts, Wire, model_facts};
-use crate::retry::RetryPolicy;
+use crate::config::{ChannelConfig, Config, OnCall, ProviderConfig, Timeouts, Wire};
+use crate::retry::{Backoff, RetryPolicy};
 use crate::task::{AgentName, Effect, IdempotencyKey, Integration, TaskError, TaskType};
 use crate::team::desk::NewTask;
 use crate::time::Timestamp;
@@ -25,6 +26,8 @@ pub const RATE_LIMIT: (Duration, Duration) = (secs(100), secs(50));
 /// Anthropic answers everything with 500: from, and until when at the earliest. (A 529 would hold the gate, and never
 /// open the breaker.)
 pub const OUTAGE: (Duration, Duration) = (secs(240), secs(420));
+/// For how long Anthropic asks for silence whenever the review with tools is at its middle.
+pub const REVIEW_LIMIT: Duration = secs(20);
 /// How long the person needs to take an incident on.
 pub const ACKNOWLEDGE_AFTER: Duration = secs(40);
 /// When the person cancels what is not needed any more.
@@ -68,6 +71,8 @@ pub enum Part {
     Urgent,
     /// Cancelled while it waits.
     Obsolete,
+    /// A review with tools, cut half-way by a rate limit that outlasts its retries.
+    Review,
 }
 
 /// One task of the story.
@@ -190,6 +195,8 @@ impl Scenario {
             add(246 + step, "cto", "architecture.review", Some(Part::Urgent));
         }
         add(262, "backend", "backend.endpoint", Some(Part::Obsolete));
+        // After it: Anthropic has no room for one long review, however often it is asked.
+        add(440, "cto", "code_review", Some(Part::Review));
         add(510, "cso", "charge_card", Some(Part::LatePayment));
         let ordinary = TASKS - asks.len();
         let turns = WORK.iter().take(TURNS).cycle().map(|(agent, task_type)| (*agent, *task_type));
@@ -234,7 +241,8 @@ impl Scenario {
                 (format!("{} at first", ask.ticket()), calls),
                 (format!("{} then", ask.ticket()), calls.saturating_sub(1)),
             ],
-            Some(Part::Careless | Part::Panic | Part::Declined | Part::Urgent | Part::Obsolete) | None => Vec::new(),
+            Some(Part::Careless | Part::Panic | Part::Declined | Part::Urgent | Part::Obsolete | Part::Review)
+            | None => Vec::new(),
         }
     }
 
@@ -243,7 +251,8 @@ impl Scenario {
     #[must_use]
     pub fn switches(elapsed: Duration, now: Timestamp, watcher: &Watcher) -> [(&'static str, bool); 2] {
         let silent_until = Integration::new("openai").ok().and_then(|openai| watcher.first_gate(&openai));
-        let limited = elapsed >= RATE_LIMIT.0 && silent_until.is_none_or(|until| now < until);
+        // Over a little before it was said to be: whoever asks on the dot must not be too early.
+        let limited = elapsed >= RATE_LIMIT.0 && silent_until.is_none_or(|until| now + secs(5) < until);
         let felt = watcher.seen().contains(&Scene::BreakerOpen) && watcher.seen().contains(&Scene::Parked);
         let down = elapsed >= OUTAGE.0 && !(elapsed >= OUTAGE.1 && felt);
         [(RATE_LIMIT_SWITCH, limited), (OUTAGE_SWITCH, down)]
@@ -253,12 +262,14 @@ impl Scenario {
     #[must_use]
     pub fn script(&self, speed: f64) -> Script {
         let pace = |millis: u64| Duration::from_millis(millis).div_f64(speed.max(f64::MIN_POSITIVE));
+        // The one whose answers are to be refused, and by nothing else, is spared however slow the machine is.
+        let spared = |when: When| self.cast(Part::Hopeless).fold(when, |when, ask| when.prompt_lacks(ask.ticket()));
         let mut script = Script::new(self.seed)
             .latency(pace(800), pace(3_000))
             .rule(OUTAGE_SWITCH, When::any().wire(Wire::Anthropic).switch(OUTAGE_SWITCH), Behaviour::ServerError)
             .rule(
                 RATE_LIMIT_SWITCH,
-                When::any().wire(Wire::OpenAi).switch(RATE_LIMIT_SWITCH),
+                spared(When::any().wire(Wire::OpenAi).switch(RATE_LIMIT_SWITCH)),
                 Behaviour::RateLimited { retry_after: Some(RATE_LIMIT.1) },
             );
         for ask in &self.asks {
@@ -283,8 +294,14 @@ impl Scenario {
                     this().prompt_lacks(PERMISSION),
                     Behaviour::Refuse("I can't help with breaking into a login service.".to_owned()),
                 ),
+                Some(Part::Review) => review(script, &name),
                 Some(Part::Panic | Part::Urgent | Part::Obsolete) | None => script,
             };
+            // With tools on offer a server that is only compatible with OpenAI's is not sent the schema of the answer.
+            if let Some(answer) = answer(ask) {
+                let unasked = this().wire(Wire::OpenAi).offers(repository::TOOLS[0]);
+                script = script.rule(format!("{} answer", ask.ticket()), unasked, say(answer));
+            }
         }
         script
     }
@@ -300,7 +317,7 @@ impl Scenario {
         for (name, wire, url) in
             [("anthropic", Wire::Anthropic, &stubs.anthropic), ("openai", Wire::OpenAi, &stubs.openai)]
         {
-            config.providers.insert(Integration::new(name)?, provider(name, wire, url));
+            config.providers.insert(Integration::new(name)?, provider(wire, url));
         }
         for (agent, model, fallback) in MODELS {
             let Some(agent) = config.agents.get_mut(&AgentName::new(agent)?) else { continue };
@@ -308,6 +325,9 @@ impl Scenario {
             agent.fallback_models = vec![fallback.parse()?];
             agent.retry = None;
             agent.concurrency = agent.concurrency.max(2);
+        }
+        if let Some(cto) = config.agents.get_mut(&AgentName::new("cto")?) {
+            cto.tools = repository::TOOLS.map(str::to_owned).to_vec();
         }
         for (agent, task_type) in WORK {
             let (agent, task_type) = (AgentName::new(agent)?, TaskType::new(task_type)?);
@@ -351,7 +371,7 @@ pub struct Stubs {
     pub smtp: String,
 }
 
-fn provider(name: &str, wire: Wire, url: &str) -> ProviderConfig {
+fn provider(wire: Wire, url: &str) -> ProviderConfig {
     ProviderConfig {
         wire,
         base_url: url.to_owned(),
@@ -368,21 +388,48 @@ fn provider(name: &str, wire: Wire, url: &str) -> ProviderConfig {
             idle: secs(5),
             total: secs(10),
         },
-        models: MODELS
-            .iter()
-            .flat_map(|(_, model, fallback)| [model, fallback])
-            .filter_map(|model| model.split_once('/'))
-            .filter(|(provider, _)| *provider == name)
-            .map(|(_, model)| (model.to_owned(), model_facts(model)))
-            .collect(),
+        models: BTreeMap::new(),
     }
 }
 
-/// What two types need for the story to fit a minute; the others keep what the team says.
+/// What three types need for the story to fit a minute; the others keep what the team says.
 fn retry(task_type: &str, default: &RetryPolicy) -> Option<RetryPolicy> {
     match task_type {
+        "code_review" => Some(RetryPolicy { backoff: Backoff::List(vec![secs(15), secs(20)]), ..default.clone() }),
         "architecture.review" => Some(RetryPolicy { park_at_most: secs(80), ..default.clone() }),
         "frontend.tokens" => Some(RetryPolicy { max_deliveries: 2, ..default.clone() }),
+        _ => None,
+    }
+}
+
+/// The review with tools, turn by turn, the same on every wire; but Anthropic never gets beyond the middle of it.
+fn review(script: Script, ticket: &str) -> Script {
+    let [list, search, read] = repository::TOOLS;
+    let turns = [
+        vec![(list, json!({}))],
+        vec![(search, json!({"text": "retry_with_jitter"}))],
+        vec![(read, json!({"path": "src/fetch.rs"}))],
+        vec![(read, json!({"path": "src/backoff.rs"})), (read, json!({"path": "tests/fetch.rs"}))],
+    ];
+    let middle = turns.len() as u64 - 1;
+    let limit = When::any().wire(Wire::Anthropic).prompt_has(ticket).turns(middle);
+    let limited = Behaviour::RateLimited { retry_after: Some(REVIEW_LIMIT) };
+    let script = script.rule(format!("{ticket} half-way"), limit, limited);
+    turns.into_iter().zip(0..).fold(script, |script, (calls, turn)| {
+        let this = When::any().prompt_has(ticket).turns(turn).offers(list);
+        script.rule(format!("{ticket} turn {turn}"), this, Behaviour::Answer(Answer::calls("", calls)))
+    })
+}
+
+/// What is answered to the agent with tools, where the server is not told the schema.
+fn answer(ask: &Ask) -> Option<Value> {
+    match ask.task_type {
+        "code_review" => Some(json!({
+            "verdict": "request_changes",
+            "summary": "The jitter is right; the fifth try still sleeps before it gives up.",
+            "findings": [{"file": "src/fetch.rs", "line": 13, "severity": "should", "message": "Count before the wait."}],
+        })),
+        "architecture.review" => Some(json!({"title": "Ship it", "body": "Small, and it fails safely."})),
         _ => None,
     }
 }
@@ -417,6 +464,7 @@ mod tests {
                 (Part::Declined, 2),
                 (Part::Urgent, 4),
                 (Part::Obsolete, 1),
+                (Part::Review, 1),
             ] {
                 assert_eq!(story.cast(part).count(), count, "{part:?}");
             }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::ModelRef;
+use crate::cause::Usage;
 use crate::delivery::Hold;
 use crate::event::{Event, Happening};
 use crate::failure::{Class, Kind};
@@ -13,7 +15,7 @@ use crate::triage::Decision;
 
 words! {
     /// A thing worth seeing once.
-    Scene, "scene", "retry, breaker-open, parked, probe, breaker-closed, retry-after, correction, panic, logic, payment, fallback, reassignment, pagerduty, email, acknowledged, overridden" {
+    Scene, "scene", "retry, breaker-open, parked, probe, breaker-closed, retry-after, correction, panic, logic, payment, fallback, reassignment, pagerduty, email, acknowledged, overridden, resumed" {
         /// A transient failure was retried by schedule, and done.
         Retry = "retry",
         /// A breaker opened.
@@ -46,6 +48,8 @@ words! {
         Acknowledged = "acknowledged",
         /// A person decided for all its tasks.
         Overridden = "overridden",
+        /// The CEO chose another model for work half done; that one went on where it stood, and answered.
+        Resumed = "resumed",
     }
 }
 
@@ -57,7 +61,10 @@ pub struct Watcher {
     /// What each unfinished task went through last that would be a scene if it ended well.
     hopes: BTreeMap<TaskId, BTreeSet<Scene>>,
     reassigned: BTreeMap<TaskId, AgentName>,
+    /// Which model the CEO chose for a task.
+    chosen: BTreeMap<TaskId, ModelRef>,
     gates: BTreeMap<Integration, Gate>,
+    saved: Usage,
 }
 
 /// An integration's first silence.
@@ -85,6 +92,12 @@ impl Watcher {
     #[must_use]
     pub fn first_gate(&self, integration: &Integration) -> Option<Timestamp> {
         self.gates.get(integration).map(|gate| gate.until)
+    }
+
+    /// Tokens that were not paid again, because the journal knew the answers.
+    #[must_use]
+    pub const fn saved(&self) -> Usage {
+        self.saved
     }
 
     /// Reads the next event.
@@ -124,7 +137,10 @@ impl Watcher {
                 }
             }
             Happening::Decided { decided, .. } => match &decided.decision {
-                Decision::RetryOnFallback { .. } => self.hope(event.task, Some(Scene::Fallback)),
+                Decision::RetryOnFallback { model } => {
+                    self.chosen.extend(event.task.map(|task| (task, model.clone())));
+                    self.hope(event.task, Some(Scene::Fallback));
+                }
                 Decision::Reassign { agent, .. } => {
                     if let Some(task) = event.task {
                         self.reassigned.insert(task, agent.clone());
@@ -155,7 +171,16 @@ impl Watcher {
             },
             Happening::IncidentAcknowledged { .. } => self.saw(Scene::Acknowledged),
             Happening::IncidentOverridden { .. } => self.saw(Scene::Overridden),
-            Happening::Released { .. }
+            Happening::Resumed { model, steps, usage, .. } => {
+                self.saved = self.saved.plus(*usage);
+                if *steps > 0 && self.chosen(event.task).is_some_and(|chosen| chosen == model) {
+                    self.hope(event.task, Some(Scene::Resumed));
+                }
+            }
+            Happening::Compacted { .. }
+            | Happening::OutcomeUnknown { .. }
+            | Happening::OutcomeJudged { .. }
+            | Happening::Released { .. }
             | Happening::Replayed { .. }
             | Happening::Cancelled { .. }
             | Happening::AgentStarted { .. }
@@ -169,6 +194,10 @@ impl Watcher {
             | Happening::TeamStarted { .. }
             | Happening::Draining { .. } => {}
         }
+    }
+
+    fn chosen(&self, task: Option<TaskId>) -> Option<&ModelRef> {
+        self.chosen.get(&task?)
     }
 
     fn saw(&mut self, scene: Scene) {
@@ -215,7 +244,6 @@ impl Watcher {
 mod tests {
     use super::*;
     use crate::agent::Incarnation;
-    use crate::cause::Usage;
     use crate::failure::{Action, Failure, Fallback, Origin, Signal};
     use crate::task::{Priority, TaskType};
     use crate::triage::{Decided, DeciderKind};
@@ -320,6 +348,18 @@ mod tests {
         }
     }
 
+    fn chosen(model: &str) -> Happening {
+        let Happening::Decided { agent, task_type, mut decided } = reassigned("backend") else { unreachable!() };
+        decided.decision = Decision::RetryOnFallback { model: model.parse().expect("a model") };
+        Happening::Decided { agent, task_type, decided }
+    }
+
+    fn resumed(model: &str, steps: u32) -> Happening {
+        let usage = Usage { input: 100, output: 10, ..Usage::default() };
+        let model = model.parse().expect("a model");
+        Happening::Resumed { agent: agent("cto"), task_type: task_type(), model, steps, usage, micro_usd: None }
+    }
+
     fn held(agent_name: &str, why: Hold) -> Happening {
         Happening::Parked {
             agent: agent(agent_name),
@@ -358,6 +398,10 @@ mod tests {
             ("payment twice", vec![submitted(Effect::Payment), dead(Class::Transient, Kind::Timeout, 2)], &[]),
             ("reassigned", vec![reassigned("backend"), done("backend")], &[Scene::Reassignment]),
             ("reassigned in vain", vec![reassigned("backend"), done("cto")], &[]),
+            ("fallback", vec![chosen("b/y"), done("cto")], &[Scene::Fallback]),
+            ("resumed", vec![chosen("b/y"), resumed("b/y", 6), done("cto")], &[Scene::Fallback, Scene::Resumed]),
+            ("resumed in vain", vec![chosen("b/y"), resumed("b/y", 6)], &[]),
+            ("resumed on its own model", vec![resumed("a/x", 6), done("cto")], &[]),
             ("one waits at the gate", vec![gate(), held("cto", Hold::Gate)], &[]),
             ("the team waits", vec![gate(), held("cto", Hold::Gate), held("ceo", Hold::Gate)], &[Scene::RetryAfter]),
             ("parked", vec![held("cto", Hold::BreakerOpen)], &[Scene::Parked]),

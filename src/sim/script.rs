@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::agent::matches_pattern;
@@ -43,6 +44,9 @@ pub struct When {
     model: Option<String>,
     has: Vec<String>,
     lacks: Vec<String>,
+    last: Vec<String>,
+    turns: Option<u64>,
+    tool: Option<String>,
     calls: Option<RangeInclusive<u64>>,
     between: Option<(Duration, Duration)>,
     switch: Option<String>,
@@ -103,6 +107,22 @@ pub enum Answer {
     Text(String),
     /// The smallest JSON that meets the schema in the request, with words for its strings; without a schema a line of JSON.
     Sample,
+    /// These words, if any, and then these tools are called.
+    Calls {
+        /// What is said before.
+        text: String,
+        /// The tools and their arguments. A string in place of an object stands for arguments that are none, as written.
+        calls: Vec<(String, Value)>,
+    },
+}
+
+impl Answer {
+    /// Words, if any, and calls of tools with their arguments.
+    #[must_use]
+    pub fn calls<'a>(text: impl Into<String>, calls: impl IntoIterator<Item = (&'a str, Value)>) -> Self {
+        let calls = calls.into_iter().map(|(name, arguments)| (name.to_owned(), arguments)).collect();
+        Self::Calls { text: text.into(), calls }
+    }
 }
 
 /// A request, as far as a rule can see it.
@@ -112,8 +132,14 @@ pub struct Asked {
     pub wire: Wire,
     /// Of which model.
     pub model: String,
-    /// System prompt and all messages, one after the other.
+    /// System prompt and all messages, one after the other, results of tools included.
     pub prompt: String,
+    /// What was said since the model's last turn: the asker's words, or results of tools.
+    pub last: String,
+    /// How often the model had its turn before.
+    pub turns: u64,
+    /// The names of the tools on offer.
+    pub tools: Vec<String>,
     /// Is a stream wanted?
     pub stream: bool,
 }
@@ -245,6 +271,28 @@ impl When {
         self
     }
 
+    /// Only with these words in what was said since the model's last turn, such as a tool's result. May be said more
+    /// than once.
+    #[must_use]
+    pub fn last_has(mut self, words: impl Into<String>) -> Self {
+        self.last.push(words.into());
+        self
+    }
+
+    /// Only when the model had its turn so often before: 0 for the first request of a conversation.
+    #[must_use]
+    pub const fn turns(mut self, turns: u64) -> Self {
+        self.turns = Some(turns);
+        self
+    }
+
+    /// Only with this tool on offer.
+    #[must_use]
+    pub fn offers(mut self, tool: impl Into<String>) -> Self {
+        self.tool = Some(tool.into());
+        self
+    }
+
     /// Only the n-th of the requests that meet everything else, the first = 1.
     #[must_use]
     pub const fn calls(mut self, which: RangeInclusive<u64>) -> Self {
@@ -278,6 +326,9 @@ impl When {
             && self.model.as_ref().is_none_or(|pattern| matches_pattern(pattern, &asked.model))
             && self.has.iter().all(|words| asked.prompt.contains(words))
             && !self.lacks.iter().any(|words| asked.prompt.contains(words))
+            && self.last.iter().all(|words| asked.last.contains(words))
+            && self.turns.is_none_or(|turns| turns == asked.turns)
+            && self.tool.as_ref().is_none_or(|tool| asked.tools.contains(tool))
             && self.between.is_none_or(|(from, to)| (from..to).contains(&elapsed))
             && self.switch.as_ref().is_none_or(|name| on.contains(name))
             && self.streamed.is_none_or(|streamed| streamed == asked.stream)
@@ -305,7 +356,15 @@ mod tests {
     use super::*;
 
     fn asked(model: &str, prompt: &str) -> Asked {
-        Asked { wire: Wire::Anthropic, model: model.into(), prompt: prompt.into(), stream: true }
+        Asked {
+            wire: Wire::Anthropic,
+            model: model.into(),
+            prompt: prompt.into(),
+            last: "a cat".into(),
+            turns: 2,
+            tools: vec!["look".into()],
+            stream: true,
+        }
     }
 
     const fn s(seconds: u64) -> Duration {
@@ -325,6 +384,12 @@ mod tests {
             ("one of two words", When::any().prompt_has("BS-014").prompt_has("BS-015"), false),
             ("without", When::any().prompt_lacks("is a required property"), true),
             ("not without", When::any().prompt_lacks("review"), false),
+            ("last words", When::any().last_has("cat"), true),
+            ("words of before", When::any().last_has("review"), false),
+            ("third turn", When::any().turns(2), true),
+            ("first turn", When::any().turns(0), false),
+            ("tool", When::any().offers("look"), true),
+            ("other tool", When::any().offers("lo"), false),
             ("window begins", When::any().between(s(20), s(30)), true),
             ("window ends", When::any().between(s(10), s(20)), false),
             ("switch off", When::any().switch("blip"), false),

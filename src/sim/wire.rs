@@ -1,26 +1,16 @@
 //! The two wire formats the outage server speaks, written as the vendors write them.
 //!
-//! [`read`] turns a request into what a script can see of it, or into the vendor's own complaint; [`write()`] turns a
-//! behaviour into bytes. Both are pure; sending them, with their pauses and breaks, is `outage.rs`.
+//! [`write()`] turns a behaviour into bytes; it is pure. Sending them, with their pauses and breaks, is `outage.rs`; what
+//! a request says is read in `heard.rs`.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::heard::Incoming;
 use super::sample::sample;
 use super::script::{Answer, Asked, Behaviour};
 use crate::config::Wire;
-
-/// A request, read: what rules see, and what is needed to answer it.
-#[derive(Clone, Debug)]
-pub struct Incoming {
-    /// What rules see.
-    pub asked: Asked,
-    /// The schema the answer is to meet, if one was sent.
-    pub schema: Option<Value>,
-    /// OpenAI: does the client want a usage chunk at the end of its stream?
-    pub usage_chunk: bool,
-}
 
 /// Names and numbers of one exchange, drawn by the server.
 #[derive(Clone, Copy, Debug)]
@@ -70,53 +60,7 @@ pub enum End {
 pub const fn request_id_header(wire: Wire) -> &'static str {
     match wire {
         Wire::Anthropic => "request-id",
-        Wire::OpenAi | Wire::Gemini | Wire::Ollama => "x-request-id",
-    }
-}
-
-/// Reads a request body, or says what this vendor would complain about: status and body.
-///
-/// # Errors
-/// The vendor's own 400 when the body is no request.
-pub fn read(wire: Wire, body: &[u8], draw: Draw) -> Result<Incoming, Box<Outgoing>> {
-    let bad = |message: String| Box::new(error(wire, draw, 400, "invalid_request_error", None, &message));
-    let body: Value = serde_json::from_slice(body).map_err(|problem| bad(format!("invalid JSON: {problem}")))?;
-    let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let model = text("model");
-    if model.is_empty() {
-        return Err(bad("model: Field required".to_owned()));
-    }
-    let messages = body.get("messages").and_then(Value::as_array).filter(|all| !all.is_empty());
-    let Some(messages) = messages else { return Err(bad("messages: Field required".to_owned())) };
-    if wire == Wire::Anthropic && body.get("max_tokens").and_then(Value::as_u64).is_none_or(|most| most == 0) {
-        return Err(bad("max_tokens: Field required".to_owned()));
-    }
-    let mut prompt = body.get("system").map(words_of).unwrap_or_default();
-    for message in messages {
-        let Some(content) = message.get("content") else { return Err(bad("messages: content is required".to_owned())) };
-        prompt.push('\n');
-        prompt.push_str(&words_of(content));
-    }
-    let schema = ["/response_format/json_schema/schema", "/output_format/schema", "/output_config/format/schema"]
-        .iter()
-        .find_map(|path| body.pointer(path))
-        .cloned();
-    let flag = |path: &str| body.pointer(path).and_then(Value::as_bool).unwrap_or(false);
-    Ok(Incoming {
-        asked: Asked { wire, model, prompt, stream: flag("/stream") },
-        schema,
-        usage_chunk: flag("/stream_options/include_usage"),
-    })
-}
-
-/// The text of a `content` or `system`: a string, or blocks with a `text` each.
-fn words_of(content: &Value) -> String {
-    match content {
-        Value::String(text) => text.clone(),
-        Value::Array(blocks) => {
-            blocks.iter().filter_map(|block| block.get("text").and_then(Value::as_str)).collect::<Vec<_>>().join("\n")
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => String::new(),
+        Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama => "x-request-id",
     }
 }
 
@@ -127,7 +71,7 @@ pub fn write(incoming: &Incoming, behaviour: &Behaviour, draw: Draw) -> Outgoing
     let wire = asked.wire;
     let anthropic = wire == Wire::Anthropic;
     let fail = |status, kind, code, message: &str| error(wire, draw, status, kind, code, message);
-    let whole = |answer: &Answer, stop| say(incoming, &words(answer, incoming, draw), stop, draw);
+    let whole = |answer: &Answer, stop| say(incoming, &said(answer, incoming, draw), stop, draw);
     let broken = |end| {
         let mut half = whole(&Answer::Sample, Stop::End);
         half.cut_in_half(end);
@@ -137,7 +81,7 @@ pub fn write(incoming: &Incoming, behaviour: &Behaviour, draw: Draw) -> Outgoing
         Behaviour::Answer(answer) => whole(answer, Stop::End),
         Behaviour::Slow { answer, pause } => Outgoing { pause: *pause, ..whole(answer, Stop::End) },
         Behaviour::Cut(answer) => whole(answer, Stop::Length),
-        Behaviour::Refuse(text) => say(incoming, text, Stop::Refusal, draw),
+        Behaviour::Refuse(text) => say(incoming, &Said::words(text), Stop::Refusal, draw),
         Behaviour::Overloaded if anthropic => fail(529, "overloaded_error", None, "Overloaded"),
         Behaviour::Overloaded => fail(
             503,
@@ -214,27 +158,69 @@ enum Stop {
 }
 
 impl Stop {
-    const fn anthropic(self) -> &'static str {
+    const fn anthropic(self, said: &Said) -> &'static str {
         match self {
+            Self::End if !said.calls.is_empty() => "tool_use",
             Self::End => "end_turn",
             Self::Length => "max_tokens",
             Self::Refusal => "refusal",
         }
     }
 
-    const fn openai(self) -> &'static str {
+    const fn openai(self, said: &Said) -> &'static str {
         match self {
+            Self::End if !said.calls.is_empty() => "tool_calls",
             Self::End | Self::Refusal => "stop",
             Self::Length => "length",
         }
     }
 }
 
-fn words(answer: &Answer, incoming: &Incoming, draw: Draw) -> String {
+/// What a model says: words, calls, or both.
+struct Said {
+    text: String,
+    calls: Vec<Call>,
+}
+
+/// One call of a tool.
+struct Call {
+    id: String,
+    name: String,
+    arguments: Value,
+}
+
+impl Call {
+    /// The arguments as they are written in a stream, or as a text. A string stands for arguments that are no JSON.
+    fn written(&self) -> String {
+        self.arguments.as_str().map_or_else(|| self.arguments.to_string(), str::to_owned)
+    }
+}
+
+impl Said {
+    fn words(text: &str) -> Self {
+        Self { text: text.to_owned(), calls: Vec::new() }
+    }
+
+    fn tokens(&self) -> u64 {
+        let calls: String = self.calls.iter().map(|call| format!("{}{}", call.name, call.written())).collect();
+        tokens(&format!("{}{calls}", self.text))
+    }
+}
+
+fn said(answer: &Answer, incoming: &Incoming, draw: Draw) -> Said {
     match (answer, &incoming.schema) {
-        (Answer::Text(text), _) => text.clone(),
-        (Answer::Sample, Some(schema)) => sample(schema, draw.words).to_string(),
-        (Answer::Sample, None) => json!({ "summary": sample(&json!({}), draw.words) }).to_string(),
+        (Answer::Text(text), _) => Said::words(text),
+        (Answer::Sample, Some(schema)) => Said::words(&sample(schema, draw.words).to_string()),
+        (Answer::Sample, None) => Said::words(&json!({ "summary": sample(&json!({}), draw.words) }).to_string()),
+        (Answer::Calls { text, calls }, _) => {
+            let prefix = if incoming.asked.wire == Wire::Anthropic { "toolu_01sim" } else { "call_sim" };
+            let call = |(place, (name, arguments)): (usize, &(String, Value))| Call {
+                id: format!("{prefix}{:016x}{place:02}", draw.dice),
+                name: name.clone(),
+                arguments: arguments.clone(),
+            };
+            Said { text: text.clone(), calls: calls.iter().enumerate().map(call).collect() }
+        }
     }
 }
 
@@ -251,7 +237,7 @@ fn pieces(text: &str) -> Vec<String> {
 fn ids(wire: Wire, draw: Draw) -> (String, String) {
     match wire {
         Wire::Anthropic => (format!("msg_01sim{:016x}", draw.dice), format!("req_01sim{:016x}", draw.dice)),
-        Wire::OpenAi | Wire::Gemini | Wire::Ollama => {
+        Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama => {
             (format!("chatcmpl-sim{:016x}", draw.dice), format!("req_{:032x}", draw.dice))
         }
     }
@@ -261,16 +247,18 @@ fn headers(wire: Wire, draw: Draw, content_type: &str) -> Vec<(&'static str, Str
     vec![("content-type", content_type.to_owned()), (request_id_header(wire), ids(wire, draw).1)]
 }
 
-fn say(incoming: &Incoming, text: &str, stop: Stop, draw: Draw) -> Outgoing {
+fn say(incoming: &Incoming, said: &Said, stop: Stop, draw: Draw) -> Outgoing {
     let asked = &incoming.asked;
-    let (input, output) = (tokens(&asked.prompt), tokens(text));
+    let (input, output) = (tokens(&asked.prompt), said.tokens());
     let bodies = match (asked.wire, asked.stream) {
-        (Wire::Anthropic, false) => vec![anthropic_message(asked, text, stop, input, output, draw).to_string()],
-        (Wire::Anthropic, true) => anthropic_events(asked, text, stop, input, output, draw),
-        (Wire::OpenAi | Wire::Gemini | Wire::Ollama, false) => {
-            vec![openai_completion(asked, text, stop, input, output, draw).to_string()]
+        (Wire::Anthropic, false) => vec![anthropic_message(asked, said, stop, input, output, draw).to_string()],
+        (Wire::Anthropic, true) => anthropic_events(asked, said, stop, input, output, draw),
+        (Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama, false) => {
+            vec![openai_completion(asked, said, stop, input, output, draw).to_string()]
         }
-        (Wire::OpenAi | Wire::Gemini | Wire::Ollama, true) => openai_chunks(incoming, text, stop, input, output, draw),
+        (Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama, true) => {
+            openai_chunks(incoming, said, stop, input, output, draw)
+        }
     };
     let content_type = if asked.stream { "text/event-stream; charset=utf-8" } else { "application/json" };
     Outgoing {
@@ -300,34 +288,50 @@ impl Outgoing {
     }
 }
 
-fn anthropic_message(asked: &Asked, text: &str, stop: Stop, input: u64, output: u64, draw: Draw) -> Value {
+fn anthropic_message(asked: &Asked, said: &Said, stop: Stop, input: u64, output: u64, draw: Draw) -> Value {
+    let words = (!said.text.is_empty() || said.calls.is_empty()).then(|| json!({"type": "text", "text": said.text}));
+    let call = |call: &Call| json!({"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments});
+    let content: Vec<Value> = words.into_iter().chain(said.calls.iter().map(call)).collect();
     json!({
         "id": ids(asked.wire, draw).0, "type": "message", "role": "assistant", "model": asked.model,
-        "content": [{"type": "text", "text": text}],
-        "stop_reason": stop.anthropic(), "stop_sequence": null,
+        "content": content,
+        "stop_reason": stop.anthropic(said), "stop_sequence": null,
         "usage": {"input_tokens": input, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
             "output_tokens": output, "service_tier": "standard"},
     })
 }
 
-fn anthropic_events(asked: &Asked, text: &str, stop: Stop, input: u64, output: u64, draw: Draw) -> Vec<String> {
-    let mut opening = anthropic_message(asked, "", stop, input, 1, draw);
+fn anthropic_events(asked: &Asked, said: &Said, stop: Stop, input: u64, output: u64, draw: Draw) -> Vec<String> {
+    let mut opening = anthropic_message(asked, &Said::words(""), stop, input, 1, draw);
     opening["content"] = json!([]);
     opening["stop_reason"] = Value::Null;
-    let mut events = vec![
-        named("message_start", &json!({"type": "message_start", "message": opening})),
-        named(
-            "content_block_start",
-            &json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
-        ),
-        ping(asked.wire),
-    ];
-    events.extend(pieces(text).iter().map(|piece| {
-        let delta = json!({"type": "text_delta", "text": piece});
-        named("content_block_delta", &json!({"type": "content_block_delta", "index": 0, "delta": delta}))
-    }));
-    let delta = json!({"stop_reason": stop.anthropic(), "stop_sequence": null});
-    events.push(named("content_block_stop", &json!({"type": "content_block_stop", "index": 0})));
+    let mut events = vec![named("message_start", &json!({"type": "message_start", "message": opening}))];
+    let block = |index: usize, block: Value, deltas: Vec<Value>| {
+        let start = json!({"type": "content_block_start", "index": index, "content_block": block});
+        let delta = |delta: Value| {
+            named("content_block_delta", &json!({"type": "content_block_delta", "index": index, "delta": delta}))
+        };
+        let stop = json!({"type": "content_block_stop", "index": index});
+        let mut events = vec![named("content_block_start", &start)];
+        // As the vendor does: a ping once something has begun.
+        events.extend((index == 0).then(|| ping(asked.wire)));
+        events.extend(deltas.into_iter().map(delta));
+        events.push(named("content_block_stop", &stop));
+        events
+    };
+    let mut index = 0;
+    if !said.text.is_empty() || said.calls.is_empty() {
+        let deltas = pieces(&said.text).iter().map(|piece| json!({"type": "text_delta", "text": piece})).collect();
+        events.extend(block(index, json!({"type": "text", "text": ""}), deltas));
+        index += 1;
+    }
+    for call in &said.calls {
+        let delta = |piece: &String| json!({"type": "input_json_delta", "partial_json": piece});
+        let begun = json!({"type": "tool_use", "id": call.id, "name": call.name, "input": {}});
+        events.extend(block(index, begun, pieces(&call.written()).iter().map(delta).collect()));
+        index += 1;
+    }
+    let delta = json!({"stop_reason": stop.anthropic(said), "stop_sequence": null});
     events.push(named(
         "message_delta",
         &json!({"type": "message_delta", "delta": delta, "usage": {"output_tokens": output}}),
@@ -345,18 +349,28 @@ fn openai_usage(input: u64, output: u64) -> Value {
     })
 }
 
-fn openai_completion(asked: &Asked, text: &str, stop: Stop, input: u64, output: u64, draw: Draw) -> Value {
+fn openai_completion(asked: &Asked, said: &Said, stop: Stop, input: u64, output: u64, draw: Draw) -> Value {
     let (content, refusal) =
-        if stop == Stop::Refusal { (Value::Null, json!(text)) } else { (json!(text), Value::Null) };
+        if stop == Stop::Refusal { (Value::Null, json!(said.text)) } else { (json!(said.text), Value::Null) };
+    let mut message = json!({"role": "assistant", "content": content, "refusal": refusal, "annotations": []});
+    if !said.calls.is_empty() {
+        let call = |call: &Call| {
+            json!({"id": call.id, "type": "function",
+                "function": {"name": call.name, "arguments": call.written()}})
+        };
+        message["tool_calls"] = said.calls.iter().map(call).collect();
+        if said.text.is_empty() {
+            message["content"] = Value::Null;
+        }
+    }
     json!({
         "id": ids(asked.wire, draw).0, "object": "chat.completion", "created": draw.created, "model": asked.model,
-        "choices": [{"index": 0, "logprobs": null, "finish_reason": stop.openai(),
-            "message": {"role": "assistant", "content": content, "refusal": refusal, "annotations": []}}],
+        "choices": [{"index": 0, "logprobs": null, "finish_reason": stop.openai(said), "message": message}],
         "usage": openai_usage(input, output), "service_tier": "default", "system_fingerprint": "fp_backstop",
     })
 }
 
-fn openai_chunks(incoming: &Incoming, text: &str, stop: Stop, input: u64, output: u64, draw: Draw) -> Vec<String> {
+fn openai_chunks(incoming: &Incoming, said: &Said, stop: Stop, input: u64, output: u64, draw: Draw) -> Vec<String> {
     let asked = &incoming.asked;
     let chunk = |choices: Value, usage: Value| {
         let mut chunk = json!({
@@ -373,8 +387,16 @@ fn openai_chunks(incoming: &Incoming, text: &str, stop: Stop, input: u64, output
     };
     let field = if stop == Stop::Refusal { "refusal" } else { "content" };
     let mut chunks = vec![choice(json!({"role": "assistant", "content": "", "refusal": null}), Value::Null)];
-    chunks.extend(pieces(text).iter().map(|piece| choice(json!({field: piece}), Value::Null)));
-    chunks.push(choice(json!({}), json!(stop.openai())));
+    chunks.extend(pieces(&said.text).iter().map(|piece| choice(json!({field: piece}), Value::Null)));
+    for (index, call) in said.calls.iter().enumerate() {
+        let begun = json!({"index": index, "id": call.id, "type": "function",
+            "function": {"name": call.name, "arguments": ""}});
+        chunks.push(choice(json!({"tool_calls": [begun]}), Value::Null));
+        chunks.extend(pieces(&call.written()).iter().map(|piece| {
+            choice(json!({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}), Value::Null)
+        }));
+    }
+    chunks.push(choice(json!({}), json!(stop.openai(said))));
     if incoming.usage_chunk {
         chunks.push(chunk(json!([]), openai_usage(input, output)));
     }
@@ -391,7 +413,7 @@ fn named(event: &str, data: &Value) -> String {
 pub fn ping(wire: Wire) -> String {
     match wire {
         Wire::Anthropic => named("ping", &json!({"type": "ping"})),
-        Wire::OpenAi | Wire::Gemini | Wire::Ollama => ": keep-alive\n\n".to_owned(),
+        Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama => ": keep-alive\n\n".to_owned(),
     }
 }
 
@@ -405,7 +427,7 @@ pub(super) fn error(wire: Wire, draw: Draw, status: u16, kind: &str, code: Optio
             }
             json!({"type": "error", "error": inner, "request_id": ids(wire, draw).1})
         }
-        Wire::OpenAi | Wire::Gemini | Wire::Ollama => {
+        Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama => {
             json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
         }
     };
@@ -427,7 +449,7 @@ fn error_event(wire: Wire, draw: Draw) -> String {
             &json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"},
                 "request_id": ids(wire, draw).1}),
         ),
-        Wire::OpenAi | Wire::Gemini | Wire::Ollama => {
+        Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama => {
             let inner = json!({"message": "The server had an error while processing your request.",
                 "type": "server_error", "param": null, "code": null});
             format!("data: {}\n\n", json!({"error": inner}))
@@ -446,7 +468,7 @@ fn rate_limited(wire: Wire, draw: Draw, wait: Duration) -> Outgoing {
             None,
             "This request would exceed your organization's rate limit of 50 requests per minute.",
         ),
-        Wire::OpenAi | Wire::Gemini | Wire::Ollama => error(
+        Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama => error(
             wire,
             draw,
             429,
@@ -461,7 +483,7 @@ fn rate_limited(wire: Wire, draw: Draw, wait: Duration) -> Outgoing {
             response.headers.push(("anthropic-ratelimit-requests-limit", "50".to_owned()));
             response.headers.push(("anthropic-ratelimit-requests-remaining", "0".to_owned()));
         }
-        Wire::OpenAi | Wire::Gemini | Wire::Ollama => {
+        Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama => {
             response.headers.push(("x-ratelimit-limit-requests", "500".to_owned()));
             response.headers.push(("x-ratelimit-remaining-requests", "0".to_owned()));
             response.headers.push(("x-ratelimit-reset-requests", format!("{seconds}s")));
@@ -485,31 +507,7 @@ mod tests {
 
     fn incoming(wire: Wire, stream: bool) -> Incoming {
         let body = request(json!({"stream": stream, "stream_options": {"include_usage": true}}));
-        read(wire, body.to_string().as_bytes(), DRAW).expect("a request")
-    }
-
-    #[test]
-    fn requests_are_read_as_rules_need_them() {
-        let schema = json!({"type": "object"});
-        for (wire, extra) in [
-            (Wire::OpenAi, json!({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}})),
-            (Wire::Anthropic, json!({"output_format": {"type": "json_schema", "schema": schema}})),
-            (Wire::Anthropic, json!({"output_config": {"format": {"type": "json_schema", "schema": schema}}})),
-        ] {
-            let read = read(wire, request(extra).to_string().as_bytes(), DRAW).expect("a request");
-            assert_eq!(read.schema, Some(schema.clone()));
-            assert_eq!(read.asked.prompt, "You are cto.\nBS-014");
-        }
-        for (body, complaint) in [
-            ("{", "invalid JSON"),
-            ("{}", "model"),
-            (r#"{"model":"m"}"#, "messages"),
-            (r#"{"model":"m","messages":[{"role":"user","content":"x"}]}"#, "max_tokens"),
-        ] {
-            let refused = read(Wire::Anthropic, body.as_bytes(), DRAW).expect_err("not a request");
-            assert_eq!(refused.status, 400);
-            assert!(refused.pieces[0].contains(complaint), "{body}: {}", refused.pieces[0]);
-        }
+        super::super::heard::read(wire, body.to_string().as_bytes(), DRAW).expect("a request")
     }
 
     #[test]
@@ -563,6 +561,39 @@ mod tests {
             let stream = write(&incoming(wire, true), &say, DRAW);
             assert_eq!((unary.input_tokens, unary.output_tokens), (stream.input_tokens, stream.output_tokens));
             assert_eq!(unary.output_tokens, 3);
+        }
+    }
+
+    #[test]
+    fn calls_are_written_the_vendors_way_with_and_without_a_stream() {
+        let calls = [("look", json!({"at": "a cat"})), ("save", Value::String("{\"half".to_owned()))];
+        for (wire, stop, pieces, whole) in [
+            (
+                Wire::Anthropic,
+                "tool_use",
+                [r#""partial_json":"{\"at\":\"a cat\"}""#, r#""partial_json":"{\"half""#],
+                [r#""input":{"at":"a cat"}"#, r#""input":"{\"half""#],
+            ),
+            (
+                Wire::OpenAi,
+                "tool_calls",
+                [r#"{"arguments":"{\"at\":\"a cat\"}"}"#, r#"{"arguments":"{\"half"}"#],
+                [r#""arguments":"{\"at\":\"a cat\"}""#, r#""arguments":"{\"half""#],
+            ),
+        ] {
+            for (stream, expected) in [(true, pieces), (false, whole)] {
+                let answer = Answer::calls("I look.", calls.clone());
+                let out = write(&incoming(wire, stream), &Behaviour::Answer(answer), DRAW);
+                let body = out.pieces.concat();
+                assert_eq!(out.status, 200);
+                assert!(body.contains("I look.") && body.contains(&format!("\"{stop}\"")), "{body}");
+                for piece in expected {
+                    assert!(body.contains(piece), "{piece} in {body}");
+                }
+                let cut = write(&incoming(wire, stream), &Behaviour::Cut(Answer::calls("", calls.clone())), DRAW);
+                let length = if wire == Wire::Anthropic { "max_tokens" } else { "length" };
+                assert!(cut.pieces.concat().contains(&format!("\"{length}\"")));
+            }
         }
     }
 }

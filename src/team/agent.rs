@@ -115,7 +115,7 @@ impl AgentActor {
             // A panic in a provider or a tool is data about this delivery, not the end of the agent's other calls.
             let panic = AssertUnwindSafe(work).catch_unwind().await.err().map(|payload| panic_text(payload.as_ref()));
             if let Some(text) = &panic {
-                attempt::crashed(&office, &record, text).await;
+                attempt::crashed(&office, &seat, &record, text).await;
             }
             seat.end(task, fence);
             office.guards.came(task, fence);

@@ -14,8 +14,9 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::desk::AgentState;
-use super::guards::Admitted;
+use super::guards::{Admitted, Lent};
 use super::office::Office;
+use super::purse::Reserved;
 use super::seat::Seat;
 use crate::advice::{brief, parse_advice};
 use crate::agent::ModelRef;
@@ -24,13 +25,13 @@ use crate::config::AdviserConfig;
 use crate::delivery::Hold;
 use crate::engine;
 use crate::guard::{Report, Stance};
-use crate::judgement::{Judgement, Scene, classify};
+use crate::judgement::{Judgement, Scene, answer_lost, classify};
 use crate::ledger::{Command, Letter, LetterStatus, Record, State};
-use crate::llm::{Message, Progress, Request, Role};
+use crate::llm::{Message, Progress, Provider, Request};
 use crate::prices;
 use crate::prompt;
 use crate::query::{Filter, PageAsk};
-use crate::task::{AgentName, Effect, TaskId};
+use crate::task::{AgentName, Effect, Integration, TaskId};
 use crate::time::Timestamp;
 use crate::triage::{self, AgentFacts, Condition, Decided, DeciderKind, Decision, Facts, ModelStanding, Ruling};
 
@@ -174,7 +175,7 @@ impl Ceo {
         desk: &mut Desk,
     ) -> Result<(), engine::Error> {
         let brief = with_facts(&self.0, &record, |facts| brief(facts, &ruling)).await?;
-        let question = self.question(&brief);
+        let question = self.0.redactor.redact(&self.question(&brief)).into_owned();
         let request = Request {
             model: adviser.model.model.clone(),
             system: self
@@ -185,7 +186,8 @@ impl Ceo {
                 .find(|agent| agent.name.as_str() == "ceo")
                 .map(|ceo| ceo.system_prompt.clone())
                 .unwrap_or_default(),
-            messages: vec![Message { role: Role::User, text: question.clone() }],
+            messages: vec![Message::user(question.clone())],
+            tools: Vec::new(),
             max_output_tokens: adviser.max_output_tokens,
             schema: None,
         };
@@ -194,12 +196,17 @@ impl Ceo {
         let usage =
             Usage { input: question.len() as u64, output: u64::from(adviser.max_output_tokens), ..Usage::default() };
         let worst = prices::price(usage, &self.0.config.model_facts(&adviser.model));
-        desk.spent.push((self.0.now(), worst.unwrap_or(adviser.micro_usd_per_hour)));
+        let worst = worst.unwrap_or(adviser.micro_usd_per_hour);
+        let reserved = match self.0.set_aside_for_advice(record.task.id, worst) {
+            Ok(reserved) => reserved,
+            Err(over) => return self.advised(record.task.id, record.generation, ruling, Advice::None(over)).await,
+        };
+        desk.spent.push((self.0.now(), worst));
         let office = Arc::clone(&self.0);
         tokio::spawn(async move {
             let (task, generation) = (record.task.id, record.generation);
             // An adviser that panics has given no usable advice; the letter must not wait for it for ever.
-            let asked = AssertUnwindSafe(advice(&office, &adviser, &request, &ruling)).catch_unwind().await;
+            let asked = AssertUnwindSafe(advice(&office, &adviser, &request, &ruling, reserved)).catch_unwind().await;
             let advice = asked.unwrap_or_else(|_| Advice::None("it panicked".to_owned()));
             let ruling = Box::new(ruling);
             let _ = myself.cast(CeoMessage::Advised { task, generation, ruling, advice });
@@ -252,17 +259,20 @@ impl Ceo {
     }
 }
 
-/// Asks the adviser, within its time.
-async fn advice(office: &Arc<Office>, adviser: &AdviserConfig, request: &Request, ruling: &Ruling) -> Advice {
-    let Some(provider) = office.providers.get(&adviser.model.provider) else {
-        return Advice::None(format!("no provider {} is configured", adviser.model.provider));
-    };
-    let asker = AgentName::new("ceo").ok();
-    let Some(asker) = asker else { return Advice::None("it has no name".to_owned()) };
-    let lent = match office.admit(&adviser.model.provider, &asker).await {
-        Some(Admitted::Through(lent)) => lent,
-        Some(Admitted::Held { why, .. }) => return Advice::None(format!("its integration is held ({why})")),
-        None => return Advice::None("its integration has no guard".to_owned()),
+/// Asks the adviser, within its time. What was set aside for it and is not answered stays spent.
+async fn advice(
+    office: &Arc<Office>,
+    adviser: &AdviserConfig,
+    request: &Request,
+    ruling: &Ruling,
+    reserved: Reserved,
+) -> Advice {
+    let (provider, lent) = match through_to(office, adviser).await {
+        Ok(through) => through,
+        Err(why) => {
+            reserved.settle(0);
+            return Advice::None(why);
+        }
     };
     let progress = Progress::default();
     let reply = tokio::select! {
@@ -272,6 +282,7 @@ async fn advice(office: &Arc<Office>, adviser: &AdviserConfig, request: &Request
     };
     match reply {
         Ok(reply) => {
+            reserved.settle(office.counted(&adviser.model, reply.usage, None));
             lent.report(Report::Healthy).await;
             match parse_advice(&reply.text, &ruling.admissible) {
                 Ok(advice) => Advice::Chosen(advice.decision),
@@ -279,6 +290,9 @@ async fn advice(office: &Arc<Office>, adviser: &AdviserConfig, request: &Request
             }
         }
         Err(failure) => {
+            if !answer_lost(&failure) {
+                reserved.settle(office.counted(&adviser.model, failure.usage, None));
+            }
             let why = format!("{} while {}", failure.fault, failure.phase);
             match classify(&Cause::Llm(failure), &Scene::new(Effect::ReadOnly, office.now())) {
                 Judgement::Failed(failure) => lent.report(Report::Failed(&failure)).await,
@@ -286,6 +300,18 @@ async fn advice(office: &Arc<Office>, adviser: &AdviserConfig, request: &Request
             }
             Advice::None(why)
         }
+    }
+}
+
+/// The way to the adviser, or why there is none.
+async fn through_to(office: &Arc<Office>, adviser: &AdviserConfig) -> Result<(Arc<dyn Provider>, Lent), String> {
+    let name = &adviser.model.provider;
+    let provider = office.providers.get(name).cloned().ok_or_else(|| format!("no provider {name} is configured"))?;
+    let asker = AgentName::new("ceo").map_err(|error| error.to_string())?;
+    match office.admit(name, &asker).await {
+        Some(Admitted::Through(lent)) => Ok((provider, lent)),
+        Some(Admitted::Held { why, .. }) => Err(format!("its integration is held ({why})")),
+        None => Err("its integration has no guard".to_owned()),
     }
 }
 
@@ -342,11 +368,35 @@ async fn with_facts<T>(
     let since = Timestamp::from_millis(now.millis() - i64::try_from(rules.window.as_millis()).unwrap_or(i64::MAX));
     let deaths = office.engine.deaths(since).await?;
     let systemic = deaths.len() >= usize::try_from(rules.threshold).unwrap_or(usize::MAX);
-    Ok(look(&Facts { record, agents: &agents, models: &models, systemic, now }))
+    let steps = office.engine.steps(record.task.id).await?;
+    let servers: BTreeSet<Integration> = office.tools.keys().cloned().collect();
+    Ok(look(&Facts { record, steps: &steps, agents: &agents, models: &models, servers: &servers, systemic, now }))
 }
 
 async fn rule(office: &Office, record: &Record) -> Result<Ruling, engine::Error> {
-    with_facts(office, record, triage::decide).await
+    Ok(clean(office, with_facts(office, record, triage::decide).await?))
+}
+
+/// A ruling quotes what models and tools said: without the secrets of this process, which only the office knows.
+fn clean(office: &Office, ruling: Ruling) -> Ruling {
+    let text = |text: String| office.redactor.redact(&text).into_owned();
+    let decision = |decision: Decision| match decision {
+        Decision::Reassign { agent, amendment } => Decision::Reassign { agent, amendment: text(amendment) },
+        Decision::PageHuman { why } => Decision::PageHuman { why: text(why) },
+        Decision::Park { until, why } => Decision::Park { until, why: text(why) },
+        // These hold no words of others.
+        decision @ (Decision::RetryOnFallback { .. }
+        | Decision::RetryAfterCheck { .. }
+        | Decision::Discard { .. }
+        | Decision::Resolve { .. }
+        | Decision::RunAgain { .. }) => decision,
+    };
+    Ruling {
+        decision: decision(ruling.decision),
+        reasons: ruling.reasons.into_iter().map(text).collect(),
+        rejected: ruling.rejected,
+        admissible: ruling.admissible.into_iter().map(decision).collect(),
+    }
 }
 
 /// Writes a decision and its effect, as one command.

@@ -10,6 +10,7 @@ use super::agent::AgentMessage;
 use super::drawer::{self, Written};
 use super::escalate::{self, TellError};
 use super::office::Office;
+use super::outcome;
 pub use super::views::{
     AgentState, AgentView, BreakerView, DeskError, Explanation, FieldProblem, NewTask, Overridden, PageTest, Readiness,
 };
@@ -23,7 +24,7 @@ use crate::ledger::{Command, Letter, LetterStatus, Record, Refused, State};
 use crate::outbox;
 use crate::prompt;
 use crate::query::{Filter, PageAsk};
-use crate::replay::{self, Plan, Replay, ReplayAsk, ReplayCommand, ReplayRefused, ReplayState};
+use crate::replay::{self, Plan, Replay, ReplayAsk, ReplayCommand, ReplayRefused, ReplayState, Taken};
 use crate::task::{AgentName, Effect, Integration, PAYLOAD_LIMIT, Priority, Task, TaskError, TaskId, TaskType};
 use crate::time::{self, Timestamp};
 use crate::triage::{Decided, DeciderKind, Decision};
@@ -31,7 +32,7 @@ use crate::triage::{Decided, DeciderKind, Decision};
 /// The operator's view of a running team. Cheap to clone.
 #[derive(Clone)]
 pub struct Desk {
-    office: Arc<Office>,
+    pub(super) office: Arc<Office>,
 }
 
 impl std::fmt::Debug for Desk {
@@ -213,10 +214,14 @@ impl Desk {
     /// A person's decision about a dead letter.
     ///
     /// # Errors
-    /// When there is none to decide about, or the decision cannot be carried out.
+    /// When there is none to decide about, the decision cannot be carried out, or it would have the task done again
+    /// while nobody knows whether a call of it happened: that is answered first, see [`Desk::judge`].
     pub async fn decide(&self, id: TaskId, decision: Decision, by: &str, reason: &str) -> Result<Record, DeskError> {
         let record = self.task(id).await?;
         self.possible(&decision)?;
+        if let Some(why) = self.unanswered(&record, &decision).await? {
+            return Err(DeskError::Policy(why));
+        }
         let integration = self.office.integration_after(&record, &decision);
         let decided = Decided {
             number: 0,
@@ -490,6 +495,10 @@ impl Desk {
             if !open || !matches!(record.state, State::Dead | State::WaitingHuman) {
                 continue;
             }
+            if let Some(why) = self.unanswered(&record, &decision).await? {
+                refused.push((task, why));
+                continue;
+            }
             // Deciding for a group names nobody's payment.
             if record.task.effect == Effect::Payment && runs_again(&decision) {
                 refused.push((task, Refused::PaymentNeedsPerson.to_string()));
@@ -551,7 +560,8 @@ impl Desk {
                 None => break,
             }
         }
-        Ok(replay::plan(ask, &records, &|record| self.office.capable(record), &busy))
+        let in_doubt = outcome::in_doubt(&self.office, &records).await?;
+        Ok(replay::plan(ask, &records, &|record| self.office.capable(record), &Taken { busy, in_doubt }))
     }
 
     /// Starts a replay.
@@ -655,7 +665,8 @@ impl Desk {
         let task = &record.task;
         let mut explanation =
             self.explanation(id.to_string(), &task.task_type, &record.agent, &record.integration, Some(task.effect));
-        explanation.story = self.office.engine.history(id).await?.iter().map(crate::story::line).collect();
+        let told = self.why(id).await?.lines;
+        explanation.story = told.into_iter().map(|line| format!("{}  {}", line.at, line.words)).collect();
         Ok(explanation)
     }
 
@@ -714,6 +725,7 @@ impl Desk {
             deaths: Vec::new(),
             why: format!("{by} tries the pager; nothing is wrong"),
             runbook: None,
+            in_doubt: Vec::new(),
         };
         let test = incident::open(opening, &escalate::rules(&self.office), self.now()).incident;
         let mut seen = Vec::new();
@@ -771,7 +783,7 @@ impl Desk {
 }
 
 /// Does this decision have the task done again?
-fn runs_again(decision: &Decision) -> bool {
+pub(super) fn runs_again(decision: &Decision) -> bool {
     match decision {
         Decision::RetryOnFallback { .. }
         | Decision::RetryAfterCheck { .. }

@@ -15,10 +15,11 @@ use super::attempt;
 use super::desk::AgentState;
 use super::office::Office;
 use super::seat::Seat;
-use crate::cause::{Cause, Crash, Death};
+use crate::cause::{Cause, Crash, Death, Usage};
 use crate::delivery::{Hold, Outcome, Settlement, Spent};
 use crate::engine::{self, LeaseAsk};
 use crate::guard::Stance;
+use crate::journal;
 use crate::judgement::{Judgement, Scene, classify};
 use crate::ledger::{Command, Record, State};
 use crate::query::Filter;
@@ -307,8 +308,16 @@ impl Dispatcher {
 pub(crate) async fn hand_back(office: &Office, record: &Record, cause: Cause) -> Result<(), engine::Error> {
     let scene = Scene::new(record.task.effect, office.now());
     let Judgement::Failed(failure) = classify(&cause, &scene) else { return Ok(()) };
-    let settlement = attempt::decide(office, record, Outcome::Failed(failure), Some(&cause));
-    let spent = Spent { cause: Some(Box::new(cause)), ..Spent::default() };
+    let settlement = attempt::decide(office, record, Outcome::Failed(failure), Some(&cause), None);
+    let steps = office.engine.steps(record.task.id).await?;
+    let used = journal::tally(steps.iter().filter(|step| step.fence == record.fence));
+    let spent = Spent {
+        model: steps.iter().rev().find_map(|step| step.ask().map(|ask| ask.model.clone())),
+        usage: used.usage,
+        micro_usd: (used.unpriced == 0 && used.usage != Usage::default()).then_some(used.micro_usd),
+        excerpt: None,
+        cause: Some(Box::new(cause)),
+    };
     match office
         .engine
         .command(record.task.id, Command::Lapse { fence: record.fence, settlement, spent }, office.now())

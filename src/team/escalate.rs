@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::drawer::{self, Stored, Written};
 use super::office::Office;
+use super::outcome;
 use crate::delivery::Hold;
 use crate::engine;
 use crate::escalation::{self, Rules, Step};
@@ -60,7 +61,7 @@ async fn count_dead_letters(office: &Office) -> Result<(), engine::Error> {
     }
     let incidents = values(drawer::all::<Incident>(&*office.engine).await?);
     for (incident, deaths) in incident::explained(&incidents, &deaths) {
-        change(office, &incident.id, IncidentCommand::Append(deaths)).await?;
+        append(office, &incident.id, deaths).await?;
     }
     let incidents = values(drawer::all::<Incident>(&*office.engine).await?);
     let open = incidents.iter().find(|incident| incident.is_open() && incident.trigger == Trigger::DeadLetters);
@@ -71,7 +72,7 @@ async fn count_dead_letters(office: &Office) -> Result<(), engine::Error> {
                 open_one(office, Trigger::DeadLetters, "", deaths, "").await?;
                 absorb(office).await?;
             }
-            (Step::Append(deaths), Some(open)) => change(office, &open.id, IncidentCommand::Append(deaths)).await?,
+            (Step::Append(deaths), Some(open)) => append(office, &open.id, deaths).await?,
             // Updates and re-pages are timed for all incidents alike, below.
             (Step::Update | Step::Repage | Step::Append(_), _) => {}
         }
@@ -91,7 +92,7 @@ async fn bring_up_judgements(office: &Office) -> Result<(), engine::Error> {
         }
         let asked = record.decisions.last().map(|decided| decided.reasons.join("; ")).unwrap_or_default();
         match incident::home(&incidents, &death) {
-            Home::In(open) => change(office, &open.id, IncidentCommand::Append(vec![death])).await?,
+            Home::In(open) => append(office, &open.id, vec![death]).await?,
             Home::Own(subject) => open_one(office, Trigger::Judgement, &subject, vec![death], &asked).await?,
         }
         // Read anew: the next may belong to the incident this one opened.
@@ -176,6 +177,7 @@ pub(crate) async fn open_one(
     deaths: Vec<Death>,
     why: &str,
 ) -> Result<(), engine::Error> {
+    let in_doubt = outcome::lines(office, &deaths).await?;
     loop {
         let known = drawer::all::<Incident>(&*office.engine).await?;
         // Somebody was faster, or this was asked before a crash: one incident per cause.
@@ -197,6 +199,7 @@ pub(crate) async fn open_one(
             deaths: deaths.clone(),
             why: office.one_line(why, 500),
             runbook: office.config.escalation.runbook.clone(),
+            in_doubt: in_doubt.clone(),
         };
         let change = incident::open(opening, &rules(office), office.now());
         let mut documents = vec![drawer::document(&change.incident, 0)];
@@ -206,6 +209,16 @@ pub(crate) async fn open_one(
             other => return other,
         }
     }
+}
+
+/// More dead letters for an incident, and what nobody knows about them.
+async fn append(office: &Office, id: &str, deaths: Vec<Death>) -> Result<(), engine::Error> {
+    let in_doubt = outcome::lines(office, &deaths).await?;
+    // First, so that the summary that follows names them.
+    if !in_doubt.is_empty() {
+        change(office, id, IncidentCommand::Doubt(in_doubt)).await?;
+    }
+    change(office, id, IncidentCommand::Append(deaths)).await
 }
 
 /// Changes an incident by a command; one that does not apply any more changes nothing.

@@ -82,6 +82,11 @@ metrics_table! {
     PAGES = "backstop_pages_total", Counter, ["channel", "result"], "Attempts to reach a human: delivered or failed.";
     LLM_TOKENS = "backstop_llm_tokens_total", Counter, ["provider", "model", "direction"], "Tokens, those of failed calls included.";
     LLM_COST = "backstop_llm_cost_usd_total", Counter, ["provider", "model", "wasted"], "US dollars where the price is known; wasted is what failed attempts cost.";
+    RESUMES = "backstop_resumes_total", Counter, ["agent"], "Deliveries that went on where an earlier one had stopped.";
+    TOKENS_KEPT = "backstop_tokens_kept_total", Counter, ["agent"], "Tokens that were not paid again because the journal had the answers.";
+    COMPACTIONS = "backstop_compactions_total", Counter, ["agent"], "Conversations shortened so that they fit a model.";
+    OUTCOMES_UNKNOWN = "backstop_outcomes_unknown_total", Counter, ["integration"], "Calls of tools of which nobody knew whether they had happened.";
+    OUTCOMES_JUDGED = "backstop_outcomes_judged_total", Counter, ["verdict"], "Calls in doubt that a probe or a person judged: happened or did-not-happen.";
     REPLAYS = "backstop_replay_tasks_total", Counter, ["result"], "Dead letters sent round again.";
     RELEASES = "backstop_releases_total", Counter, ["agent", "why"], "Deliveries given back unworked; they cost no attempt.";
     EVENT_SEQ = "backstop_event_seq", Gauge, [], "The number of the last event of the feed.";
@@ -243,6 +248,18 @@ pub fn record(event: &Event) {
                 DeciderKind::Human => "human",
             };
             counter!(DECISIONS, "decision" => decided.decision.kind().as_str(), "trigger" => trigger).increment(1);
+        }
+        Happening::Resumed { agent, usage, .. } => {
+            counter!(RESUMES, "agent" => agent.to_string()).increment(1);
+            counter!(TOKENS_KEPT, "agent" => agent.to_string()).increment(usage.total());
+        }
+        Happening::Compacted { agent, .. } => counter!(COMPACTIONS, "agent" => agent.to_string()).increment(1),
+        Happening::OutcomeUnknown { tool, .. } => {
+            counter!(OUTCOMES_UNKNOWN, "integration" => tool.server.to_string()).increment(1);
+        }
+        Happening::OutcomeJudged { happened, .. } => {
+            let said = if *happened { "happened" } else { "did-not-happen" };
+            counter!(OUTCOMES_JUDGED, "verdict" => said).increment(1);
         }
         Happening::Replayed { .. } => counter!(REPLAYS, "result" => "released").increment(1),
         Happening::Cancelled { agent, task_type, .. } => outcome(agent, task_type, "cancelled"),

@@ -12,6 +12,7 @@
 //! `- replayer   releases dead letters at their rate
 //! ```
 
+mod act;
 mod addr;
 mod agent;
 mod attempt;
@@ -26,10 +27,15 @@ mod guards;
 mod incident;
 pub mod metrics;
 mod office;
+mod outcome;
+mod purse;
 mod replayer;
 mod root;
 mod seat;
+mod toolbox;
 pub mod views;
+mod verify;
+mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,6 +49,7 @@ use self::clock::{Clock, Dice};
 use self::desk::Desk;
 use self::guards::Guards;
 use self::office::{Office, Parts, Person};
+use self::purse::Money;
 pub use self::root::Part;
 use self::root::{Root, RootMessage};
 use crate::config::{ChannelConfig, Config};
@@ -54,6 +61,8 @@ use crate::llm::{self, Provider};
 use crate::pager::{self, Channel};
 use crate::redact::{self, Redactor};
 use crate::task::Integration;
+use crate::tools::verify::Verifier;
+use crate::tools::{self, ToolServer};
 
 /// Why a team could not start. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +74,9 @@ pub enum Error {
     /// A provider of language models cannot work as configured.
     #[error(transparent)]
     Llm(#[from] llm::Error),
+    /// A server of tools cannot work as configured.
+    #[error(transparent)]
+    Tools(#[from] tools::Error),
     /// A channel to a human cannot work as configured.
     #[error(transparent)]
     Pager(#[from] pager::Error),
@@ -82,6 +94,7 @@ pub struct Builder {
     config: Config,
     engine: Option<Arc<dyn Engine>>,
     providers: Vec<Arc<dyn Provider>>,
+    tools: Vec<Arc<dyn ToolServer>>,
     on_call: Vec<Person>,
     clock: Option<Clock>,
     dice: Dice,
@@ -103,6 +116,12 @@ impl Builder {
     /// A provider of language models, instead of (or besides) the configured one of the same name.
     pub fn provider(mut self, provider: impl Provider) -> Self {
         self.providers.push(Arc::new(provider));
+        self
+    }
+
+    /// A server of tools, instead of (or besides) the configured one of the same name.
+    pub fn tools(mut self, server: impl ToolServer) -> Self {
+        self.tools.push(Arc::new(server));
         self
     }
 
@@ -136,9 +155,28 @@ impl Builder {
         let clock = self.clock.unwrap_or_else(|| Clock::world(engine.high_water()));
         let providers = providers(&self.config, self.providers, &clock)?;
         let on_call = if self.on_call.is_empty() { channels(&self.config)? } else { self.on_call };
-        let guards = Guards::restore(&self.config, providers.keys(), &*engine).await?;
+        // What is given in code is laid over what is configured.
+        let servers = tools::servers(&self.config)?.into_iter().chain(self.tools);
+        let tools: BTreeMap<Integration, Arc<dyn ToolServer>> =
+            servers.map(|server| (server.name().clone(), server)).collect();
+        let verifier = Verifier::new(&self.config.tools)?;
+        let guards = Guards::restore(&self.config, providers.keys().chain(tools.keys()), &*engine).await?;
+        let money = Money::restore(&*engine, clock.now()).await?;
         let redactor = Redactor::new(secrets(&self.config));
-        let parts = Parts { config: self.config, engine, providers, on_call, clock, dice: self.dice, guards, redactor };
+        let dice = self.dice;
+        let parts = Parts {
+            config: self.config,
+            engine,
+            providers,
+            on_call,
+            clock,
+            dice,
+            guards,
+            tools,
+            verifier,
+            money,
+            redactor,
+        };
         let office = Arc::new(Office::new(parts));
         let balance = office.engine.balance().await?;
         let started = Happening::TeamStarted {
@@ -195,7 +233,8 @@ fn secrets(config: &Config) -> Vec<String> {
     let known = keys.chain(channels).chain(config.api.token.as_ref()).map(|secret| secret.expose_secret().to_owned());
     let headers = config.providers.values().flat_map(|provider| &provider.headers);
     let headers = headers.filter(|(name, _)| redact::is_secret_header(name)).map(|(_, value)| value.clone());
-    known.chain(headers).collect()
+    let of_tools = config.tools.secrets().into_iter().map(|secret| secret.expose_secret().to_owned());
+    known.chain(headers).chain(of_tools).collect()
 }
 
 /// A running team. Dropped without [`Team::drain`] it stops at once, as in a crash: nothing is lost, and what ran is
@@ -225,6 +264,7 @@ impl Team {
             config,
             engine: None,
             providers: Vec::new(),
+            tools: Vec::new(),
             on_call: Vec::new(),
             clock: None,
             dice: Dice::from_the_system(),

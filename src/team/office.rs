@@ -16,10 +16,12 @@ use super::desk::AgentState;
 use super::dispatcher::DispatcherMessage;
 use super::guards::Guards;
 use super::incident::PagerMessage;
+use super::purse::Money;
 use super::replayer::ReplayerMessage;
 use super::seat::Seat;
 use crate::agent::{Agent, ModelRef};
 use crate::answer::Validator;
+use crate::budget;
 use crate::config::Config;
 use crate::dead_letter::Circumstances;
 use crate::engine::{self, Engine};
@@ -30,9 +32,12 @@ use crate::pager::Channel;
 use crate::prompt::Prompt;
 use crate::query::{Filter, PageAsk};
 use crate::redact::{self, Redactor};
-use crate::retry::{Effective, Level, Levels, RetryPolicy};
-use crate::task::{AgentName, Integration, TaskType};
+use crate::retry::Effective;
+use crate::task::{AgentName, Effect, Integration, TaskType};
 use crate::time::Timestamp;
+use crate::tool::{ToolRef, ToolRule};
+use crate::tools::ToolServer;
+use crate::tools::verify::Verifier;
 use crate::triage::Decision;
 
 /// A person on call, and the channels that reach them.
@@ -70,6 +75,9 @@ pub(crate) struct Office {
     pub(crate) dice: Dice,
     pub(crate) guards: Guards,
     pub(crate) seats: BTreeMap<AgentName, Arc<Seat>>,
+    pub(crate) tools: BTreeMap<Integration, Arc<dyn ToolServer>>,
+    pub(crate) verifier: Verifier,
+    pub(crate) money: Money,
     pub(crate) redactor: Redactor,
     pub(crate) validators: Validators,
     pub(crate) dispatcher: Addr<DispatcherMessage>,
@@ -89,6 +97,9 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) dice: Dice,
     pub(crate) guards: Guards,
+    pub(crate) tools: BTreeMap<Integration, Arc<dyn ToolServer>>,
+    pub(crate) verifier: Verifier,
+    pub(crate) money: Money,
     pub(crate) redactor: Redactor,
 }
 
@@ -106,6 +117,9 @@ impl Office {
             dice: parts.dice,
             guards: parts.guards,
             seats,
+            tools: parts.tools,
+            verifier: parts.verifier,
+            money: parts.money,
             redactor: parts.redactor,
             validators: Validators::default(),
             dispatcher: Addr::default(),
@@ -165,24 +179,37 @@ impl Office {
 
     /// The policy in force for a type of task in an agent's hands, calling an integration.
     pub(crate) fn policy(&self, task_type: &TaskType, agent: &AgentName, integration: &Integration) -> Effective {
-        let declared = self.config.task_types.get(task_type).and_then(|declared| declared.retry.as_ref());
-        let agents = self.config.agents.get(agent).and_then(|agent| agent.retry.as_ref());
-        let provider = self.config.providers.get(integration).and_then(|provider| provider.retry.as_ref());
-        let level =
-            |name: &str, policy: Option<&RetryPolicy>| Some(Level { name: name.to_owned(), policy: policy.cloned() });
-        Levels {
-            step: None,
-            task_type: level(task_type.as_str(), declared),
-            agent: level(agent.as_str(), agents),
-            integration: level(integration.as_str(), provider),
-            team: self.config.retry.clone(),
-        }
-        .effective()
+        self.config.policy(task_type, agent, integration)
     }
 
     /// [`Office::policy`] for a record.
     pub(crate) fn policy_of(&self, record: &Record) -> Effective {
         self.policy(&record.task.task_type, &record.agent, &record.integration)
+    }
+
+    /// What the work on a task may take in one round.
+    pub(crate) fn limits(&self, record: &Record) -> Limits {
+        let policy = self.policy_of(record).policy;
+        let Some(agent) = self.config.agents.get(&record.agent) else { return Limits::default() };
+        Limits {
+            asks: budget::calls_max(agent, &policy, record.task.effect, record.task.deadline),
+            calls_at_once: usize::try_from(agent.max_tool_calls).unwrap_or(usize::MAX),
+            tokens_per_minute: agent.max_tokens_per_minute,
+            stall: agent.stall,
+        }
+    }
+
+    /// [`Agent::effect_of_asking`](crate::agent::Agent::effect_of_asking) for a record.
+    pub(crate) fn effect_of_asking(&self, record: &Record) -> Effect {
+        let agent = self.config.agents.get(&record.agent);
+        agent.map_or(record.task.effect, |agent| agent.effect_of_asking(record.task.effect))
+    }
+
+    /// What the operator declares of a tool.
+    pub(crate) fn tool_rule(&self, server: &dyn ToolServer, tool: &ToolRef) -> ToolRule {
+        let declared = self.config.tools.rule(tool).cloned().or_else(|| server.rule(&tool.tool)).unwrap_or_default();
+        let timeout = declared.timeout.unwrap_or_else(|| self.config.tools.call_within(tool));
+        ToolRule { timeout: Some(timeout), ..declared }
     }
 
     /// The prompt a task is rendered with.
@@ -280,20 +307,82 @@ impl Office {
     }
 }
 
-/// Compiled schemas, each compiled once.
+/// What the work on a task may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Calls of models in one round; `None`: as many as fit before its deadline.
+    pub(crate) asks: Option<u64>,
+    /// Calls of tools in one answer.
+    pub(crate) calls_at_once: usize,
+    /// Tokens within a minute.
+    pub(crate) tokens_per_minute: u64,
+    /// How long nothing new may become known.
+    pub(crate) stall: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { asks: Some(0), calls_at_once: 0, tokens_per_minute: 0, stall: Duration::MAX }
+    }
+}
+
+/// The most bytes of schemas that are kept compiled. What the configuration holds is far less; the rest is what servers
+/// of tools say, and theirs may be another every time they are asked.
+const COMPILED_MAX: usize = 8 * 1024 * 1024;
+/// What even the smallest counts for.
+const COMPILED_LEAST: usize = 1024;
+
+/// Compiled schemas, each compiled once while it is kept.
 #[derive(Default)]
-pub(crate) struct Validators(Mutex<BTreeMap<String, Arc<Validator>>>);
+pub(crate) struct Validators(Mutex<Compiled>);
+
+#[derive(Default)]
+struct Compiled {
+    by_schema: BTreeMap<String, Arc<Validator>>,
+    /// The bytes of the schemas, and the least for each.
+    bytes: usize,
+}
 
 impl Validators {
     /// The validator of a schema; `None` when the schema is none, which the check of the configuration has refused.
     pub(crate) fn of(&self, schema: &serde_json::Value) -> Option<Arc<Validator>> {
         let key = schema.to_string();
         let mut compiled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(validator) = compiled.get(&key) {
+        if let Some(validator) = compiled.by_schema.get(&key) {
             return Some(Arc::clone(validator));
         }
         let validator = Arc::new(Validator::new(schema).ok()?);
-        compiled.insert(key, Arc::clone(&validator));
+        // All go, and those in use are compiled anew: which they are only their users know.
+        let bytes = COMPILED_LEAST + key.len();
+        if compiled.bytes + bytes > COMPILED_MAX {
+            *compiled = Compiled::default();
+        }
+        compiled.bytes += bytes;
+        compiled.by_schema.insert(key, Arc::clone(&validator));
         Some(validator)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A server of tools that said at each call that its list had changed, and had another schema each time, filled the
+    /// memory: every schema ever seen was kept, compiled.
+    #[test]
+    fn schemas_that_are_ever_new_do_not_fill_the_memory() {
+        let validators = Validators::default();
+        let kept = || validators.0.lock().expect("not poisoned").bytes;
+        let of = |n: usize| validators.of(&json!({"type": "object", "title": "x".repeat(1_000_000 + n)}));
+        let first = of(0).expect("a schema");
+        assert!(Arc::ptr_eq(&first, &of(0).expect("a schema")), "compiled once");
+        for n in 1..20 {
+            assert!(of(n).is_some());
+            assert!(kept() <= COMPILED_MAX, "{} bytes are kept", kept());
+        }
+        assert!(!Arc::ptr_eq(&first, &of(0).expect("a schema")), "dropped meanwhile, and compiled anew");
+        assert!(first.violations(&json!({})).is_empty(), "whoever holds it keeps it");
     }
 }

@@ -11,10 +11,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::drawer::{self, Stored};
 use super::office::Office;
+use super::outcome;
 use crate::engine;
 use crate::guard::Stance;
 use crate::ledger::Command;
-use crate::replay::{self, Fate, Release, Replay, ReplayState, Turn, Verdict};
+use crate::replay::{self, Fate, Release, Replay, ReplayState, Taken, Turn, Verdict};
 use crate::task::TaskId;
 use crate::time::Timestamp;
 
@@ -133,8 +134,9 @@ impl Replayer {
         let Some(record) = self.0.engine.record(task).await? else {
             return Ok(Turn { task, generation: 0, verdict: Verdict::Resolved, held: None });
         };
-        let verdict =
-            replay::verdict(&replay.ask, &record, self.0.capable(&record), &std::collections::BTreeSet::new());
+        let in_doubt = outcome::in_doubt(&self.0, std::slice::from_ref(&record)).await?;
+        let taken = Taken { in_doubt, ..Taken::default() };
+        let verdict = replay::verdict(&replay.ask, &record, self.0.capable(&record), &taken);
         let held = match self.0.guards.peek(&record.integration, self.0.now()) {
             Stance::Held { why, .. } => Some(format!("{} is held: {why}", record.integration)),
             Stance::Free | Stance::Probing { .. } => None,

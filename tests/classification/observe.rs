@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use backstop::budget::{Ask, Caps, Purse};
 use backstop::cause::{Cause, Fault, LlmFailure, OutputFault, OutputReason, Phase, Usage, Violation};
 use backstop::provider_code::{self, Stop};
 use backstop::stuck;
-use backstop::task::Integration;
+use backstop::task::{AgentName, Integration, TaskId};
 use backstop::time::Timestamp;
 use serde_json::Value;
 
@@ -162,8 +163,8 @@ fn going_round(id: &str, request: &Value) -> Option<Cause> {
             }
             "steps" => None,
             _ => match (key.strip_prefix("max_"), key.strip_prefix("budget"), key.strip_prefix("spent")) {
-                (Some(what), _, _) => stuck::out_of_budget(number(what), number(key)),
-                (_, Some(what), _) => stuck::out_of_budget(number(&format!("spent{what}")), number(key)),
+                (Some(what), _, _) => out_of_budget(number(what), number(key)),
+                (_, Some(what), _) => out_of_budget(number(&format!("spent{what}")), number(key)),
                 (_, _, Some(what)) => Some(number(&format!("budget{what}"))).and(None),
                 (None, None, None) => Some(number(&format!("max_{key}"))).and(None),
             }
@@ -172,6 +173,16 @@ fn going_round(id: &str, request: &Value) -> Option<Cause> {
         found = found.or(cause);
     }
     found
+}
+
+/// Would even the cheapest further call pass the cap on its task?
+fn out_of_budget(spent: f64, budget: f64) -> Option<String> {
+    let micros = |amount: f64| (amount * 1e6).round() as u64;
+    let agent = AgentName::new("agent").expect("a name");
+    let now = Timestamp::default();
+    let ask = Ask { task: TaskId::new(now, [0; 10]), task_spent: micros(spent), agent: &agent, micro_usd: 1 };
+    let caps = Caps { task: Some(micros(budget)), ..Caps::default() };
+    Purse::new().reserve(&ask, &caps, now).err().map(|over| over.to_string())
 }
 
 /// Is this an error in the dress of a success?

@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 mod house;
+mod tools;
 
 use std::time::Duration;
 

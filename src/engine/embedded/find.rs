@@ -8,6 +8,7 @@ use super::store::{HOUR, Work, load};
 use crate::agent::Incarnation;
 use crate::engine::Document;
 use crate::event::Event;
+use crate::journal::{Spending, Step};
 use crate::ledger::{Balance, Record, State};
 use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk};
 use crate::task::{AgentName, TaskId};
@@ -244,6 +245,34 @@ fn feed(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Work<Vec<E
         events.push(Event { seq: row.get(0)?, at: row::time(row, 1)?, task, what });
     }
     Ok(events)
+}
+
+pub(super) fn steps(db: &Connection, id: TaskId) -> Work<Vec<Step>> {
+    let mut found = db.prepare_cached(
+        "SELECT step.step FROM task JOIN step ON step.task = task.seq WHERE task.id = ?1 ORDER BY step.number",
+    )?;
+    let mut rows = found.query([id.to_string()])?;
+    let mut steps = Vec::new();
+    while let Some(row) = rows.next()? {
+        steps.push(serde_json::from_str(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?);
+    }
+    Ok(steps)
+}
+
+pub(super) fn spendings(db: &Connection, since: Timestamp) -> Work<Vec<Spending>> {
+    let mut found = db.prepare_cached(
+        "SELECT step.at, task.id, step.agent, step.counted FROM step JOIN task ON task.seq = step.task
+         WHERE step.counted > 0 AND step.at > ?1 ORDER BY step.at, task.id",
+    )?;
+    let spending = |row: &Row<'_>| {
+        Ok(Spending {
+            at: row::time(row, 0)?,
+            task: row::word(row, 1)?,
+            agent: row::word(row, 2)?,
+            micro_usd: row.get(3)?,
+        })
+    };
+    Ok(found.query_map([since.millis()], spending)?.collect::<Result<_, _>>()?)
 }
 
 pub(super) fn documents(db: &Connection, kind: &str) -> Work<Vec<Document>> {

@@ -21,8 +21,9 @@ use std::sync::atomic::AtomicU32;
 use tokio::sync::watch;
 
 use crate::agent::Incarnation;
-use crate::engine::{Document, Engine, Error, LeaseAsk, Pending, Submitted};
+use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, Submitted};
 use crate::event::{Event, NewEvent};
+use crate::journal::{Entry, Spending, Step};
 use crate::ledger::{Balance, Command, Record};
 use crate::query::{Death, Depth, FailureRate, Filter, Page, PageAsk};
 use crate::task::{AgentName, Integration, Task, TaskId};
@@ -108,6 +109,21 @@ impl Engine for Embedded {
             store.told(now);
             store.command(id, command, now)
         })
+    }
+
+    fn journal(&self, id: TaskId, entry: Entry, now: Timestamp) -> Pending<'_, Journaled> {
+        self.writer.ask(move |store| {
+            store.told(now);
+            store.journal(id, entry, now)
+        })
+    }
+
+    fn steps(&self, id: TaskId) -> Pending<'_, Vec<Step>> {
+        self.readers.ask(move |db| find::steps(db, id))
+    }
+
+    fn spendings(&self, since: Timestamp) -> Pending<'_, Vec<Spending>> {
+        self.readers.ask(move |db| find::spendings(db, since))
     }
 
     fn lapsed(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {

@@ -10,8 +10,10 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::row;
 use super::schema;
-use crate::engine::{Document, Error, KEY_RETENTION, LeaseAsk, Submitted};
+use crate::engine::{Document, Error, Journaled, KEY_RETENTION, LeaseAsk, Submitted};
 use crate::event::NewEvent;
+use crate::failure::Class;
+use crate::journal::{self, End, Step};
 use crate::ledger::{self, Command, Record};
 use crate::query::{Death, failed_integration, failure_told, fold};
 use crate::queue::{Entry, Queues};
@@ -253,20 +255,78 @@ impl Store {
         ledger::of_this_run(&before, &command, self.epoch)?;
         let failed = failure_told(&command).map(|failure| failure.class);
         let (record, events) = ledger::apply(&before, command, now)?;
-        if let Some(class) = failed {
-            let hour = now.millis().div_euclid(HOUR);
-            let (agent, task_type) = (before.agent.as_str(), before.task.task_type.as_str());
-            self.db
-                .prepare_cached("INSERT INTO failure (at, agent, type, class) VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![now.millis(), agent, task_type, class.as_str()])?;
-            self.db
-                .prepare_cached(
-                    "INSERT INTO failure_hour VALUES (?1, ?2, ?3, ?4, 1)
-                     ON CONFLICT DO UPDATE SET failures = failures + 1",
-                )?
-                .execute(params![hour, agent, task_type, class.as_str()])?;
-        }
+        self.count_failure(&before, failed, now)?;
         self.change(seq, &before, record, &events, now)
+    }
+
+    pub(super) fn journal(&mut self, id: TaskId, entry: journal::Entry, now: Timestamp) -> Work<Journaled> {
+        let seq = self.find(id)?.ok_or(Error::NoTask(id))?;
+        let before = self.load(seq)?;
+        let mut found = Vec::new();
+        for number in entry.changes() {
+            found.extend(self.step(seq, number)?);
+        }
+        let steps = journal::write(&before, &found, self.journal_end(seq)?, &entry, self.epoch, now)?;
+        let told = |what| NewEvent { task: Some(id), what };
+        let mut events: Vec<NewEvent> = entry.events.into_iter().map(told).collect();
+        let record = match entry.command {
+            Some(command) => {
+                ledger::of_this_run(&before, &command, self.epoch)?;
+                let failed = failure_told(&command).map(|failure| failure.class);
+                let (record, more) = ledger::apply(&before, command, now)?;
+                events.extend(more);
+                self.count_failure(&before, failed, now)?;
+                self.change(seq, &before, record, &events, now)?
+            }
+            None => {
+                self.append(&events, Some(seq), now)?;
+                before
+            }
+        };
+        for step in &steps {
+            let asks = step.ask().is_some_and(|ask| ask.purpose.is_work());
+            self.db.prepare_cached("INSERT OR REPLACE INTO step VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
+                params![
+                    seq,
+                    step.number,
+                    asks,
+                    step.at.millis(),
+                    step.agent.as_str(),
+                    i64::try_from(step.counted).unwrap_or(i64::MAX),
+                    serde_json::to_string(step)?
+                ],
+            )?;
+        }
+        Ok(Journaled { record, steps })
+    }
+
+    fn step(&self, seq: u64, number: u32) -> Work<Option<Step>> {
+        let mut found = self.db.prepare_cached("SELECT step FROM step WHERE task = ?1 AND number = ?2")?;
+        let text: Option<String> = found.query_row(params![seq, number], |row| row.get(0)).optional()?;
+        Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
+    }
+
+    fn journal_end(&self, seq: u64) -> Work<End> {
+        let mut last = self.db.prepare_cached(
+            "SELECT coalesce(max(number), 0), coalesce(max(number) FILTER (WHERE asks), 0) FROM step WHERE task = ?1",
+        )?;
+        Ok(last.query_row([seq], |row| Ok(End { step: row.get(0)?, ask: row.get(1)? }))?)
+    }
+
+    fn count_failure(&self, before: &Record, failed: Option<Class>, now: Timestamp) -> Work<()> {
+        let Some(class) = failed else { return Ok(()) };
+        let hour = now.millis().div_euclid(HOUR);
+        let (agent, task_type) = (before.agent.as_str(), before.task.task_type.as_str());
+        self.db
+            .prepare_cached("INSERT INTO failure (at, agent, type, class) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![now.millis(), agent, task_type, class.as_str()])?;
+        self.db
+            .prepare_cached(
+                "INSERT INTO failure_hour VALUES (?1, ?2, ?3, ?4, 1)
+                 ON CONFLICT DO UPDATE SET failures = failures + 1",
+            )?
+            .execute(params![hour, agent, task_type, class.as_str()])?;
+        Ok(())
     }
 
     pub(super) fn publish(&mut self, events: &[NewEvent], now: Timestamp) -> Work<()> {

@@ -102,6 +102,9 @@ impl Names {
                 (false, false) => tale.plot.take(),
             };
         }
+        if let Happening::Resumed { .. } = &event.what {
+            tale.plot.get_or_insert_with(|| "from where it was cut".to_owned());
+        }
         if let Happening::Decided { decided, .. } = &event.what {
             tale.plot = match &decided.decision {
                 Decision::Reassign { agent, .. } => Some(format!("by {agent}, to whom it was reassigned")),
@@ -230,6 +233,26 @@ pub fn line(event: &Event, names: &Names) -> Option<Line> {
             .contains(integration)
             .then(|| format!("{integration}: one call, by {agent}, goes through to see"))
             .and_then(|text| tell(Tone::Wait, "probe", text)),
+        Happening::Resumed { agent, task_type, model, steps, usage, .. } => {
+            let tokens = grouped(usage.total());
+            let text = format!(
+                "{} goes on after step {steps} on {model}: {tokens} tokens not paid again",
+                who(agent, task_type)
+            );
+            tell(Tone::Good, "resume", text)
+        }
+        Happening::Compacted { agent, task_type, model, results, .. } => {
+            let text = format!("{}: {results} results left out so that it fits {model}", who(agent, task_type));
+            tell(Tone::Wait, "compact", text)
+        }
+        Happening::OutcomeUnknown { agent, task_type, tool, .. } => {
+            let text = format!("{}: {tool} may or may not have happened; not done again", who(agent, task_type));
+            tell(Tone::Bad, "unknown", text)
+        }
+        Happening::OutcomeJudged { agent, task_type, happened, by, .. } => {
+            let happened = if *happened { "happened" } else { "did not happen" };
+            tell(Tone::Good, "known", format!("{}: it {happened}, says {by}", who(agent, task_type)))
+        }
         Happening::AgentStarted { agent, incarnation } => (incarnation.0 > 1)
             .then(|| format!("{agent} is back (start {})", incarnation.0))
             .and_then(|text| tell(Tone::Good, "agent", text)),
@@ -374,6 +397,19 @@ fn held(why: Hold, integration: Option<&Integration>) -> String {
 /// Spans on the screen have whole seconds once they have any.
 fn whole(span: Duration) -> Duration {
     if span < Duration::from_secs(1) { span } else { Duration::from_secs(span.as_secs()) }
+}
+
+/// A number as people read it: `4,312`.
+pub(in crate::sim) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// Foreign text, safe to print: control and direction characters escaped.

@@ -17,6 +17,7 @@ mod line;
 #[cfg(test)]
 mod tests;
 
+pub(super) use line::grouped;
 pub use line::{Fold, Line, Names, Tone, line};
 
 /// How wide the screen is, in columns.
@@ -62,7 +63,11 @@ impl Tally {
                 Decision::PageHuman { .. } => "for you",
                 Decision::Resolve { .. } => "done",
             },
-            Happening::BreakerChanged { .. }
+            Happening::Resumed { .. }
+            | Happening::Compacted { .. }
+            | Happening::OutcomeUnknown { .. }
+            | Happening::OutcomeJudged { .. }
+            | Happening::BreakerChanged { .. }
             | Happening::GateClosed { .. }
             | Happening::ProbeSent { .. }
             | Happening::AgentStarted { .. }

@@ -202,6 +202,21 @@ fn each_event_has_its_sentence() {
             Happening::ProbeSent { integration: anthropic(), agent: agent("cto") },
             Some(("probe", "anthropic: one call, by cto, goes through to see")),
         ),
+        (
+            Some(1),
+            Happening::Resumed {
+                agent: agent("cto"),
+                task_type: kind_of("code_review"),
+                model: "openai/gpt-6-sol".parse().expect("a model"),
+                steps: 6,
+                usage: Usage { input: 4_000, output: 312, ..Usage::default() },
+                micro_usd: None,
+            },
+            Some((
+                "resume",
+                "cto/code_review #1 goes on after step 6 on openai/gpt-6-sol: 4,312 tokens not paid again",
+            )),
+        ),
         (None, Happening::AgentStarted { agent: agent("cto"), incarnation: Incarnation(1) }, None),
         (
             None,
@@ -218,6 +233,14 @@ fn each_event_has_its_sentence() {
     for (task, what, expected) in table {
         let told = line(&event(20, task, what), &names());
         assert_eq!(told.as_ref().map(|line| (line.word, line.text.as_str())), expected);
+    }
+}
+
+#[test]
+fn numbers_have_their_commas() {
+    let table = [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345, "12,345"), (1_234_567, "1,234,567")];
+    for (number, expected) in table {
+        assert_eq!(grouped(number), expected);
     }
 }
 

@@ -1,0 +1,497 @@
+//! The tools a model wants called, each under the one rule about what may have happened.
+//!
+//! Calls that change nothing run side by side, the others one after the other in the model's order. An error the model
+//! can do something about is told to it; any other ends the delivery, and the next one goes on here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::Value;
+
+use super::guards::Lent;
+use super::toolbox::{self, Tool, Toolbox};
+use super::work::{Tried, Work, beat};
+use crate::bound::MARGIN;
+use crate::cause::{Cause, ToolFailure, ToolFault};
+use crate::conversation::ToolCall;
+use crate::event::Happening;
+use crate::guard::Report;
+use crate::journal::{Call, Intent, Judge, Line, Outcome, Step};
+use crate::spelling::nearest;
+use crate::stand::{self, CallState, Remedy, Standing};
+use crate::task::Effect;
+use crate::time::format_duration;
+use crate::tool::{CallClass, KeyPlace, Probe, Repeat, ToolRef, call_key};
+use crate::tool_config::CALL_WITHIN;
+use crate::tool_failure::{self, Concern};
+use crate::tools::{Calling, RESULT_MAX, Said, Trouble};
+
+/// How many calls that change nothing run at once.
+const AT_ONCE: usize = 8;
+
+/// A call about to be made.
+struct Ready {
+    index: usize,
+    call: ToolCall,
+    tool: Tool,
+}
+
+/// A call that was made, and what came of it.
+struct Made {
+    step: u32,
+    tool: Tool,
+    result: Result<Said, Box<ToolFailure>>,
+    lent: Lent,
+}
+
+impl Work {
+    /// Has the calls of one answer made, as far as they are not.
+    pub(super) async fn act(&mut self, ask: u32, calls: Vec<Standing>, toolbox: &Toolbox) -> Result<(), Tried> {
+        let most = self.office.limits(&self.record).calls_at_once;
+        if calls.len() > most {
+            let evidence = format!("{} calls of tools in one answer; at most {most} are made", calls.len());
+            // Refused, so that whoever takes the task up again can leave this answer behind.
+            self.unwritten.push(Line::Refuse { step: ask, why: evidence.clone() });
+            return Err(Tried::Failed(Cause::Loop { evidence }));
+        }
+        let mut batch: Vec<Ready> = Vec::new();
+        for Standing { index, call, state } in calls {
+            let doubt = match state {
+                CallState::Done(_) => continue,
+                CallState::Due => self.stricter_now(ask, index, &call, toolbox).await?,
+                CallState::InDoubt { step } => Some(step),
+            };
+            match doubt {
+                None => {}
+                Some(step) => {
+                    self.flush(ask, &mut batch).await?;
+                    if !self.resolve(step, &call, toolbox).await? {
+                        continue;
+                    }
+                }
+            }
+            match self.ready(ask, index, &call, toolbox) {
+                Ok(tool) => {
+                    let alone = tool.class.effect != Effect::ReadOnly;
+                    if alone {
+                        self.flush(ask, &mut batch).await?;
+                    }
+                    batch.push(Ready { index, call, tool });
+                    if alone || batch.len() >= AT_ONCE {
+                        self.flush(ask, &mut batch).await?;
+                    }
+                }
+                Err(failure) => self.tell(ask, index, *failure).await?,
+            }
+        }
+        self.flush(ask, &mut batch).await
+    }
+
+    /// The step of a call that was made under a rule that let it be repeated, came to nothing that is known, and may not
+    /// be repeated by the rule of today. It is written down anew under that rule, in doubt.
+    async fn stricter_now(
+        &mut self,
+        ask: u32,
+        index: usize,
+        call: &ToolCall,
+        toolbox: &Toolbox,
+    ) -> Result<Option<u32>, Tried> {
+        let Some(tool) = toolbox.get(&call.name).filter(|tool| tool.class.repeat == Repeat::Never) else {
+            return Ok(None);
+        };
+        let of_this = |step: &&Step| step.call().is_some_and(|made| made.ask == ask && made.index as usize == index);
+        let Some(before) = self.steps.iter().rev().find(of_this) else { return Ok(None) };
+        let known = matches!(before.outcome, Some(Outcome::Judged { .. } | Outcome::Returned { .. }));
+        let number = before.number;
+        let Some(made) = before.call().filter(|made| !known && made.class.repeat != Repeat::Never) else {
+            return Ok(None);
+        };
+        let (name, key) = (made.tool.clone(), made.key.clone());
+        let intent = self.call_intent(ask, index, name.clone(), tool.class);
+        let step = self.intend(intent, 0, Vec::new()).await?;
+        let why =
+            format!("it was called in step {number}, when its rule let it be repeated; what came of it is not known");
+        let failure = self.judged(&Cause::OutcomeUnknown { step, tool: name.clone(), key, why });
+        let unknown = self.unknown(step, name, failure.message.clone());
+        self.conclude(step, Outcome::Unknown { failure }, 0);
+        self.write(Vec::new(), vec![unknown]).await?;
+        Ok(Some(step))
+    }
+
+    /// May this call be made at all? Else why not, in words for the model.
+    fn ready(&self, ask: u32, index: usize, call: &ToolCall, toolbox: &Toolbox) -> Result<Tool, Box<ToolFailure>> {
+        let nobody = CallClass { effect: Effect::ReadOnly, repeat: Repeat::Freely };
+        let unsent = |tool: ToolRef, class, fault, detail: String| {
+            Err(Box::new(toolbox::unsent(&self.office, tool, class, fault, detail)))
+        };
+        let Some(tool) = toolbox.get(&call.name) else {
+            let near = nearest(&call.name, toolbox.names());
+            let hint = near.map(|name| format!("; did you mean `{name}`")).unwrap_or_default();
+            let known: Vec<&str> = toolbox.names().take(20).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let detail = format!("there is no tool `{}`{hint}. The tools are: {known}", cut(&call.name, 80));
+            return unsent(nameless(&call.name), nobody, ToolFault::NotOffered, detail);
+        };
+        if let Some(written) = &call.malformed {
+            let detail = format!("the arguments are not a JSON object: {}", cut(written, 200));
+            return unsent(tool.tool.clone(), tool.class, ToolFault::BadArguments, detail);
+        }
+        if let Some(validator) = &tool.validator {
+            let violations: Vec<String> =
+                validator.violations(&call.arguments).iter().map(ToString::to_string).collect();
+            if !violations.is_empty() {
+                let detail = format!("the arguments break the tool's schema: {}", violations.join("; "));
+                return unsent(tool.tool.clone(), tool.class, ToolFault::BadArguments, detail);
+            }
+        }
+        if tool.class.effect == Effect::Payment
+            && let Some(step) = self.paid_before(&tool.tool, &call.arguments, (ask, index))
+        {
+            let detail = format!("this payment was made or tried in step {step}; only a person may have it made again");
+            return unsent(tool.tool.clone(), tool.class, ToolFault::Refused, detail);
+        }
+        Ok(tool.clone())
+    }
+
+    /// The step in which this very payment was made or tried, by another call of this task.
+    fn paid_before(&self, tool: &ToolRef, arguments: &Value, this: (u32, usize)) -> Option<u32> {
+        let same = |step: &&Step| {
+            step.call().is_some_and(|call| {
+                call.tool == *tool
+                    && (call.ask, call.index as usize) != this
+                    && self.arguments_of(call) == Some(arguments)
+            })
+        };
+        self.steps.iter().find(same).map(|step| step.number)
+    }
+
+    /// The arguments of a call, out of the answer that wanted it.
+    fn arguments_of(&self, call: &Call) -> Option<&Value> {
+        let reply = self.steps.iter().find(|step| step.number == call.ask)?.reply()?;
+        reply.calls.get(call.index as usize).map(|call| &call.arguments)
+    }
+
+    /// A call that was not made: the model is told why.
+    async fn tell(&mut self, ask: u32, index: usize, failure: ToolFailure) -> Result<(), Tried> {
+        let intent = self.call_intent(ask, index, failure.tool.clone(), failure.class);
+        let step = self.intend(intent, 0, Vec::new()).await?;
+        let outcome = self.told(&failure);
+        self.conclude(step, outcome, 0);
+        self.write(Vec::new(), Vec::new()).await
+    }
+
+    /// What the model is told of a failed call.
+    fn told(&self, failure: &ToolFailure) -> Outcome {
+        let judged = self.judged(&Cause::Tool(Box::new(failure.clone())));
+        tracing::info!(tool = %failure.tool, fault = %failure.fault, kind = %judged.kind, "{}", judged.message);
+        // It answered; told that it failed, a model would do it a second time.
+        let acted = failure.sent && failure.class.effect != Effect::ReadOnly;
+        if acted && matches!(failure.fault, ToolFault::TooLarge | ToolFault::NotText) {
+            let text = format!(
+                "It was called and answered, but the answer could not be taken: {}. Take it as carried out and do not \
+                 call it again; look at what came of it if you can.",
+                failure.detail
+            );
+            return Outcome::Returned { text, failed: false, failure: Some(judged) };
+        }
+        Outcome::Returned { text: format!("Error: {}", failure.detail), failed: true, failure: Some(judged) }
+    }
+
+    fn call_intent(&self, ask: u32, index: usize, tool: ToolRef, class: CallClass) -> Intent {
+        let key = call_key(self.record.task.id, ask, index);
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        Intent::Call(Call { ask, index, tool, class, key })
+    }
+
+    /// Makes the calls that are ready: their intents at once, then all of them, then what came of each.
+    async fn flush(&mut self, ask: u32, batch: &mut Vec<Ready>) -> Result<(), Tried> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let ready = std::mem::take(batch);
+        let mut ready = ready;
+        let mut permits = Vec::with_capacity(ready.len());
+        let mut held = None;
+        for Ready { tool, .. } in &ready {
+            match self.admit(&tool.tool.server).await {
+                Ok(lent) => permits.push(lent),
+                Err(tried) => {
+                    held = Some(tried);
+                    break;
+                }
+            }
+        }
+        // Those that are let through are made: a guard that lets one probe through would never see it otherwise.
+        ready.truncate(permits.len());
+        if ready.is_empty() {
+            return held.map_or(Ok(()), Err);
+        }
+        let intents = ready.iter().map(|ready| {
+            let intent = self.call_intent(ask, ready.index, ready.tool.tool.clone(), ready.tool.class);
+            Line::Intend { intent, worst: 0 }
+        });
+        let before = self.steps.len();
+        let intents = intents.collect();
+        self.write(intents, Vec::new()).await?;
+        let numbers: Vec<u32> = self.steps[before..].iter().map(|step| step.number).collect();
+        let made = {
+            let calls = ready
+                .into_iter()
+                .zip(numbers)
+                .zip(permits)
+                .map(|((ready, step), lent)| self.call(ask, step, ready, lent));
+            join_all(calls.collect::<Vec<_>>()).await
+        };
+        self.progressed();
+        let mut ended = Ok(());
+        for made in made {
+            // All are noted, also when one of them ends the delivery.
+            if let Err(tried) = self.made(made).await {
+                ended = Err(tried);
+            }
+        }
+        self.write(Vec::new(), Vec::new()).await?;
+        ended.and(held.map_or(Ok(()), Err))
+    }
+
+    /// Makes one call.
+    async fn call(&self, ask: u32, step: u32, ready: Ready, lent: Lent) -> Made {
+        let Ready { index, call, tool } = ready;
+        let key = call_key(self.record.task.id, ask, index);
+        let mut arguments = call.arguments;
+        if let (KeyPlace::Argument(name), Value::Object(members)) = (&tool.rule.key, &mut arguments) {
+            members.insert(name.clone(), Value::String(key.as_str().to_owned()));
+        }
+        let result = self.send(&tool, arguments, key, &lent).await;
+        Made { step, tool, result, lent }
+    }
+
+    /// Sends one call and waits for what comes of it, no longer than it may take.
+    async fn send(
+        &self,
+        tool: &Tool,
+        arguments: Value,
+        key: crate::task::IdempotencyKey,
+        lent: &Lent,
+    ) -> Result<Said, Box<ToolFailure>> {
+        let within = tool.rule.timeout.unwrap_or(CALL_WITHIN);
+        let calling =
+            Calling { tool: tool.tool.tool.clone(), arguments, key, key_place: tool.rule.key.clone(), within };
+        let tools = &self.office.config.tools;
+        let declared = tools.rule(&tool.tool).and_then(|rule| rule.timeout).unwrap_or(tools.call_within(&tool.tool));
+        if within > CALL_WITHIN && within == declared {
+            // The files say that it may take so long: a stall is counted from then.
+            self.quiet_for(within + MARGIN);
+        }
+        let began = self.office.now();
+        let said = tokio::select! {
+            biased;
+            said = tool.server.call(&calling) => said,
+            () = beat(&self.office, lent) => Err(silent(&tool.tool, within)),
+            () = tokio::time::sleep(within + MARGIN) => Err(silent(&tool.tool, within)),
+        };
+        let said = said.and_then(|said| match said.text.len() {
+            size if size > RESULT_MAX => Err(Trouble::sent(
+                ToolFault::TooLarge,
+                format!("{} answered {size} bytes; at most {RESULT_MAX} are taken", tool.tool),
+            )),
+            _ => Ok(said),
+        });
+        let elapsed = self.office.now().since(began);
+        said.map_err(|trouble| {
+            Box::new(toolbox::failure(&self.office, tool.tool.clone(), tool.class, *trouble, elapsed))
+        })
+    }
+
+    /// Notes what came of a call, and says whether the delivery can go on.
+    async fn made(&mut self, made: Made) -> Result<(), Tried> {
+        let Made { step, tool, result, lent } = made;
+        match result {
+            Ok(Said { text, failed }) => {
+                self.conclude(step, Outcome::Returned { text: text.clone(), failed, failure: None }, 0);
+                lent.report(Report::Healthy).await;
+                match failed && tool.class.effect == Effect::Payment {
+                    // Money that was refused is a matter for people, not for another try of a model's.
+                    true => Err(Tried::Failed(Cause::Declined {
+                        reason: format!("{}: {}", tool.tool, self.office.one_line(&text, 400)),
+                    })),
+                    false => Ok(()),
+                }
+            }
+            Err(failure) => {
+                let judged = self.judged(&Cause::Tool(failure.clone()));
+                let payment = tool.class.effect == Effect::Payment;
+                let concern = tool_failure::concern(&failure);
+                let unknown = failure.outcome_unknown();
+                let for_the_model = concern == Concern::Model && !payment;
+                // What is known is noted before anything is waited for: whoever halts this finds it.
+                let outcome = match () {
+                    () if for_the_model => self.told(&failure),
+                    () if unknown => Outcome::Unknown { failure: judged.clone() },
+                    () => Outcome::Failed { failure: judged.clone(), usage: Default::default(), micro_usd: None },
+                };
+                self.conclude(step, outcome, 0);
+                match (failure.sent, concern) {
+                    (false, Concern::Model) => lent.report(Report::Dropped).await,
+                    (true, Concern::Model) => lent.report(Report::Healthy).await,
+                    (_, Concern::Delivery) => lent.report(Report::Failed(&judged)).await,
+                }
+                match () {
+                    () if for_the_model => Ok(()),
+                    () if unknown => self.in_doubt(step, &tool, failure, judged.message).await,
+                    // Money that did not move is not moved again but by a person.
+                    () if payment => Err(self.ask_a_person(step)),
+                    () => Err(Tried::Failed(Cause::Tool(failure))),
+                }
+            }
+        }
+    }
+
+    /// Nobody knows whether a call that was just made happened: its probe is asked, else a person.
+    async fn in_doubt(&mut self, step: u32, tool: &Tool, failure: Box<ToolFailure>, why: String) -> Result<(), Tried> {
+        let unknown = self.unknown(step, tool.tool.clone(), why);
+        self.write(Vec::new(), vec![unknown]).await?;
+        let call = self.steps.iter().find(|known| known.number == step).and_then(Step::call).cloned();
+        let Some(call) = call else { return Err(Tried::Failed(Cause::Tool(failure))) };
+        let payment = tool.class.effect == Effect::Payment;
+        match tool.rule.probe.clone() {
+            Some(probe) => match self.look(step, &call, tool, &probe).await? {
+                Some(true) => Ok(()),
+                // Known not to have happened: made again by the next delivery; money by a person.
+                Some(false) if !payment => Err(Tried::Failed(Cause::Tool(Box::new(not_done(*failure))))),
+                Some(false) | None => Err(self.ask_a_person(step)),
+            },
+            None => Err(self.ask_a_person(step)),
+        }
+    }
+
+    fn unknown(&self, step: u32, tool: ToolRef, why: String) -> Happening {
+        Happening::OutcomeUnknown {
+            agent: self.record.agent.clone(),
+            task_type: self.record.task.task_type.clone(),
+            step,
+            tool,
+            why,
+        }
+    }
+
+    /// A call in doubt, found in the journal: is it to be made now? Errs when only a person can tell.
+    async fn resolve(&mut self, step: u32, wanted: &ToolCall, toolbox: &Toolbox) -> Result<bool, Tried> {
+        let Some(found) = self.steps.iter().find(|known| known.number == step).cloned() else { return Ok(true) };
+        let Some(call) = found.call().cloned() else { return Ok(true) };
+        if found.outcome.is_none() {
+            // Whoever made it died under it: from now on the journal says so.
+            let cause = Cause::OutcomeUnknown {
+                step,
+                tool: call.tool.clone(),
+                key: call.key.clone(),
+                why: "the delivery that made it ended without a word".to_owned(),
+            };
+            let failure = self.judged(&cause);
+            let why = failure.message.clone();
+            self.conclude(step, Outcome::Unknown { failure }, 0);
+            let unknown = self.unknown(step, call.tool.clone(), why);
+            self.write(Vec::new(), vec![unknown]).await?;
+        }
+        let tool = toolbox.find(&call.tool).cloned();
+        let probe = tool.as_ref().and_then(|tool| tool.rule.probe.clone());
+        let looked = stand::looked(&self.steps, step, self.record.generation);
+        match (stand::remedy(call.class, probe.is_some(), looked), tool, probe) {
+            (Remedy::Repeat, ..) => Ok(true),
+            (Remedy::Look, Some(tool), Some(probe)) => match self.look(step, &call, &tool, &probe).await? {
+                Some(true) => Ok(false),
+                Some(false) if call.class.effect != Effect::Payment => {
+                    tracing::info!(tool = %call.tool, wanted = %wanted.name, "it did not happen; it is made now");
+                    Ok(true)
+                }
+                Some(false) | None => Err(self.ask_a_person(step)),
+            },
+            (Remedy::Look | Remedy::Ask, ..) => Err(self.ask_a_person(step)),
+        }
+    }
+
+    /// Only a person can say whether it happened.
+    fn ask_a_person(&self, step: u32) -> Tried {
+        let found = self.steps.iter().find(|known| known.number == step);
+        let Some((found, call)) = found.and_then(|found| Some((found, found.call()?))) else {
+            return Tried::Failed(Cause::Unknown { detail: format!("step {step} is no call of a tool") });
+        };
+        let why = match &found.outcome {
+            Some(Outcome::Unknown { failure } | Outcome::Failed { failure, .. }) => failure.message.clone(),
+            Some(Outcome::Judged { note, .. }) => format!("a look says that it did not happen ({note}), but money"),
+            Some(Outcome::Replied(_) | Outcome::Returned { .. }) | None => "its outcome was never seen".to_owned(),
+        };
+        let why = format!("{why}; say which with `backstop task outcome`");
+        Tried::Failed(Cause::OutcomeUnknown { step, tool: call.tool.clone(), key: call.key.clone(), why })
+    }
+
+    /// Asks the declared probe whether a call happened: yes, no, or nothing to be read from it.
+    async fn look(&mut self, of: u32, call: &Call, tool: &Tool, probe: &Probe) -> Result<Option<bool>, Tried> {
+        let asked = self.arguments_of(call).cloned().unwrap_or(Value::Null);
+        let arguments = probe.arguments_for(&call.key, &asked);
+        let name = ToolRef { server: tool.tool.server.clone(), tool: probe.tool.clone() };
+        let lent = self.admit(&name.server).await?;
+        let intent = Intent::Probe { of, tool: name.clone(), arguments: arguments.clone() };
+        let step = self.intend(intent, 0, Vec::new()).await?;
+        let reading = CallClass { effect: Effect::ReadOnly, repeat: Repeat::Freely };
+        let rule = crate::tool::ToolRule { key: KeyPlace::Default, ..tool.rule.clone() };
+        let prober = Tool { tool: name, class: reading, rule, server: Arc::clone(&tool.server), ..tool.clone() };
+        let result = self.send(&prober, arguments, call.key.clone(), &lent).await;
+        self.progressed();
+        match result {
+            Ok(Said { text, failed }) => {
+                let verdict = if failed { None } else { probe.verdict(&text) };
+                let note = format!("{} says: {}", prober.tool, self.office.one_line(&text, 500));
+                self.conclude(step, Outcome::Returned { text, failed, failure: None }, 0);
+                lent.report(Report::Healthy).await;
+                let mut events = Vec::new();
+                if let Some(happened) = verdict {
+                    let by = Judge::Probe { step };
+                    self.conclude(of, Outcome::Judged { happened, by, note: note.clone() }, 0);
+                    events.push(Happening::OutcomeJudged {
+                        agent: self.record.agent.clone(),
+                        task_type: self.record.task.task_type.clone(),
+                        step: of,
+                        happened,
+                        by: format!("probe (step {step})"),
+                        note,
+                    });
+                }
+                self.write(Vec::new(), events).await?;
+                Ok(verdict)
+            }
+            Err(failure) => {
+                let cause = Cause::Tool(failure);
+                let judged = self.judged(&cause);
+                lent.report(Report::Failed(&judged)).await;
+                let outcome = Outcome::Failed { failure: judged, usage: Default::default(), micro_usd: None };
+                self.conclude(step, outcome, 0);
+                self.write(Vec::new(), Vec::new()).await?;
+                // The look itself changes nothing: it is tried again by the usual rules.
+                Err(Tried::Failed(cause))
+            }
+        }
+    }
+}
+
+/// A failure of a call that is known not to have happened: an ordinary one.
+fn not_done(failure: ToolFailure) -> ToolFailure {
+    ToolFailure { sent: false, detail: format!("{}; a look says that it did not happen", failure.detail), ..failure }
+}
+
+fn silent(tool: &ToolRef, within: Duration) -> Box<Trouble> {
+    Trouble::sent(ToolFault::Timeout, format!("{tool} did not answer within {}", format_duration(within)))
+}
+
+/// A tool a model made up, as something that can be written down.
+fn nameless(name: &str) -> ToolRef {
+    let clean: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
+    format!("{}/{}", crate::tool::LOCAL, if clean.is_empty() { "(nothing)" } else { &clean })
+        .parse()
+        .expect("a server of ours, a slash and a name without control characters")
+}
+
+fn cut(text: &str, most: usize) -> String {
+    crate::redact::one_line(text, most)
+}

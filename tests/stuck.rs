@@ -1,0 +1,162 @@
+//! Loops and stalls are logic failures with evidence, and a long batch is neither.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstop::agent::Agent;
+use backstop::config::{Config, TaskTypeConfig};
+use backstop::engine::memory::Memory;
+use backstop::failure::{Class, Kind};
+use backstop::ledger::{Record, State};
+use backstop::llm::Request;
+use backstop::llm::simulated::{Scripted, Simulated};
+use backstop::task::{Effect, Integration, TaskType};
+use backstop::team::Team;
+use backstop::team::clock::Clock;
+use backstop::team::desk::NewTask;
+use backstop::time::Timestamp;
+use serde_json::{Value, json};
+
+use crate::world::{Act, READS, Workshop, calling, offered, results};
+
+/// One task of an agent with the tool `read`, worked on to its end; and how often a model was asked.
+async fn work(
+    shape: impl FnOnce(&mut Agent),
+    act: fn(u64) -> Act,
+    script: impl Fn(&Request, u64) -> Scripted + Send + Sync + 'static,
+) -> (Record, u64) {
+    let mut agent = Agent::new("cto", "primary/opus").expect("an agent").handling("work");
+    agent.tools = vec!["read".to_owned()];
+    shape(&mut agent);
+    let mut config = Config::new("acme").agent(agent);
+    let reads = TaskTypeConfig { effect: Some(Effect::ReadOnly), ..TaskTypeConfig::default() };
+    config.task_types.insert(TaskType::new("work").expect("a name"), reads);
+    let model = Simulated::new(Integration::new("primary").expect("a name"), script);
+    let team = Team::builder(config)
+        .engine(Arc::new(Memory::new()))
+        .provider(model.clone())
+        .tools(Workshop::new(vec![offered("read", READS)], move |_, n| act(n)))
+        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .seed(7)
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    let ask = NewTask::new(TaskType::new("work").expect("a name"), json!({ "text": "go" }));
+    let id = desk.submit(ask).await.expect("accepted").record.task.id;
+    let record = desk.wait(id).await.expect("an end");
+    (record, model.calls())
+}
+
+fn read(path: &str) -> (&'static str, Value) {
+    ("read", json!({ "path": path }))
+}
+
+/// Why a task was given up, with a person, as a loop.
+fn looped(record: &Record) -> String {
+    assert_eq!(record.state, State::WaitingHuman, "{record:#?}");
+    let letter = record.letter.as_ref().expect("a letter");
+    assert_eq!((letter.failure.class, letter.failure.kind), (Class::Logic, Kind::Loop));
+    assert_eq!(letter.deliveries, 1, "more tries only burn money");
+    letter.failure.message.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_call_is_a_loop_the_fifth_time() {
+    let (record, asked) = work(|_| {}, |_| Act::Do, |_, _| calling(&[read("a")])).await;
+    assert_eq!(looped(&record), r#"read {"path":"a"} 5 times in a row"#);
+    assert_eq!(asked, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cycle_of_calls_is_a_loop_after_five_rounds() {
+    let (record, asked) =
+        work(|_| {}, |_| Act::Do, |_, n| calling(&[read(["a", "b", "c"][usize::try_from(n).expect("few") % 3])])).await;
+    assert!(looped(&record).ends_with("5 times in a row"));
+    assert_eq!(asked, 15);
+}
+
+#[tokio::test(start_paused = true)]
+async fn malformed_calls_that_do_not_change_are_a_loop_too() {
+    let (record, asked) = work(|_| {}, |_| Act::Do, |_, _| calling(&[("reed", json!({ "path": "a" }))])).await;
+    assert_eq!(looped(&record), r#"reed {"path":"a"} 5 times in a row"#);
+    assert_eq!(asked, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_over_many_files_is_no_loop() {
+    let (record, asked) = work(
+        |_| {},
+        |_| Act::Do,
+        |request, _| match results(request).len() {
+            40 => Scripted::text("read them all"),
+            n => calling(&[read(&n.to_string())]),
+        },
+    )
+    .await;
+    assert_eq!((record.state, record.answer, asked), (State::Done, Some(json!("read them all")), 41));
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_calls_in_one_answer_and_speed_have_limits() {
+    let on = |request: &Request, _: u64| calling(&[read(&results(request).len().to_string())]);
+    let (record, asked) = work(|agent| agent.max_steps = 7, |_| Act::Do, on).await;
+    assert_eq!(looped(&record), "step 7 of at most 7");
+    assert_eq!(asked, 7);
+    let many: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+    let all = move |_: &Request, _: u64| calling(&many.iter().map(|n| read(n)).collect::<Vec<_>>());
+    let (record, asked) = work(|agent| agent.max_tool_calls = 19, |_| Act::Do, all).await;
+    assert_eq!(looped(&record), "20 calls of tools in one answer; at most 19 are made");
+    assert_eq!(asked, 1);
+    // 15 tokens a call, no time passes.
+    let (record, asked) = work(|agent| agent.max_tokens_per_minute = 100, |_| Act::Do, on).await;
+    assert_eq!(looped(&record), "105 tokens within a minute of at most 100");
+    assert_eq!(asked, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn speed_is_measured_by_the_minute() {
+    let (record, _) = work(
+        |agent| agent.max_tokens_per_minute = 100,
+        |_| Act::Do,
+        |request, _| match results(request).len() {
+            20 => Scripted::text("no hurry"),
+            n => calling(&[read(&n.to_string())]).after(Duration::from_secs(15)),
+        },
+    )
+    .await;
+    assert_eq!(record.answer, Some(json!("no hurry")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phrase_without_end_is_a_loop() {
+    let (record, asked) =
+        work(|_| {}, |_| Act::Do, |_, _| Scripted::text("I will now read the file. ".repeat(40))).await;
+    assert!(looped(&record).starts_with("says 10 times in a row: "), "{record:#?}");
+    assert_eq!(asked, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_finishes_no_step_within_the_stall_limit_is_stuck() {
+    let (record, _) =
+        work(|agent| agent.stall = Duration::from_secs(20), |_| Act::Hang, |_, _| calling(&[read("a")])).await;
+    assert_eq!(looped(&record), "no step finished for 20s; at most 20s are allowed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_that_hangs_ends_and_is_tried_again() {
+    let hang = |n| if n == 0 { Act::Hang } else { Act::Do };
+    let (record, asked) = work(
+        |_| {},
+        hang,
+        |request, _| match results(request).len() {
+            0 => calling(&[read("a")]),
+            _ => Scripted::text("in the end"),
+        },
+    )
+    .await;
+    assert_eq!((record.state, record.attempts.len(), asked), (State::Done, 2, 2));
+    let failure = record.attempts[0].failure.as_ref().expect("a failure");
+    assert_eq!((failure.class, failure.kind), (Class::Transient, Kind::Timeout));
+    assert!(failure.message.contains("local/read"), "{}", failure.message);
+}
