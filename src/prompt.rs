@@ -206,8 +206,23 @@ pub fn render(prompt: &Prompt, scene: &Scene<'_>) -> Result<Rendered, PromptErro
         parts.extend(partial("_reassigned"));
     }
 
-    let given = context! {
-        args => arguments(prompt, &scene.task.payload)?,
+    let given = given(scene, arguments(prompt, &scene.task.payload)?, failure, &ordered);
+    let environment = environment(tags(parts.iter().map(|part| part.body.as_str())));
+    let user =
+        parts.iter().map(|part| run(&environment, &part.name, &part.body, &given)).collect::<Result<Vec<_>, _>>()?;
+    let system = run(
+        &environment,
+        scene.agent.name.as_str(),
+        &scene.agent.system_prompt,
+        &context! { team => context! { name => scene.team }, agent => agent(scene.agent), now => scene.now.to_string() },
+    )?;
+    Ok(Rendered { system, user: user.join("\n\n") })
+}
+
+/// What every template is given, whether it begins a conversation or goes on with one.
+fn given(scene: &Scene<'_>, args: Data, failure: Option<Data>, ordered: &[&Amendment]) -> Data {
+    context! {
+        args => args,
         payload => data(&scene.task.payload),
         team => context! { name => scene.team },
         agent => agent(scene.agent),
@@ -223,17 +238,7 @@ pub fn render(prompt: &Prompt, scene: &Scene<'_>) -> Result<Rendered, PromptErro
         amendments => ordered.iter().map(|a| context! { from => a.from.as_str(), text => a.text.as_str() }).collect::<Vec<_>>(),
         schema => scene.schema.map_or_else(|| Data::from(()), data),
         now => scene.now.to_string(),
-    };
-    let environment = environment(tags(parts.iter().map(|part| part.body.as_str())));
-    let user =
-        parts.iter().map(|part| run(&environment, &part.name, &part.body, &given)).collect::<Result<Vec<_>, _>>()?;
-    let system = run(
-        &environment,
-        scene.agent.name.as_str(),
-        &scene.agent.system_prompt,
-        &context! { team => context! { name => scene.team }, agent => agent(scene.agent), now => scene.now.to_string() },
-    )?;
-    Ok(Rendered { system, user: user.join("\n\n") })
+    }
 }
 
 /// What is said in a conversation that goes on: what was wrong with the last answer, and the words added since. `None`
@@ -257,24 +262,7 @@ pub fn follow_up(scene: &Scene<'_>, refused: Option<&str>, added: &[Amendment]) 
     if parts.is_empty() {
         return Ok(None);
     }
-    let given = context! {
-        args => context! {},
-        payload => data(&scene.task.payload),
-        team => context! { name => scene.team },
-        agent => agent(scene.agent),
-        task => context! {
-            id => scene.task.id.to_string(),
-            type => scene.task.task_type.as_str(),
-            effect => scene.task.effect.as_str(),
-            priority => scene.task.priority.as_str(),
-        },
-        attempt => scene.attempt,
-        max_deliveries => scene.max_deliveries,
-        failure => failure.unwrap_or_else(|| Data::from(())),
-        amendments => ordered.iter().map(|a| context! { from => a.from.as_str(), text => a.text.as_str() }).collect::<Vec<_>>(),
-        schema => scene.schema.map_or_else(|| Data::from(()), data),
-        now => scene.now.to_string(),
-    };
+    let given = given(scene, context! {}, failure, &ordered);
     let environment = environment(tags(parts.iter().map(|part| part.body.as_str())));
     let said =
         parts.iter().map(|part| run(&environment, &part.name, &part.body, &given)).collect::<Result<Vec<_>, _>>()?;
