@@ -1,7 +1,8 @@
 //! The engine that remembers as long as the process lives: for tests and simulation.
 //!
 //! One mutex, synchronous inside, every future ready at once: it works under paused time and never moves the clock.
-//! Listings look at every record; nobody keeps a million tasks here.
+//! What is asked at every turn (who stands where, which letters are open) is kept counted and sorted, so that a
+//! simulated year costs what happens in it; other listings look at every record, for nobody keeps a million tasks here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::ready;
@@ -94,6 +95,12 @@ struct Shelf {
     keys: HashMap<IdempotencyKey, u64>,
     queues: Queues,
     running: BTreeSet<(Timestamp, u64)>,
+    /// Which tasks stand in which state.
+    standing: BTreeMap<State, BTreeSet<u64>>,
+    /// How many tasks of each agent stand in each state; what is zero is left out.
+    depths: BTreeMap<(AgentName, State), u64>,
+    /// Tasks that have a letter, by its time.
+    letters: BTreeSet<(Timestamp, u64)>,
     events: Vec<Event>,
     deaths: Vec<Death>,
     failures: Vec<(Timestamp, AgentName, TaskType, Class)>,
@@ -127,7 +134,15 @@ impl Shelf {
             if let Some(lease) = &before.lease {
                 self.running.remove(&(lease.deadline, seq));
             }
+            if let Some(letter) = &before.letter {
+                self.letters.remove(&(letter.at, seq));
+            }
+            let before = (before.agent.clone(), before.state);
+            self.stands_no_more(seq, before);
         }
+        self.standing.entry(record.state).or_default().insert(seq);
+        *self.depths.entry((record.agent.clone(), record.state)).or_default() += 1;
+        self.letters.extend(record.letter.as_ref().map(|letter| (letter.at, seq)));
         if let Some(entry) = Entry::of(&record) {
             self.queues.enter(seq, &entry);
         }
@@ -139,6 +154,18 @@ impl Shelf {
         } else {
             self.ids.insert(record.task.id, seq);
             self.records.push(record);
+        }
+    }
+
+    fn stands_no_more(&mut self, seq: u64, place: (AgentName, State)) {
+        if let Some(tasks) = self.standing.get_mut(&place.1) {
+            tasks.remove(&seq);
+        }
+        if let Some(tasks) = self.depths.get_mut(&place) {
+            *tasks -= 1;
+            if *tasks == 0 {
+                self.depths.remove(&place);
+            }
         }
     }
 
@@ -272,7 +299,18 @@ impl Shelf {
             Some(Cursor::Task(seq)) => Some(seq),
             Some(Cursor::Letter(..)) => return Err(page.bad_cursor()),
         };
-        let found = (1..).zip(&self.records).filter(|(_, record)| filter.matches(record));
+        let all = 1..=self.records.len() as u64;
+        let seqs: Vec<u64> = if filter.states.is_empty() {
+            all.collect()
+        } else {
+            // Each state once, whatever was asked for.
+            let states: BTreeSet<State> = filter.states.iter().copied().collect();
+            let mut seqs: Vec<u64> =
+                states.iter().filter_map(|state| self.standing.get(state)).flatten().copied().collect();
+            seqs.sort_unstable();
+            seqs
+        };
+        let found = seqs.into_iter().map(|seq| (seq, self.at(seq))).filter(|(_, record)| filter.matches(record));
         let keyed = found.map(|(seq, record)| (Cursor::Task(seq), record)).collect();
         Ok(cut(keyed, after.map(Cursor::Task), page))
     }
@@ -283,11 +321,8 @@ impl Shelf {
             Some(cursor @ Cursor::Letter(..)) => Some(cursor),
             Some(Cursor::Task(_)) => return Err(page.bad_cursor()),
         };
-        let found = (1..).zip(&self.records).filter(|(_, record)| filter.matches_letter(record));
-        let mut keyed: Vec<_> =
-            found.filter_map(|(seq, record)| Some((Cursor::Letter(record.letter.as_ref()?.at, seq), record))).collect();
-        keyed.sort_by_key(|(cursor, _)| *cursor);
-        Ok(cut(keyed, after, page))
+        let sorted = self.letters.iter().map(|&(at, seq)| (Cursor::Letter(at, seq), self.at(seq)));
+        Ok(cut(sorted.filter(|(_, record)| filter.matches_letter(record)).collect(), after, page))
     }
 
     fn failure_rates(&self, since: Timestamp) -> Vec<FailureRate> {
@@ -305,12 +340,12 @@ impl Shelf {
     }
 
     fn depths(&self) -> Vec<Depth> {
-        let mut counts: BTreeMap<(&AgentName, State), u64> = BTreeMap::new();
-        for record in &self.records {
-            *counts.entry((&record.agent, record.state)).or_default() += 1;
-        }
-        let depth = |((agent, state), tasks): ((&AgentName, State), u64)| Depth { agent: agent.clone(), state, tasks };
-        counts.into_iter().map(depth).collect()
+        let depth = |((agent, state), tasks): (&(AgentName, State), &u64)| Depth {
+            agent: agent.clone(),
+            state: *state,
+            tasks: *tasks,
+        };
+        self.depths.iter().map(depth).collect()
     }
 
     /// Running tasks, in the order of their deadlines.
@@ -436,7 +471,9 @@ impl Engine for Memory {
     fn balance(&self) -> Pending<'_, Balance> {
         self.read(|shelf| {
             let mut balance = Balance::default();
-            shelf.records.iter().for_each(|record| balance.add(record.state));
+            for (state, tasks) in &shelf.standing {
+                balance.add_many(*state, tasks.len() as u64);
+            }
             Ok(balance)
         })
     }
