@@ -70,6 +70,8 @@ pub mod tool_config;
 pub mod config;
 pub mod check;
 pub mod bound;
+pub mod assertion;
+pub mod scenario;
 pub mod told;
 pub mod why;
 

@@ -378,6 +378,11 @@ impl Table {
         Some(value)
     }
 
+    /// Is something written under a key?
+    pub(super) fn says(&self, key: &str) -> bool {
+        self.entries.iter().any(|(known, _)| known.text == key)
+    }
+
     /// The environment's word, above the file's: `BACKSTOP_API__LISTEN` for `api.listen`. It is read as YAML.
     fn lay_environment_over(&mut self, key: &str, notes: &mut Notes<'_>) {
         if self.value.keys == Keys::AnyCase {

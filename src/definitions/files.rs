@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
@@ -26,9 +26,59 @@ pub(super) const SECRET_LIMIT: u64 = 16 * 1024;
 /// Files in `agents/`, `prompts/` or `schemas/`.
 const FILES_MAX: usize = 1_000;
 
-/// The directory that is read, and what was read of it.
+/// Where files are read from.
+#[derive(Clone, Copy)]
+pub(super) enum Home<'a> {
+    /// A directory.
+    Directory(&'a Path),
+    /// Files that are at hand, by path: those that are shipped.
+    Given(&'a [(&'a str, &'a str)]),
+}
+
+impl Home<'_> {
+    /// Is there such a file?
+    pub(super) fn has(&self, path: &str) -> bool {
+        match self {
+            Self::Directory(dir) => dir.join(path).is_file(),
+            Self::Given(files) => files.iter().any(|(known, _)| *known == path),
+        }
+    }
+
+    fn bytes(&self, path: &str, limit: u64) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        match self {
+            Self::Directory(dir) => {
+                let file = fs::File::open(dir.join(path)).map_err(|error| why(&error))?;
+                if file.metadata().is_ok_and(|meta| meta.is_dir()) {
+                    return Err("is a directory".to_owned());
+                }
+                file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| why(&error))?;
+            }
+            Self::Given(files) => {
+                let found = files.iter().find(|(known, _)| *known == path);
+                bytes.extend_from_slice(found.ok_or("does not exist")?.1.as_bytes());
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The files of a folder, by path.
+    fn paths(&self, folder: &str) -> Vec<PathBuf> {
+        match self {
+            Self::Directory(dir) => {
+                fs::read_dir(dir.join(folder)).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+            }
+            Self::Given(files) => {
+                let paths = files.iter().map(|(path, _)| Path::new(path));
+                paths.filter(|path| path.parent() == Some(Path::new(folder))).map(Path::to_path_buf).collect()
+            }
+        }
+    }
+}
+
+/// The files that are read, and what was read of them.
 pub(super) struct Files<'a> {
-    dir: &'a Path,
+    home: Home<'a>,
     pub(super) env: Env<'a>,
     purpose: Purpose,
     hash: RefCell<Sha256>,
@@ -36,8 +86,8 @@ pub(super) struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    pub(super) fn new(dir: &'a Path, env: Env<'a>, purpose: Purpose) -> Self {
-        Self { dir, env, purpose, hash: RefCell::new(Sha256::new()), schemas: RefCell::new(BTreeMap::new()) }
+    pub(super) fn new(home: Home<'a>, env: Env<'a>, purpose: Purpose) -> Self {
+        Self { home, env, purpose, hash: RefCell::new(Sha256::new()), schemas: RefCell::new(BTreeMap::new()) }
     }
 
     /// SHA-256 over everything read so far, first 12 hex digits.
@@ -49,12 +99,7 @@ impl<'a> Files<'a> {
 
     /// The text of a file, its path relative to the directory; line ends as LF, without a byte order mark.
     pub(super) fn text(&self, path: &str, limit: u64) -> Result<String, String> {
-        let mut bytes = Vec::new();
-        let file = fs::File::open(self.dir.join(path)).map_err(|error| why(&error))?;
-        if file.metadata().is_ok_and(|meta| meta.is_dir()) {
-            return Err("is a directory".to_owned());
-        }
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| why(&error))?;
+        let bytes = self.home.bytes(path, limit)?;
         if bytes.len() as u64 > limit {
             return Err(format!("is larger than {} KiB", limit / 1024));
         }
@@ -90,10 +135,8 @@ impl<'a> Files<'a> {
 
     /// The files of a folder with an extension, by name: relative path and stem. No folder, no files.
     pub(super) fn list(&self, folder: &str, extension: &str, notes: &mut Notes<'_>) -> Vec<(String, String)> {
-        let Ok(entries) = fs::read_dir(self.dir.join(folder)) else { return Vec::new() };
         let mut found = Vec::new();
-        for entry in entries.flatten() {
-            let path = entry.path();
+        for path in self.home.paths(folder) {
             let named = path.extension().and_then(|e| e.to_str()) == Some(extension);
             let Some(stem) =
                 path.file_stem().and_then(|stem| stem.to_str()).filter(|stem| named && !stem.starts_with('.'))
@@ -123,7 +166,7 @@ impl<'a> Files<'a> {
             return None;
         }
         let path = path.trim_start_matches("./").to_owned();
-        if !self.schemas.borrow().contains_key(&path) && !self.dir.join(&path).is_file() {
+        if !self.schemas.borrow().contains_key(&path) && !self.home.has(&path) {
             let known = self.schemas.borrow();
             let near = crate::spelling::nearest(&path, known.keys().map(String::as_str));
             let remedy = near.map_or_else(

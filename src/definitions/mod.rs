@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::task::Integration;
 
 use decode::{Keys, Notes, Value};
-use files::Files;
+use files::{Files, Home};
 use team_file::TeamWide;
 use yaml::{Kind, Node, Place};
 
@@ -27,12 +27,14 @@ mod files;
 mod people;
 mod policies;
 mod providers;
+mod scenario_file;
 mod secrets;
 mod team_file;
 mod templates;
 mod tools;
 mod yaml;
 
+pub use scenario_file::{LoadedScenario, scenario, scenario_text, shipped_team};
 pub use templates::templates;
 
 /// The file that makes a directory a team.
@@ -109,13 +111,17 @@ pub struct Problems {
 /// # Errors
 /// All errors of all files.
 pub fn load(dir: &Path, env: Env<'_>, purpose: Purpose) -> Result<Loaded, Problems> {
+    load_from(Home::Directory(dir), env, purpose)
+}
+
+fn load_from(home: Home<'_>, env: Env<'_>, purpose: Purpose) -> Result<Loaded, Problems> {
     let mut notes = Notes { env: Some(env), ..Notes::default() };
-    let files = Files::new(dir, env, purpose);
+    let files = Files::new(home, env, purpose);
     let mut config = Config::new("unnamed");
     for (path, _) in files.list("schemas", "json", &mut notes) {
         files.schema_file(&path, &mut notes);
     }
-    let wide = match layers(dir, env, &files, &mut notes) {
+    let wide = match layers(home, env, &files, &mut notes) {
         Some(root) => {
             let root = Value::root(root, "", Keys::Kebab, &mut notes);
             root.table(&mut notes).map(|table| team_file::read(table, &mut config, &files, &mut notes))
@@ -153,7 +159,7 @@ fn told(place: &Place) -> String {
 }
 
 /// The files of all layers, laid over each other. The project's own must exist.
-fn layers(dir: &Path, env: Env<'_>, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<Node> {
+fn layers(home: Home<'_>, env: Env<'_>, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<Node> {
     let system = env("BACKSTOP_SYSTEM_DIR").unwrap_or_else(|| "/etc/backstop".to_owned());
     let user = env("XDG_CONFIG_HOME")
         .filter(|home| !home.is_empty())
@@ -165,7 +171,7 @@ fn layers(dir: &Path, env: Env<'_>, files: &Files<'_>, notes: &mut Notes<'_>) ->
 
     let mut merged: Option<Node> = None;
     let mut sound = true;
-    if !dir.join(TEAM_FILE).exists() {
+    if !home.has(TEAM_FILE) {
         notes.error(
             &Place::file(TEAM_FILE),
             "",
@@ -174,6 +180,8 @@ fn layers(dir: &Path, env: Env<'_>, files: &Files<'_>, notes: &mut Notes<'_>) ->
         );
         return None;
     }
+    // What is shipped is the same everywhere.
+    let shared = shared.filter(|_| matches!(home, Home::Directory(_)));
     for path in shared.chain([TEAM_FILE]) {
         let node = files.read(path, files::TEAM_LIMIT, notes).and_then(|text| match yaml::parse(path, &text, 0) {
             Ok(node) => Some(node),

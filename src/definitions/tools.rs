@@ -292,7 +292,7 @@ fn sign(value: &Value, notes: &mut Notes<'_>) -> Option<Sign> {
 }
 
 /// YAML as the JSON it means.
-fn json(node: &Node) -> Json {
+pub(super) fn json(node: &Node) -> Json {
     match &node.kind {
         Kind::Scalar { .. } if node.is_null() => Json::Null,
         Kind::Scalar { text, plain: true } => match serde_json::from_str::<Json>(text) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Call, Progress, Provider, Reply, Request, ToolCall};
 use crate::cause::{Fault, LlmFailure, Phase, Usage};
+use crate::config::ProviderConfig;
 use crate::task::Integration;
 use crate::time::Timestamp;
 
@@ -88,6 +89,18 @@ impl Scripted {
         self.after = span;
         self
     }
+}
+
+/// The machine-readable code in an error body, found as the adapters find it.
+#[must_use]
+pub fn code(body: &str) -> Option<String> {
+    super::wire::code(body)
+}
+
+/// The vendor behind a provider, as the adapters name it in their evidence.
+#[must_use]
+pub fn vendor(integration: &str, config: &ProviderConfig) -> &'static str {
+    super::wire::vendor(integration, config)
 }
 
 /// What decides: the request and the number of the call, first = 1.

@@ -12,6 +12,8 @@ pub mod script;
 pub mod sample;
 pub mod wire;
 pub mod heard;
+pub mod breakage;
+pub mod play;
 pub mod outage;
 pub mod pagerduty;
 pub mod smtp;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -32,6 +33,8 @@ pub(crate) enum AgentMessage {
     HandBack,
     /// Die, as if by a bug: what game days and the demo use.
     Crash(String),
+    /// Hear nothing for so long, as if stuck: what drills use.
+    Hang(Duration),
     /// How many calls are running? Answered at once, whatever they do.
     Health(RpcReplyPort<usize>),
 }
@@ -78,6 +81,7 @@ impl Actor for AgentActor {
             AgentMessage::Cancel(task) => calls.halt(Halt::Cancelled, |running| running == task),
             AgentMessage::HandBack => calls.halt(Halt::Draining, |_| true),
             AgentMessage::Crash(message) => return Err(message.into()),
+            AgentMessage::Hang(span) => self.office.clock.sleep(span).await,
             AgentMessage::Health(reply) => {
                 if !reply.is_closed() {
                     // The asker may give up between the two; then nobody wants to know.

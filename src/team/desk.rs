@@ -315,6 +315,21 @@ impl Desk {
         Ok(())
     }
 
+    /// Has an agent's actor hear nothing for so long, as if stuck: for drills. What it does goes on; it is found out,
+    /// killed and restarted.
+    ///
+    /// # Errors
+    /// When there is no such agent.
+    pub fn hang_agent(&self, agent: &AgentName, span: Duration) -> Result<(), DeskError> {
+        let seat = self
+            .office
+            .seats
+            .get(agent)
+            .ok_or_else(|| DeskError::NotFound { what: "agent", name: agent.to_string() })?;
+        seat.addr.tell(AgentMessage::Hang(span));
+        Ok(())
+    }
+
     /// Every integration, by name.
     ///
     /// # Errors

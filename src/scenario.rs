@@ -1,0 +1,722 @@
+//! A scenario: how much work comes, how the models answer, what breaks when, and what must be true at the end.
+//!
+//! One scenario drives both ways of breaking a provider: the simulation in virtual time and the outage server on the
+//! wire. Here is what it says and what it means at a moment; who reads the file is `definitions/scenario.rs`, who plays
+//! it is `sim/`. Spans count from the beginning of the run.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::agent::matches_pattern;
+use crate::assertion::Assertion;
+use crate::config::Config;
+use crate::spelling::nearest;
+use crate::task::{AgentName, Integration, Priority, TaskType, words};
+use crate::time::{Timestamp, format_duration};
+
+/// Where a recorded or simulated run begins unless the scenario says so: a Monday morning.
+pub const START: Timestamp = Timestamp::from_millis(1_769_990_400_000);
+/// How long a run may take to come to rest after its last fault and its last task, unless the scenario says so: the
+/// longest a page waits for its next reminder, and a day of people deciding.
+pub const DRAIN: Duration = Duration::from_secs(2 * 86_400);
+/// The longest run: two years.
+pub const LONGEST_RUN: Duration = Duration::from_secs(2 * 366 * 86_400);
+/// The most tasks a scenario may submit.
+pub const MOST_TASKS: u64 = 1_000_000;
+
+/// A whole scenario.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scenario {
+    /// Its name, for people and reports.
+    pub name: String,
+    /// What it shows, in a sentence.
+    pub about: String,
+    /// Whose agents work in it.
+    pub team: TeamSource,
+    /// What the clock shows at the beginning.
+    pub start: Timestamp,
+    /// How long work comes and faults strike.
+    pub run: Duration,
+    /// How long everything may take to come to its end after that.
+    pub drain: Duration,
+    /// The work that comes.
+    pub load: Vec<Load>,
+    /// How models answer; the first whose pattern fits the model decides, and [`ModelBehaviour::default`] when none does.
+    pub models: Vec<(String, ModelBehaviour)>,
+    /// Names for groups of providers that go down together.
+    pub regions: BTreeMap<String, Vec<Integration>>,
+    /// What breaks.
+    pub faults: Vec<Fault>,
+    /// The person on call; without one nobody ever answers.
+    pub human: Option<Human>,
+    /// What must be true at the end.
+    pub assertions: Vec<Assertion>,
+}
+
+/// Whose agents work in a scenario.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TeamSource {
+    /// The team every `backstop init` begins with.
+    #[default]
+    Shipped,
+    /// The team in this directory, relative to the scenario's file.
+    Directory(String),
+}
+
+/// Some work that comes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Load {
+    /// Of which type.
+    pub task_type: TaskType,
+    /// To whom; without, to whoever handles the type.
+    pub agent: Option<AgentName>,
+    /// How urgent; without, as the type says.
+    pub priority: Option<Priority>,
+    /// What is asked. `{ticket}` in a text stands for the task's ticket, such as `T-00042`.
+    pub payload: Value,
+    /// When it comes.
+    pub arrival: Arrival,
+    /// From when.
+    pub from: Duration,
+    /// Until when; never later than the run.
+    pub until: Duration,
+}
+
+/// When work comes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arrival {
+    /// One every so often, to the millisecond.
+    Every(Duration),
+    /// At random (a Poisson process), so many a day in the mean.
+    PerDay(f64),
+    /// So many in all, each at a random moment.
+    Total(u64),
+    /// So many at `from`, spread evenly over a span.
+    Burst {
+        /// How many.
+        count: u64,
+        /// Over how long.
+        over: Duration,
+    },
+    /// At these moments: what was recorded.
+    At(Vec<Duration>),
+}
+
+/// How a model answers while nothing is broken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelBehaviour {
+    /// How long an answer takes.
+    pub latency: Latency,
+    /// How many tokens it writes: at least, at most.
+    pub output_tokens: (u64, u64),
+    /// The share of answers that break their schema, or are empty where there is none.
+    pub schema_breaks: f64,
+    /// The share of answers that go round in circles.
+    pub loops: f64,
+    /// The share of answers that decline.
+    pub refusals: f64,
+    /// The share of answers cut at their limit.
+    pub cuts: f64,
+    /// What it says to whom; without one that fits, the smallest answer that meets the schema.
+    pub answers: Vec<Said>,
+}
+
+impl Default for ModelBehaviour {
+    /// Between 5 s and 60 s, no mistakes: a large model at ordinary work.
+    fn default() -> Self {
+        Self {
+            latency: Latency::Between(Duration::from_secs(5), Duration::from_secs(60)),
+            output_tokens: (200, 1_200),
+            schema_breaks: 0.0,
+            loops: 0.0,
+            refusals: 0.0,
+            cuts: 0.0,
+            answers: Vec::new(),
+        }
+    }
+}
+
+/// A fixed answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// To prompts with these words; without, to all.
+    pub prompt_has: Option<String>,
+    /// What is said.
+    pub text: String,
+}
+
+/// How long an answer takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Latency {
+    /// Evenly spread between the two.
+    Between(Duration, Duration),
+    /// Log-normal: half of the answers take less than `median`, one in a hundred more than `p99`.
+    LogNormal {
+        /// The middle one.
+        median: Duration,
+        /// The 99th of 100.
+        p99: Duration,
+    },
+}
+
+impl Latency {
+    /// The latency of one answer, for a roll of the dice in [0, 1).
+    #[must_use]
+    pub fn at(self, roll: f64) -> Duration {
+        match self {
+            Self::Between(least, most) => least + most.saturating_sub(least).mul_f64(roll.clamp(0.0, 1.0)),
+            Self::LogNormal { median, p99 } => {
+                // ln(p99 / median) is the 99 % quantile of the normal distribution, 2.326, times sigma.
+                let sigma = (p99.as_secs_f64().max(f64::MIN_POSITIVE) / median.as_secs_f64().max(f64::MIN_POSITIVE))
+                    .ln()
+                    / 2.326;
+                Duration::from_secs_f64((median.as_secs_f64() * (sigma * normal(roll)).exp()).min(86_400.0))
+            }
+        }
+    }
+}
+
+/// The quantile of the standard normal distribution (Acklam's rational approximation, good to 1e-9 of its value).
+fn normal(roll: f64) -> f64 {
+    const A: [f64; 6] = [
+        -3.969_683_028_665_376e1,
+        2.209_460_984_245_205e2,
+        -2.759_285_104_469_687e2,
+        1.383_577_518_672_690e2,
+        -3.066_479_806_614_716e1,
+        2.506_628_277_459_239,
+    ];
+    const B: [f64; 5] = [
+        -5.447_609_879_822_406e1,
+        1.615_858_368_580_409e2,
+        -1.556_989_798_598_866e2,
+        6.680_131_188_771_972e1,
+        -1.328_068_155_288_572e1,
+    ];
+    const C: [f64; 6] = [
+        -7.784_894_002_430_293e-3,
+        -3.223_964_580_411_365e-1,
+        -2.400_758_277_161_838,
+        -2.549_732_539_343_734,
+        4.374_664_141_464_968,
+        2.938_163_982_698_783,
+    ];
+    const D: [f64; 4] =
+        [7.784_695_709_041_462e-3, 3.224_671_290_700_398e-1, 2.445_134_137_142_996, 3.754_408_661_907_416];
+    let series = |coefficients: &[f64], x: f64| coefficients.iter().fold(0.0, |sum, c| sum * x + c);
+    let p = roll.clamp(1e-9, 1.0 - 1e-9);
+    let tail = |p: f64| {
+        let q = (-2.0 * p.ln()).sqrt();
+        series(&C, q) / (series(&D, q) * q + 1.0)
+    };
+    if p < 0.024_25 {
+        tail(p)
+    } else if p > 1.0 - 0.024_25 {
+        -tail(1.0 - p)
+    } else {
+        let (q, r) = (p - 0.5, (p - 0.5) * (p - 0.5));
+        series(&A, r) * q / (series(&B, r) * r + 1.0)
+    }
+}
+
+/// The person on call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Human {
+    /// How long after the page they take an incident on; none: never.
+    pub acknowledges_after: Option<Duration>,
+    /// How long after the page they decide about everything that waits for them; none: never.
+    pub decides_after: Option<Duration>,
+    /// What they decide.
+    pub decision: HumanDecision,
+    /// What they answer when asked whether a call happened.
+    pub happened: bool,
+}
+
+words! {
+    /// What a simulated person decides about work that waits for them.
+    HumanDecision, "decision", "run-again, discard" {
+        /// Do it again.
+        RunAgain = "run-again",
+        /// Give it up.
+        Discard = "discard",
+    }
+}
+
+words! {
+    /// What breaks.
+    FaultKind, "fault", "rate-limited, overloaded, server-error, unavailable, refused, dns, connect-timeout, first-byte-timeout, hang, mid-stream-timeout, slow-stream, truncated, reset, error-event, malformed-json, html, refusal, cut, schema-invalid, wrong-arguments, loop, quota, revoked-key, model-retired, too-long, adviser-down, agent-panic, agent-kill, agent-wedge, process-kill, disk-full, pager-down, mail-down, clock-jump, ceo-kill" {
+        /// 429; with `retry-after`, the hint it gives.
+        RateLimited = "rate-limited",
+        /// Out of capacity: 529 from Anthropic, 503 elsewhere.
+        Overloaded = "overloaded",
+        /// 500.
+        ServerError = "server-error",
+        /// 503.
+        Unavailable = "unavailable",
+        /// The connection is refused.
+        Refused = "refused",
+        /// The name does not resolve.
+        Dns = "dns",
+        /// The connection never stands.
+        ConnectTimeout = "connect-timeout",
+        /// The answer begins later than the client waits.
+        FirstByteTimeout = "first-byte-timeout",
+        /// Accepted, and never answered.
+        Hang = "hang",
+        /// The stream begins and then stands still.
+        MidStreamTimeout = "mid-stream-timeout",
+        /// The stream drips: the answer takes `times` as long.
+        SlowStream = "slow-stream",
+        /// The stream ends half-way, in order, without its end.
+        Truncated = "truncated",
+        /// The connection breaks half-way.
+        Reset = "reset",
+        /// An error event after a 200.
+        ErrorEvent = "error-event",
+        /// A 200 whose body is no JSON.
+        MalformedJson = "malformed-json",
+        /// A 200 with a proxy's page.
+        Html = "html",
+        /// The model declines.
+        Refusal = "refusal",
+        /// The answer is cut at its limit.
+        Cut = "cut",
+        /// The answer breaks its schema.
+        SchemaInvalid = "schema-invalid",
+        /// A tool is called with arguments it cannot take.
+        WrongArguments = "wrong-arguments",
+        /// The model goes round in circles.
+        Loop = "loop",
+        /// The money has run out.
+        Quota = "quota",
+        /// The key is revoked: 401.
+        RevokedKey = "revoked-key",
+        /// The model is gone: 404.
+        ModelRetired = "model-retired",
+        /// The prompt is longer than the context: 400.
+        TooLong = "too-long",
+        /// The CEO's own model answers with 500.
+        AdviserDown = "adviser-down",
+        /// The code of the provider panics under the agent.
+        AgentPanic = "agent-panic",
+        /// The agent's actor is killed.
+        AgentKill = "agent-kill",
+        /// The agent's actor hangs and hears nothing.
+        AgentWedge = "agent-wedge",
+        /// The process dies, and starts again when the fault is over.
+        ProcessKill = "process-kill",
+        /// The disk is full: the store takes nothing.
+        DiskFull = "disk-full",
+        /// PagerDuty answers nothing.
+        PagerDown = "pager-down",
+        /// The mail server takes nothing.
+        MailDown = "mail-down",
+        /// The wall clock is set: by `by`.
+        ClockJump = "clock-jump",
+        /// The CEO is killed in the middle of its next decision.
+        CeoKill = "ceo-kill",
+    }
+}
+
+/// What a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Calls of models, as long as it lasts.
+    Calls,
+    /// One agent.
+    Agent,
+    /// The team or what is around it.
+    World,
+}
+
+impl FaultKind {
+    /// What it strikes.
+    #[must_use]
+    pub const fn target(self) -> Target {
+        match self {
+            Self::RateLimited
+            | Self::Overloaded
+            | Self::ServerError
+            | Self::Unavailable
+            | Self::Refused
+            | Self::Dns
+            | Self::ConnectTimeout
+            | Self::FirstByteTimeout
+            | Self::Hang
+            | Self::MidStreamTimeout
+            | Self::SlowStream
+            | Self::Truncated
+            | Self::Reset
+            | Self::ErrorEvent
+            | Self::MalformedJson
+            | Self::Html
+            | Self::Refusal
+            | Self::Cut
+            | Self::SchemaInvalid
+            | Self::WrongArguments
+            | Self::Loop
+            | Self::Quota
+            | Self::RevokedKey
+            | Self::ModelRetired
+            | Self::TooLong
+            | Self::AdviserDown
+            | Self::AgentPanic => Target::Calls,
+            Self::AgentKill | Self::AgentWedge => Target::Agent,
+            Self::ProcessKill | Self::DiskFull | Self::PagerDown | Self::MailDown | Self::ClockJump | Self::CeoKill => {
+                Target::World
+            }
+        }
+    }
+
+    /// Does it strike once, at a moment, rather than last?
+    #[must_use]
+    pub const fn is_moment(self) -> bool {
+        matches!(self, Self::AgentKill | Self::ClockJump | Self::CeoKill)
+    }
+}
+
+/// Something that breaks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// Its name, for reports and for the log of the outage server.
+    pub name: String,
+    /// What breaks.
+    pub kind: FaultKind,
+    /// When it strikes.
+    pub when: When,
+    /// How long it lasts: at least, at most; drawn anew each time. Zero for what strikes at a moment.
+    pub lasts: (Duration, Duration),
+    /// Which calls, or which agent.
+    pub scope: Scope,
+    /// The share of the calls in its scope that it strikes: a brown-out is less than 1.
+    pub share: f64,
+    /// On for so long, off for so long, in turns.
+    pub flap: Option<(Duration, Duration)>,
+    /// Only the n-th to the m-th call in its scope, the first = 1.
+    pub calls: Option<(u64, u64)>,
+    /// The hint of a 429; none: it gives none.
+    pub retry_after: Option<Duration>,
+    /// How many times as slow, for [`FaultKind::SlowStream`].
+    pub times: f64,
+    /// By how much the clock is set, in milliseconds, for [`FaultKind::ClockJump`].
+    pub by_millis: i64,
+}
+
+/// When a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum When {
+    /// Once, then.
+    At(Duration),
+    /// Again and again, at random moments, so far apart in the mean.
+    Recurring(Duration),
+}
+
+/// Which calls a fault strikes. Everything that is said must fit; nothing said fits all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Of one of these providers.
+    pub providers: Vec<Integration>,
+    /// Of a model that fits this pattern.
+    pub model: Option<String>,
+    /// By this agent.
+    pub agent: Option<AgentName>,
+    /// For a task of this type.
+    pub task_type: Option<TaskType>,
+    /// With these words in the prompt, such as a ticket.
+    pub prompt_has: Option<String>,
+    /// Without these words in the prompt.
+    pub prompt_lacks: Option<String>,
+}
+
+/// A call, as far as a fault can see it.
+#[derive(Clone, Copy, Debug)]
+pub struct CallSeen<'a> {
+    /// Of which provider.
+    pub provider: &'a Integration,
+    /// Of which model.
+    pub model: &'a str,
+    /// By whom, if that is known.
+    pub agent: Option<&'a AgentName>,
+    /// For a task of which type, if that is known.
+    pub task_type: Option<&'a TaskType>,
+    /// Is it the CEO's adviser who is asked?
+    pub adviser: bool,
+    /// Everything that is said to it.
+    pub prompt: &'a str,
+}
+
+impl Scope {
+    /// Does a call fit?
+    #[must_use]
+    pub fn fits(&self, call: &CallSeen<'_>) -> bool {
+        (self.providers.is_empty() || self.providers.contains(call.provider))
+            && self.model.as_ref().is_none_or(|pattern| matches_pattern(pattern, call.model))
+            && self.agent.as_ref().is_none_or(|agent| call.agent == Some(agent))
+            && self.task_type.as_ref().is_none_or(|wanted| call.task_type == Some(wanted))
+            && self.prompt_has.as_ref().is_none_or(|words| call.prompt.contains(words.as_str()))
+            && self.prompt_lacks.as_ref().is_none_or(|words| !call.prompt.contains(words.as_str()))
+    }
+}
+
+/// One stretch of time in which a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Window {
+    /// From when.
+    pub from: Duration,
+    /// Until when, exclusive; the same as `from` for what strikes at a moment.
+    pub until: Duration,
+    /// Which fault, by its place in [`Scenario::faults`].
+    pub fault: usize,
+}
+
+/// A roll of the dice in [0, 1) for a purpose, about something, for the n-th time.
+pub type Roll<'a> = &'a dyn Fn(&str, &str, u64) -> f64;
+
+impl Scenario {
+    /// When which fault strikes, in order of time, drawn by the dice.
+    #[must_use]
+    pub fn windows(&self, roll: Roll<'_>) -> Vec<Window> {
+        let mut windows = Vec::new();
+        for (place, fault) in self.faults.iter().enumerate() {
+            let lasts = |number| {
+                let (least, most) = fault.lasts;
+                least + most.saturating_sub(least).mul_f64(roll("fault lasts", &fault.name, number))
+            };
+            match fault.when {
+                When::At(from) => windows.push(Window { from, until: from + lasts(0), fault: place }),
+                When::Recurring(mean) => {
+                    let mut from = Duration::ZERO;
+                    for number in 0_u64.. {
+                        from += exponential(mean, roll("fault comes", &fault.name, number));
+                        if from >= self.run {
+                            break;
+                        }
+                        let until = (from + lasts(number)).min(self.run);
+                        windows.push(Window { from, until, fault: place });
+                        from = until;
+                    }
+                }
+            }
+        }
+        windows.sort();
+        windows
+    }
+
+    /// The moments at which work comes: which load, in order of time, drawn by the dice.
+    #[must_use]
+    pub fn arrivals(&self, roll: Roll<'_>) -> Vec<(Duration, usize)> {
+        let mut arrivals = Vec::new();
+        for (place, load) in self.load.iter().enumerate() {
+            let until = load.until.min(self.run);
+            let span = until.saturating_sub(load.from);
+            let about = format!("{place} {}", load.task_type);
+            match &load.arrival {
+                Arrival::Every(gap) => {
+                    let mut at = load.from;
+                    while at < until {
+                        arrivals.push((at, place));
+                        at += *gap;
+                    }
+                }
+                Arrival::PerDay(rate) => {
+                    let mean = Duration::from_secs_f64(86_400.0 / rate);
+                    let mut at = load.from;
+                    for number in 0_u64.. {
+                        at += exponential(mean, roll("arrival", &about, number));
+                        if at >= until {
+                            break;
+                        }
+                        arrivals.push((at, place));
+                    }
+                }
+                Arrival::Total(count) => {
+                    let at = |number| load.from + span.mul_f64(roll("arrival", &about, number));
+                    arrivals.extend((0..*count).map(|number| (millis(at(number)), place)));
+                }
+                Arrival::Burst { count, over } => {
+                    let at = |number: u64| load.from + over.mul_f64(fraction(number, *count));
+                    arrivals.extend((0..*count).map(|number| (millis(at(number)), place)));
+                }
+                Arrival::At(moments) => arrivals.extend(moments.iter().map(|at| (*at, place))),
+            }
+        }
+        arrivals.sort();
+        arrivals
+    }
+
+    /// How the model of this name answers.
+    #[must_use]
+    pub fn behaviour(&self, provider: &Integration, model: &str) -> Option<&ModelBehaviour> {
+        let full = format!("{provider}/{model}");
+        let fits = |pattern: &str| matches_pattern(pattern, &full) || matches_pattern(pattern, model);
+        self.models.iter().find(|(pattern, _)| fits(pattern)).map(|(_, behaviour)| behaviour)
+    }
+}
+
+impl Fault {
+    /// Is it on at `elapsed`, within a window that began at `from`? Flapping turns it off and on.
+    #[must_use]
+    pub fn is_on(&self, from: Duration, elapsed: Duration) -> bool {
+        let Some((on, off)) = self.flap else { return true };
+        let turn = (on + off).as_millis().max(1);
+        elapsed.saturating_sub(from).as_millis() % turn < on.as_millis()
+    }
+}
+
+/// Whole milliseconds: what the team's clock counts in.
+fn millis(span: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn exponential(mean: Duration, roll: f64) -> Duration {
+    let span = mean.mul_f64(-(1.0 - roll).max(1e-12).ln());
+    millis(span).max(Duration::from_millis(1))
+}
+
+#[allow(clippy::cast_precision_loss, reason = "below MOST_TASKS")]
+fn fraction(number: u64, of: u64) -> f64 {
+    number as f64 / of.max(1) as f64
+}
+
+/// Something in a scenario that cannot be, with where it stands: the path of its key, with dots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Impossible {
+    /// Where, such as `faults.2.provider`.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// Everything in a scenario that its team or its own timeline makes impossible.
+#[must_use]
+pub fn impossible(scenario: &Scenario, config: &Config) -> Vec<Impossible> {
+    let mut found = Vec::new();
+    let mut wrong = |path: String, message: String, remedy: String| found.push(Impossible { path, message, remedy });
+    let agents = || config.agents.keys().map(AgentName::as_str);
+    let providers = || config.providers.keys().map(Integration::as_str);
+    for (place, load) in scenario.load.iter().enumerate() {
+        let of = |key: &str| format!("load.{place}.{key}");
+        if !config.agents.values().any(|agent| agent.handles(&load.task_type)) {
+            let handled = config.agents.values().flat_map(|agent| &agent.handles).map(String::as_str);
+            wrong(
+                of("type"),
+                format!("no agent handles `{}`", load.task_type),
+                one_of(load.task_type.as_str(), handled),
+            );
+        }
+        if let Some(name) = &load.agent {
+            match config.agents.get(name) {
+                None => wrong(of("agent"), format!("there is no agent `{name}`"), one_of(name.as_str(), agents())),
+                Some(agent) if !agent.handles(&load.task_type) => {
+                    let remedy = "name an agent that does, or leave `agent` out".to_owned();
+                    wrong(of("agent"), format!("{name} does not handle `{}`", load.task_type), remedy);
+                }
+                Some(_) => {}
+            }
+        }
+        if load.from >= scenario.run {
+            let message = format!("begins at {}, when the run is over", format_duration(load.from));
+            wrong(of("from"), message, format!("begin before `run: {}`", format_duration(scenario.run)));
+        } else if load.until <= load.from {
+            wrong(
+                of("until"),
+                "ends before it begins".to_owned(),
+                format!("write more than {}", format_duration(load.from)),
+            );
+        }
+    }
+    for (place, fault) in scenario.faults.iter().enumerate() {
+        let of = |key: &str| format!("faults.{place}.{key}");
+        if let When::At(at) = fault.when
+            && at >= scenario.run
+        {
+            let message = format!("strikes at {}, when the run is over", format_duration(at));
+            wrong(of("at"), message, format!("strike before `run: {}`", format_duration(scenario.run)));
+        }
+        for provider in &fault.scope.providers {
+            if !config.providers.contains_key(provider) {
+                let message = format!("there is no provider `{provider}`");
+                wrong(of("provider"), message, one_of(provider.as_str(), providers()));
+            }
+        }
+        if let Some(name) = &fault.scope.agent
+            && !config.agents.contains_key(name)
+        {
+            wrong(of("agent"), format!("there is no agent `{name}`"), one_of(name.as_str(), agents()));
+        }
+        if let Some(pattern) = &fault.scope.model {
+            let models =
+                config.agents.values().flat_map(|agent| std::iter::once(&agent.model).chain(&agent.fallback_models));
+            let advisers = config.ceo.adviser.iter().map(|adviser| &adviser.model);
+            let names: Vec<String> = models.chain(advisers).map(|model| model.model.clone()).collect();
+            if !names.iter().any(|name| matches_pattern(pattern, name)) {
+                let message = format!("no agent asks a model that fits `{pattern}`");
+                wrong(of("model"), message, one_of(pattern, names.iter().map(String::as_str)));
+            }
+        }
+        if fault.kind == FaultKind::AdviserDown && config.ceo.adviser.is_none() {
+            let remedy = "give the team one in backstop.yaml: ceo.adviser".to_owned();
+            wrong(of("fault"), "the CEO of this team asks no model".to_owned(), remedy);
+        }
+    }
+    for (region, members) in &scenario.regions {
+        for provider in members.iter().filter(|provider| !config.providers.contains_key(*provider)) {
+            let message = format!("there is no provider `{provider}`");
+            wrong(format!("regions.{region}"), message, one_of(provider.as_str(), providers()));
+        }
+    }
+    found.extend(overlaps(scenario));
+    found
+}
+
+/// A process that is dead cannot die.
+fn overlaps(scenario: &Scenario) -> Vec<Impossible> {
+    let mut deaths: Vec<(Duration, Duration, usize)> = Vec::new();
+    for (place, fault) in scenario.faults.iter().enumerate() {
+        if let (FaultKind::ProcessKill, When::At(at)) = (fault.kind, fault.when) {
+            deaths.push((at, at + fault.lasts.1, place));
+        }
+    }
+    deaths.sort();
+    let meet = deaths.windows(2).filter(|pair| pair[1].0 < pair[0].1);
+    meet.map(|pair| Impossible {
+        path: format!("faults.{}.at", pair[1].2),
+        message: format!("the process is dead already, until {}", format_duration(pair[0].1)),
+        remedy: "kill it when it is up again".to_owned(),
+    })
+    .collect()
+}
+
+fn one_of<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let mut known: Vec<&str> = known.collect();
+    known.sort_unstable();
+    known.dedup();
+    match nearest(word, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("there are: {}", known.join(", ")),
+    }
+}
+
+impl fmt::Display for Fault {
+    /// `overloaded of anthropic`, for reports.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        let providers: Vec<&str> = self.scope.providers.iter().map(Integration::as_str).collect();
+        if !providers.is_empty() {
+            write!(f, " of {}", providers.join(", "))?;
+        }
+        if let Some(model) = &self.scope.model {
+            write!(f, " of {model}")?;
+        }
+        if let Some(agent) = &self.scope.agent {
+            write!(f, " of {agent}")?;
+        }
+        Ok(())
+    }
+}

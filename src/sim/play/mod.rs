@@ -1,0 +1,452 @@
+//! A scenario played in virtual time: the production actors, CEO, pager and engine code on tokio's paused clock with
+//! seeded dice, so that months take seconds and the same seed tells the same story to the byte.
+//!
+//! - [`stage`] is the time, the dice and which faults are on; [`books`] what the world saw.
+//! - `model`, `pager` and `person` stand in for the world; `store` is the disk.
+//! - [`play`] is the director: work comes, things break, and in the end everything comes to rest.
+//!
+//! Each run has a runtime of its own on the thread that plays it: nothing of one run is seen by another.
+
+pub mod books;
+pub mod stage;
+mod model;
+mod pager;
+mod person;
+mod store;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use self::books::{Asked, Ledgers};
+use self::model::VirtualModel;
+use self::pager::Inbox;
+use self::person::Person;
+use self::stage::{Shared, Stage, Ticket};
+use self::store::Store;
+use crate::config::Config;
+use crate::definitions::LoadedScenario;
+use crate::engine::memory::Memory;
+use crate::engine::{self, Engine};
+use crate::event::Event;
+use crate::incident::Incident;
+use crate::journal::Step;
+use crate::ledger::{Balance, LetterStatus, Record, State};
+use crate::query::{Filter, PageAsk};
+use crate::scenario::{FaultKind, Load, Target, Window};
+use crate::task::{IdempotencyKey, TaskError, hex};
+use crate::team::clock::Clock;
+use crate::team::desk::{Desk, NewTask};
+use crate::team::{self, Part, Team};
+
+/// What of a run is kept beyond what every report needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// The prompts of calls: what checks of amendments read.
+    pub prompts: bool,
+    /// The steps of every journal: what tells waste.
+    pub steps: bool,
+}
+
+/// A run that has come to its end, or to the end of its time.
+#[derive(Debug)]
+pub struct Run {
+    /// The seed of its dice.
+    pub seed: u64,
+    /// The configuration of the team.
+    pub config: Config,
+    /// When which fault struck.
+    pub windows: Vec<Window>,
+    /// What the world saw.
+    pub books: Ledgers,
+    /// The event feed.
+    pub events: Vec<Event>,
+    /// Every task as the engine has it, in the order of submission.
+    pub records: Vec<Record>,
+    /// Their journals, in the same order, when they were kept.
+    pub steps: Vec<Vec<Step>>,
+    /// Every incident.
+    pub incidents: Vec<Incident>,
+    /// Where the tasks stand.
+    pub balance: Balance,
+    /// Did everything come to rest in time?
+    pub at_rest: bool,
+    /// How long it was played, in virtual time.
+    pub elapsed: Duration,
+    /// SHA-256 over the feed as JSON lines: what two runs of one seed have in common.
+    pub hash: String,
+}
+
+/// Why a scenario could not be played.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The runtime could not be made.
+    #[error("no runtime could be made")]
+    Runtime(#[from] std::io::Error),
+    /// The team did not start.
+    #[error("the team did not start")]
+    Start(#[from] team::Error),
+    /// The store.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// A name.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// The code that is simulated ended in a panic that nobody caught: a bug.
+    #[error("seed {seed}: the simulated team panicked: {panic}")]
+    Panicked {
+        /// Of which run.
+        seed: u64,
+        /// Its words.
+        panic: String,
+    },
+}
+
+/// Plays a scenario to its end, on this thread.
+///
+/// # Errors
+/// When the team does not start or the code under simulation panics where nobody catches it.
+pub fn play(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    let played = catch_unwind(AssertUnwindSafe(|| runtime.block_on(Director::direct(loaded, seed, keep))));
+    played.unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().cloned();
+        let words = words.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(Error::Panicked { seed, panic: words.unwrap_or_else(|| "without words".to_owned()) })
+    })
+}
+
+/// The feed as JSON lines, the way `backstop events -o jsonl` writes it.
+#[must_use]
+pub fn feed(events: &[Event]) -> String {
+    let mut lines = String::new();
+    for event in events {
+        lines.push_str(&serde_json::to_string(event).expect("an event is JSON"));
+        lines.push('\n');
+    }
+    lines
+}
+
+struct Director<'a> {
+    loaded: &'a LoadedScenario,
+    seed: u64,
+    stage: Shared,
+    store: Arc<Store>,
+    team: Option<Team>,
+    up_since: Duration,
+    /// When the process is started again, while it is dead.
+    up_again: Option<Duration>,
+    person: Person,
+    calls: (mpsc::UnboundedSender<String>, mpsc::UnboundedReceiver<String>),
+    blows: (mpsc::UnboundedSender<()>, mpsc::UnboundedReceiver<()>),
+    tickets: u64,
+    /// What was refused because the process was dead or the disk full: submitted again, as a client would.
+    put_off: Vec<(Duration, usize, u64)>,
+    /// Beginnings of the windows of faults that are struck by hand, in order of time; and how many are done.
+    blows_due: Vec<Window>,
+    struck: usize,
+}
+
+impl<'a> Director<'a> {
+    async fn direct(loaded: &'a LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
+        let stage = Arc::new(Stage::new(loaded.scenario.clone(), seed, keep.prompts));
+        let by_hand = |window: &&Window| match loaded.scenario.faults[window.fault].kind {
+            FaultKind::DiskFull | FaultKind::PagerDown | FaultKind::MailDown => false,
+            kind => kind.target() != Target::Calls,
+        };
+        let blows_due = stage.windows.iter().filter(by_hand).copied().collect();
+        let mut director = Self {
+            loaded,
+            seed,
+            store: Arc::new(Store::new(Memory::new(), Arc::clone(&stage))),
+            stage,
+            team: None,
+            up_since: Duration::ZERO,
+            up_again: None,
+            person: Person::default(),
+            calls: mpsc::unbounded_channel(),
+            blows: mpsc::unbounded_channel(),
+            tickets: 0,
+            put_off: Vec::new(),
+            blows_due,
+            struck: 0,
+        };
+        director.start().await?;
+        director.perform().await?;
+        let at_rest = director.come_to_rest().await?;
+        director.close(keep, at_rest).await
+    }
+
+    /// Starts the process, as `backstop up` would.
+    async fn start(&mut self) -> Result<(), Error> {
+        let stage = &self.stage;
+        // The wall clock may be wrong; the store knows the latest time there has been.
+        let clock = Clock::starting_at(stage.wall().max(self.store.high_water()), 1.0);
+        stage.team_is_up(clock.clone());
+        let engine: Arc<dyn Engine> = self.store.clone();
+        let epoch = engine.epoch();
+        let mut builder = Team::builder(stage.dressed(self.loaded.config.clone()))
+            .engine(engine)
+            .clock(clock)
+            // Another process has other dice, but the same ones for the same seed.
+            .seed(self.seed.wrapping_mul(1_000_003).wrapping_add(epoch));
+        for (name, settings) in &self.loaded.config.providers {
+            builder = builder.provider(VirtualModel::new(name.clone(), settings.clone(), Arc::clone(stage)));
+        }
+        let person: Vec<Arc<dyn crate::pager::Channel>> = vec![
+            Arc::new(Inbox::pagerduty(Arc::clone(stage), self.calls.0.clone())),
+            Arc::new(Inbox::mail(Arc::clone(stage), self.calls.0.clone())),
+        ];
+        self.team = Some(builder.on_call("ana", person).start().await?);
+        self.up_since = stage.elapsed();
+        self.up_again = None;
+        Ok(())
+    }
+
+    fn desk(&self) -> Option<Desk> {
+        self.team.as_ref().map(Team::desk)
+    }
+
+    /// The process dies: nothing is drained, the disk is what it is.
+    fn kill(&mut self, until: Duration) {
+        if let Some(team) = self.team.take() {
+            drop(team);
+            let up = (self.up_since, self.stage.elapsed());
+            self.stage.books.open().runs.push(up);
+            self.store = Arc::new(self.store.reopened());
+        }
+        self.up_again = Some(until);
+    }
+
+    /// Everything up to the end of the run: work comes, things break, the person acts.
+    async fn perform(&mut self) -> Result<(), Error> {
+        let stage = Arc::clone(&self.stage);
+        let arrivals = stage.scenario.arrivals(&|purpose, about, number| stage.dice.roll(purpose, about, number));
+        let mut due = arrivals.into_iter().peekable();
+        loop {
+            let next_arrival = due.peek().map(|(at, _)| *at);
+            let next_blow = self.blows_due.get(self.struck).map(|window| window.from);
+            let next = [next_arrival, next_blow].into_iter().flatten().min().unwrap_or(stage.scenario.run);
+            let next = next.min(stage.scenario.run);
+            if self.wait(next).await? < next {
+                continue;
+            }
+            if next_blow == Some(next) {
+                self.strike().await?;
+            } else if next_arrival == Some(next) {
+                let (_, load) = due.next().expect("it was peeked at");
+                self.tickets += 1;
+                self.submit(load, self.tickets).await?;
+            } else if next >= stage.scenario.run {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until `then`, or until something else is to be done, and does it. The time it is.
+    async fn wait(&mut self, then: Duration) -> Result<Duration, Error> {
+        let stage = Arc::clone(&self.stage);
+        let put_off = self.put_off.iter().map(|(at, ..)| *at).min();
+        let soonest = [Some(then), self.person.next(), self.up_again, put_off].into_iter().flatten().min();
+        let soonest = soonest.unwrap_or(then).max(stage.elapsed());
+        tokio::select! {
+            biased;
+            Some(()) = self.blows.1.recv() => {
+                if let Some(team) = &self.team {
+                    team.crash(Part::Ceo);
+                }
+                return Ok(stage.elapsed());
+            }
+            Some(incident) = self.calls.1.recv() => {
+                self.person.called(&stage, incident);
+                return Ok(stage.elapsed());
+            }
+            () = stage.until(soonest) => {}
+        }
+        let now = stage.elapsed();
+        if self.up_again.is_some_and(|at| at <= now) {
+            self.start().await?;
+        }
+        if self.person.next().is_some_and(|at| at <= now) {
+            let desk = self.desk();
+            self.person.act(&stage, desk.as_ref()).await;
+        }
+        let again: Vec<(Duration, usize, u64)> = self.put_off.extract_if(.., |(at, ..)| *at <= now).collect();
+        for (_, load, number) in again {
+            self.submit(load, number).await?;
+        }
+        Ok(now)
+    }
+
+    /// What is broken by hand.
+    async fn strike(&mut self) -> Result<(), Error> {
+        let window = self.blows_due[self.struck];
+        self.struck += 1;
+        let stage = Arc::clone(&self.stage);
+        let fault = &stage.scenario.faults[window.fault];
+        stage.books.open().struck.push((stage.elapsed(), window.fault));
+        let desk = self.desk();
+        match (fault.kind, &fault.scope.agent, desk) {
+            (FaultKind::ProcessKill, _, _) => self.kill(window.until),
+            (FaultKind::ClockJump, _, _) => stage.set_wall(fault.by_millis),
+            (FaultKind::AgentKill, Some(agent), Some(desk)) => {
+                // Whether there is such an agent was checked before anything ran.
+                let _ = desk.crash_agent(agent, "killed on cue");
+            }
+            (FaultKind::AgentWedge, Some(agent), Some(desk)) => {
+                let _ = desk.hang_agent(agent, window.until.saturating_sub(window.from));
+            }
+            (FaultKind::CeoKill, _, Some(_)) => {
+                let blows = self.blows.0.clone();
+                let before = stage.dice.roll("ceo dies before it writes", &fault.name, self.struck as u64) < 0.5;
+                // Nobody listens after the last scene.
+                self.store.arm(
+                    Box::new(move || {
+                        let _ = blows.send(());
+                    }),
+                    before,
+                );
+            }
+            // Who is dead already cannot be struck; what strikes calls is played by the models.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A client submits a task; refused, it comes again in a minute with the same key.
+    async fn submit(&mut self, load: usize, number: u64) -> Result<(), Error> {
+        let stage = Arc::clone(&self.stage);
+        let ask = &stage.scenario.load[load];
+        let now = stage.elapsed();
+        let again = (now + Duration::from_secs(60), load, number);
+        let Some(desk) = self.desk() else {
+            self.put_off.push(again);
+            return Ok(());
+        };
+        match desk.submit(task(ask, number, self.seed)?).await {
+            Ok(submitted) => {
+                let task = &submitted.record.task;
+                stage.knows(task.id, Ticket { number, task_type: task.task_type.clone(), calls: 0 });
+                stage.books.open().asked.push(Asked {
+                    id: task.id,
+                    number,
+                    at: now,
+                    task_type: task.task_type.clone(),
+                    effect: task.effect,
+                });
+            }
+            Err(error) => {
+                stage.books.open().refused.push((now, error.to_string()));
+                self.put_off.push(again);
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing breaks any more; waits until nothing is left to be done. Did it come to that in time?
+    async fn come_to_rest(&mut self) -> Result<bool, Error> {
+        let stage = Arc::clone(&self.stage);
+        stage.calm_down();
+        let end = stage.elapsed() + stage.scenario.drain;
+        loop {
+            if self.is_at_rest().await? {
+                return Ok(true);
+            }
+            let now = stage.elapsed();
+            if now >= end {
+                return Ok(false);
+            }
+            // Looked at often at first, and then as often as anything in the team looks by itself.
+            let pause = if now < stage.scenario.run + Duration::from_secs(3_600) { 10 } else { 60 };
+            self.wait((now + Duration::from_secs(pause)).min(end)).await?;
+        }
+    }
+
+    async fn is_at_rest(&self) -> Result<bool, Error> {
+        if self.team.is_none() || !self.put_off.is_empty() || self.person.next().is_some() {
+            return Ok(false);
+        }
+        let balance = self.store.balance().await?;
+        if balance.waiting + balance.running > 0 {
+            return Ok(false);
+        }
+        if balance.waiting_human > 0
+            && self.stage.scenario.human.as_ref().is_some_and(|human| human.decides_after.is_some())
+        {
+            return Ok(false);
+        }
+        let undecided = Filter { states: vec![State::Dead], status: vec![LetterStatus::Open], ..Filter::default() };
+        Ok(self.store.dead_letters(undecided, PageAsk::default()).await?.items.is_empty())
+    }
+
+    async fn close(mut self, keep: Keep, at_rest: bool) -> Result<Run, Error> {
+        let incidents = match self.desk() {
+            // Read as an operator would; none are lost if it cannot be.
+            Some(desk) => desk.incidents().await.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let elapsed = self.stage.elapsed();
+        self.stage.books.open().runs.push((self.up_since, elapsed));
+        let mut records = Vec::new();
+        let mut page = PageAsk { after: None, limit: 1_000, oldest_first: true };
+        loop {
+            let found = self.store.records(Filter::default(), page.clone()).await?;
+            records.extend(found.items);
+            match found.next {
+                Some(next) => page.after = Some(next),
+                None => break,
+            }
+        }
+        let mut steps = Vec::new();
+        if keep.steps {
+            for record in &records {
+                steps.push(self.store.steps(record.task.id).await?);
+            }
+        }
+        let events = self.store.events(0, u32::MAX).await?;
+        let balance = self.store.balance().await?;
+        let hash = hex(&Sha256::digest(feed(&events)));
+        drop(self.team.take());
+        let books = self.stage.books.open().clone();
+        Ok(Run {
+            seed: self.seed,
+            config: self.loaded.config.clone(),
+            windows: self.stage.windows.clone(),
+            books,
+            events,
+            records,
+            steps,
+            incidents,
+            balance,
+            at_rest,
+            elapsed,
+            hash,
+        })
+    }
+}
+
+/// The submission of a ticket. Its key makes a second one the same task.
+fn task(load: &Load, number: u64, seed: u64) -> Result<NewTask, TaskError> {
+    let ticket = format!("T-{number:05}");
+    Ok(NewTask {
+        agent: load.agent.clone(),
+        priority: load.priority,
+        idempotency_key: Some(IdempotencyKey::new(format!("sim/{seed}/{number}"))?),
+        ..NewTask::new(load.task_type.clone(), filled(&load.payload, &ticket))
+    })
+}
+
+/// A payload with the ticket in its place.
+fn filled(payload: &Value, ticket: &str) -> Value {
+    match payload {
+        Value::String(text) => Value::String(text.replace("{ticket}", ticket)),
+        Value::Array(items) => items.iter().map(|item| filled(item, ticket)).collect(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), filled(value, ticket))).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => payload.clone(),
+    }
+}

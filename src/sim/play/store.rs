@@ -1,0 +1,185 @@
+//! The store of a played scenario: the engine's own code, behind a disk that can be full and a CEO that can die in
+//! the middle of a decision.
+
+use std::fmt;
+use std::future::pending;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::stage::Shared;
+use crate::agent::Incarnation;
+use crate::decision::DeciderKind;
+use crate::engine::memory::Memory;
+use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, Submitted};
+use crate::event::{Event, NewEvent};
+use crate::journal::{Entry, Spending, Step};
+use crate::ledger::{Balance, Command, Record};
+use crate::query::{Death, Depth, FailureRate, Filter, Page, PageAsk};
+use crate::scenario::FaultKind;
+use crate::task::{AgentName, Integration, Task, TaskId};
+use crate::time::Timestamp;
+
+/// What kills the CEO.
+pub(super) type Blow = Box<dyn Fn() + Send + Sync>;
+
+/// The store.
+pub(super) struct Store {
+    memory: Memory,
+    stage: Shared,
+    /// Armed: the next decision of the CEO is its last; before it is written, or after.
+    armed: Mutex<Option<(Blow, bool)>>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("memory", &self.memory).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    pub(super) fn new(memory: Memory, stage: Shared) -> Self {
+        Self { memory, stage, armed: Mutex::default() }
+    }
+
+    /// What the disk holds when the process dies, opened by the next one.
+    pub(super) fn reopened(&self) -> Self {
+        Self::new(self.memory.reopened(), Arc::clone(&self.stage))
+    }
+
+    /// Kills the CEO in the middle of its next decision: before it is written, or after.
+    pub(super) fn arm(&self, blow: Blow, before: bool) {
+        *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = Some((blow, before));
+    }
+
+    /// Writes, unless the disk is full.
+    fn write<'a, T: Send + 'a>(&'a self, work: impl FnOnce(&'a Memory) -> Pending<'a, T>) -> Pending<'a, T> {
+        if self.stage.is_on(FaultKind::DiskFull) {
+            let source = std::io::Error::new(std::io::ErrorKind::StorageFull, "no space left on device");
+            let error = Error::Io { path: "the simulated disk".to_owned(), doing: "write", source: Box::new(source) };
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        work(&self.memory)
+    }
+}
+
+impl Engine for Store {
+    fn submit(&self, task: Task, integration: Integration, now: Timestamp) -> Pending<'_, Submitted> {
+        self.write(|memory| memory.submit(task, integration, now))
+    }
+
+    fn lease(&self, ask: LeaseAsk, now: Timestamp) -> Pending<'_, Vec<Record>> {
+        self.write(|memory| memory.lease(ask, now))
+    }
+
+    fn command(&self, id: TaskId, command: Command, now: Timestamp) -> Pending<'_, Record> {
+        let by_ceo = matches!(&command, Command::Decide { decided, .. } if decided.by != DeciderKind::Human);
+        let armed = if by_ceo { self.armed.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+        let Some((blow, before)) = armed else { return self.write(|memory| memory.command(id, command, now)) };
+        Box::pin(async move {
+            if !before {
+                let written = self.write(|memory| memory.command(id, command, now)).await;
+                drop(written);
+            }
+            blow();
+            // Whoever waits here is dead.
+            pending().await
+        })
+    }
+
+    fn journal(&self, id: TaskId, entry: Entry, now: Timestamp) -> Pending<'_, Journaled> {
+        self.write(|memory| memory.journal(id, entry, now))
+    }
+
+    fn steps(&self, id: TaskId) -> Pending<'_, Vec<Step>> {
+        self.memory.steps(id)
+    }
+
+    fn spendings(&self, since: Timestamp) -> Pending<'_, Vec<Spending>> {
+        self.memory.spendings(since)
+    }
+
+    fn lapsed(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {
+        self.memory.lapsed(now, limit)
+    }
+
+    fn overdue(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {
+        self.memory.overdue(now, limit)
+    }
+
+    fn held_by(&self, agent: AgentName, incarnation: Option<Incarnation>) -> Pending<'_, Vec<Record>> {
+        self.memory.held_by(agent, incarnation)
+    }
+
+    fn next_due(&self, now: Timestamp) -> Pending<'_, Option<Timestamp>> {
+        self.memory.next_due(now)
+    }
+
+    fn record(&self, id: TaskId) -> Pending<'_, Option<Record>> {
+        self.memory.record(id)
+    }
+
+    fn records(&self, filter: Filter, page: PageAsk) -> Pending<'_, Page<Record>> {
+        self.memory.records(filter, page)
+    }
+
+    fn dead_letters(&self, filter: Filter, page: PageAsk) -> Pending<'_, Page<Record>> {
+        self.memory.dead_letters(filter, page)
+    }
+
+    fn deaths(&self, since: Timestamp) -> Pending<'_, Vec<Death>> {
+        self.memory.deaths(since)
+    }
+
+    fn failure_rates(&self, since: Timestamp) -> Pending<'_, Vec<FailureRate>> {
+        self.memory.failure_rates(since)
+    }
+
+    fn balance(&self) -> Pending<'_, Balance> {
+        self.memory.balance()
+    }
+
+    fn depths(&self) -> Pending<'_, Vec<Depth>> {
+        self.memory.depths()
+    }
+
+    fn publish(&self, events: Vec<NewEvent>, now: Timestamp) -> Pending<'_, ()> {
+        self.write(|memory| memory.publish(events, now))
+    }
+
+    fn events(&self, after: u64, limit: u32) -> Pending<'_, Vec<Event>> {
+        self.memory.events(after, limit)
+    }
+
+    fn history(&self, id: TaskId) -> Pending<'_, Vec<Event>> {
+        self.memory.history(id)
+    }
+
+    fn watch(&self) -> watch::Receiver<u64> {
+        self.memory.watch()
+    }
+
+    fn save(&self, documents: Vec<Document>, events: Vec<NewEvent>, now: Timestamp) -> Pending<'_, ()> {
+        self.write(|memory| memory.save(documents, events, now))
+    }
+
+    fn documents(&self, kind: &'static str) -> Pending<'_, Vec<Document>> {
+        self.memory.documents(kind)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.memory.epoch()
+    }
+
+    fn high_water(&self) -> Timestamp {
+        self.memory.high_water()
+    }
+
+    fn writable(&self) -> Pending<'_, ()> {
+        self.write(Memory::writable)
+    }
+
+    fn close(&self) -> Pending<'_, ()> {
+        self.memory.close()
+    }
+}
