@@ -21,6 +21,7 @@ mod leases;
 mod money;
 #[cfg(feature = "mcp")]
 mod mcp;
+mod outage;
 mod outcome;
 mod page_window;
 mod pager;

@@ -27,5 +27,5 @@ pub mod screen;
 pub use outage::{OutageServer, Served};
 pub use pagerduty::PagerDutyStub;
 pub use panic::PanickingProvider;
-pub use script::{Answer, Behaviour, Rule, Script, When};
+pub use script::{Answer, Behaviour, Hint, Rule, Script, When};
 pub use smtp::SmtpStub;

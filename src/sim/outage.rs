@@ -1,9 +1,8 @@
-//! An HTTP server that speaks Anthropic Messages and OpenAI Chat Completions, and fails on cue.
+//! An HTTP server that speaks the wires of five vendors, and fails on cue.
 //!
 //! It listens on loopback, on a port the system chooses, and follows a [`Script`]. Every request is remembered with
 //! what became of it, so that a test can hold the team's record against the truth. Dropping the handle ends it.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,18 +11,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
-use axum::routing::{any, get, post};
+use axum::routing::any;
 use futures_util::stream;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::heard::{self, Incoming};
+use super::heard::{self, Door, Incoming};
 use super::script::{Behaviour, Script, Turns};
-use super::wire::{self, Draw, End, Outgoing};
+use super::wire::{self, Complaint, Draw, End, Listing, Outgoing};
 use crate::config::Wire;
 use crate::time::Timestamp;
 
@@ -122,14 +121,8 @@ impl OutageServer {
             count: watch::Sender::new(0),
             stop: stop.clone(),
         });
-        let app = Router::new()
-            .route("/v1/messages", post(anthropic))
-            .route("/v1/chat/completions", post(openai))
-            .route("/chat/completions", post(openai))
-            .route("/v1/models", get(models))
-            .fallback(any(nowhere))
-            .layer(DefaultBodyLimit::max(REQUEST_LIMIT))
-            .with_state(house.clone());
+        let app =
+            Router::new().fallback(any(anything)).layer(DefaultBodyLimit::max(REQUEST_LIMIT)).with_state(house.clone());
         let until = stop.clone();
         let served = tokio::spawn(async move {
             let server = axum::serve(listener, app).with_graceful_shutdown(until.cancelled_owned());
@@ -201,7 +194,7 @@ impl House {
     fn draw(&self, wire: Wire, body: &[u8], now: Timestamp) -> Draw {
         let nth = self.room().served.len().to_string();
         let body = String::from_utf8_lossy(body);
-        let wire = if wire == Wire::Anthropic { "anthropic" } else { "openai" };
+        let wire = wire::name(wire);
         Draw {
             dice: self.script.dice(&["ids", wire, &nth, &body]),
             words: self.script.dice(&["words", wire, &body]),
@@ -240,20 +233,49 @@ impl House {
     }
 }
 
-async fn anthropic(State(house): State<Arc<House>>, headers: HeaderMap, body: Bytes) -> Response {
-    serve(&house, Wire::Anthropic, &headers, &body).await
+/// Whatever comes: a door of one of the wires, a list of models, or nothing of ours.
+async fn anything(
+    State(house): State<Arc<House>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    match Door::find(uri.path(), uri.query()) {
+        Some(door) if method == Method::POST => serve(&house, &door, &uri, &headers, &body).await,
+        Some(_) | None => {
+            let draw = house.draw(Wire::OpenAi, &body, (house.now)());
+            let found = if method == Method::GET { models(uri.path(), &headers, draw) } else { None };
+            let wire = Door::guess(uri.path(), headers.contains_key("anthropic-version"));
+            let path = format!("{method} {}", uri.path());
+            let outgoing = found.unwrap_or_else(|| wire::complain(wire, draw, Complaint::NoSuchPath(&path)));
+            send(&house, wire, outgoing)
+        }
+    }
 }
 
-async fn openai(State(house): State<Arc<House>>, headers: HeaderMap, body: Bytes) -> Response {
-    serve(&house, Wire::OpenAi, &headers, &body).await
+/// A list of models, or one of them, if that is what this path is.
+fn models(path: &str, headers: &HeaderMap, draw: Draw) -> Option<Outgoing> {
+    let wire = Door::guess(path, headers.contains_key("anthropic-version"));
+    if path == "/api/tags" {
+        return Some(wire::listing(Wire::Ollama, Listing::All, draw));
+    }
+    let rest = path.strip_prefix("/v1beta/models").or_else(|| path.strip_prefix("/v1/models"))?;
+    let listing = match rest.strip_prefix('/') {
+        Some(name) => Listing::One(name),
+        None if rest.is_empty() => Listing::All,
+        None => return None,
+    };
+    Some(wire::listing(wire, listing, draw))
 }
 
-async fn serve(house: &Arc<House>, wire: Wire, headers: &HeaderMap, body: &Bytes) -> Response {
+async fn serve(house: &Arc<House>, door: &Door, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Response {
+    let wire = door.wire;
     let at = (house.now)();
     let draw = house.draw(wire, body, at);
-    let read = match complaint(wire, headers, draw) {
-        Some(refused) => Err(Box::new(refused)),
-        None => heard::read(wire, body, draw),
+    let read = match complaint(wire, uri.query(), headers) {
+        Some(refused) => Err(Box::new(wire::complain(wire, draw, refused))),
+        None => heard::read(door, body, draw),
     };
     let incoming = match read {
         Ok(incoming) => incoming,
@@ -276,22 +298,21 @@ async fn serve(house: &Arc<House>, wire: Wire, headers: &HeaderMap, body: &Bytes
     send(house, wire, outgoing)
 }
 
-/// What the vendor says before it looks at the body, if anything.
-fn complaint(wire: Wire, headers: &HeaderMap, draw: Draw) -> Option<Outgoing> {
+/// What the vendor says before it looks at the body, if anything. Of Anthropic's two generations of headers either will
+/// do: `x-api-key` or a bearer, and any version.
+fn complaint(wire: Wire, query: Option<&str>, headers: &HeaderMap) -> Option<Complaint<'static>> {
     let bearer = headers.get("authorization").and_then(|value| value.to_str().ok());
-    let has_key = bearer.is_some_and(|value| value.starts_with("Bearer ") && value.len() > 7)
-        || headers.get("x-api-key").is_some_and(|key| !key.is_empty());
+    let bearer = bearer.is_some_and(|value| value.starts_with("Bearer ") && value.len() > 7);
+    let header = |name: &str| headers.get(name).is_some_and(|key| !key.is_empty());
+    let in_query =
+        || query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("key=") && pair.len() > 4));
     match wire {
-        Wire::Anthropic if !has_key => {
-            Some(wire::error(wire, draw, 401, "authentication_error", None, "x-api-key header is required"))
-        }
+        Wire::Anthropic if !bearer && !header("x-api-key") => Some(Complaint::NoKey),
         Wire::Anthropic if !headers.contains_key("anthropic-version") => {
-            Some(wire::error(wire, draw, 400, "invalid_request_error", None, "anthropic-version: header is required"))
+            Some(Complaint::Invalid("anthropic-version: header is required"))
         }
-        Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama if !has_key => {
-            let message = "You didn't provide an API key.";
-            Some(wire::error(wire, draw, 401, "invalid_request_error", Some("invalid_api_key"), message))
-        }
+        Wire::OpenAi | Wire::Responses if !bearer => Some(Complaint::NoKey),
+        Wire::Gemini if !bearer && !header("x-goog-api-key") && !in_query() => Some(Complaint::NoKey),
         Wire::Anthropic | Wire::OpenAi | Wire::Responses | Wire::Gemini | Wire::Ollama => None,
     }
 }
@@ -324,7 +345,8 @@ fn piecewise(house: Arc<House>, wire: Wire, pieces: Vec<String>, pause: Duration
         }
         match (pieces.next(), end) {
             (Some(piece), _) => Some((Ok(piece), Some((house, pieces, false)))),
-            (None, End::Pings) => Some((Ok(wire::ping(wire)), Some((house, pieces, false)))),
+            // Where there are no pings, nothing: an empty piece is not sent.
+            (None, End::Pings) => Some((Ok(wire::ping(wire).unwrap_or_default()), Some((house, pieces, false)))),
             (None, End::Abort) => Some((Err(broken()), None)),
             (None, End::Clean | End::Silence) => None,
         }
@@ -333,20 +355,4 @@ fn piecewise(house: Arc<House>, wire: Wire, pieces: Vec<String>, pause: Duration
 
 fn broken() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "cut on cue")
-}
-
-async fn models() -> Result<Response, Infallible> {
-    let ids = ["claude-opus-5-5", "claude-sonnet-5", "gpt-5.4", "gpt-5.4-mini"];
-    let data: Vec<_> = ids.iter().map(|id| serde_json::json!({"id": id, "object": "model", "type": "model"})).collect();
-    let body = serde_json::json!({"object": "list", "data": data, "has_more": false}).to_string();
-    Ok(Response::builder()
-        .header("content-type", "application/json")
-        .body(Body::from(body))
-        .unwrap_or_else(|_| Response::new(Body::empty())))
-}
-
-async fn nowhere(State(house): State<Arc<House>>, request: axum::extract::Request) -> Response {
-    let message = format!("Invalid URL ({} {})", request.method(), request.uri().path());
-    let draw = Draw { dice: 0, words: 0, created: 0 };
-    send(&house, Wire::OpenAi, wire::error(Wire::OpenAi, draw, 404, "invalid_request_error", None, &message))
 }
