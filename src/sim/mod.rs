@@ -14,6 +14,7 @@ pub mod wire;
 pub mod heard;
 pub mod breakage;
 pub mod play;
+pub mod agree;
 pub mod outage;
 pub mod pagerduty;
 pub mod smtp;

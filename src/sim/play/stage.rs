@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::books::Books;
 use crate::config::Config;
 use crate::prompt::Prompt;
-use crate::scenario::{CallSeen, Fault, FaultKind, Scenario, Target, Window};
+use crate::scenario::{CallSeen, Fault, FaultKind, Scenario, Scope, Target, Window};
 use crate::task::{AgentName, TaskId, TaskType};
 use crate::team::clock::{Clock, Dice};
 use crate::time::Timestamp;
@@ -20,7 +20,7 @@ use crate::time::Timestamp;
 pub struct Stage {
     /// What is played.
     pub scenario: Scenario,
-    /// The chances of the world; the team has dice of its own.
+    /// The chances of the world.
     pub dice: Dice,
     /// When which fault strikes.
     pub windows: Vec<Window>,
@@ -71,7 +71,7 @@ impl Stage {
     /// A stage whose time begins now.
     #[must_use]
     pub fn new(scenario: Scenario, seed: u64, keep_prompts: bool) -> Self {
-        let dice = Dice::seeded(seed ^ 0x5EED_0F_7E57);
+        let dice = Self::dice(seed);
         let windows = scenario.windows(&|purpose, about, number| dice.roll(purpose, about, number));
         Self {
             scenario,
@@ -84,6 +84,12 @@ impl Stage {
             calm: AtomicBool::new(false),
             room: Mutex::default(),
         }
+    }
+
+    /// The dice of the world for a seed; the team's are others.
+    #[must_use]
+    pub fn dice(seed: u64) -> Dice {
+        Dice::seeded(seed ^ 0x5EED_0F7E_5700)
     }
 
     fn room(&self) -> std::sync::MutexGuard<'_, Room> {
@@ -162,9 +168,8 @@ impl Stage {
             })
     }
 
-    /// The fault that strikes this call, if one does: the first in the order of the scenario, with its place and how
-    /// long it will last.
-    pub fn strikes(&self, call: &CallSeen<'_>, about: &str, nth: u64) -> Option<(usize, &Fault, Duration)> {
+    /// The fault that strikes this call, if one does: the first in the order of the scenario, with its place.
+    pub fn strikes(&self, call: &CallSeen<'_>, about: &str, nth: u64) -> Option<(usize, &Fault)> {
         let elapsed = self.elapsed();
         if self.is_calm() {
             return None;
@@ -192,7 +197,7 @@ impl Stage {
             if fault.share < 1.0 && self.dice.roll("fault strikes", &about, nth) >= fault.share {
                 continue;
             }
-            return Some((window.fault, fault, window.until.saturating_sub(elapsed)));
+            return Some((window.fault, fault));
         }
         None
     }
@@ -215,7 +220,7 @@ impl Stage {
                 "triage" => marked(prompt, ADVISER_MARK),
                 "page" | "verify" => {}
                 partial if partial.starts_with('_') => {}
-                _ => marked(prompt, &format!("{TASK_MARK}{{{{ task.id }}}})")),
+                _ => marked(prompt, &format!("{TASK_MARK}{{{{ task.id }}}} of {{{{ task.type }}}})")),
             }
         }
         for (name, agent) in &mut config.agents {
@@ -226,15 +231,24 @@ impl Stage {
     }
 }
 
+/// The words by which the calls in a scope are told apart on a wire, when prompts bear the marks.
+#[must_use]
+pub(crate) fn marks(scope: &Scope, kind: FaultKind) -> Vec<String> {
+    let agent = scope.agent.as_ref().map(|name| format!("{AGENT_MARK}{name})"));
+    let of_type = scope.task_type.as_ref().map(|task_type| format!(" of {task_type})"));
+    let adviser = (kind == FaultKind::AdviserDown).then(|| ADVISER_MARK.to_owned());
+    [agent, of_type, adviser, scope.prompt_has.clone()].into_iter().flatten().collect()
+}
+
 /// Who asks, read from the marks of a request.
 #[must_use]
-pub(super) fn asker(system: &str, first: &str) -> (Option<AgentName>, Option<TaskId>, bool) {
+pub(crate) fn asker(system: &str, first: &str) -> (Option<AgentName>, Option<TaskId>, bool) {
     let marked = |text: &str, mark: &str| {
         let rest = &text[text.rfind(mark)? + mark.len()..];
         Some(rest[..rest.find(')')?].to_owned())
     };
     let agent = marked(system, AGENT_MARK).and_then(|name| AgentName::new(name).ok());
-    let task = marked(first, TASK_MARK).and_then(|id| id.parse().ok());
+    let task = marked(first, TASK_MARK).and_then(|mark| mark.split(' ').next()?.parse().ok());
     (agent, task, first.contains(ADVISER_MARK) || system.contains(ADVISER_MARK))
 }
 
