@@ -21,6 +21,7 @@
 // Files decide: in reading order.
 pub mod time;
 pub mod spelling;
+pub mod visitor;
 pub mod diff;
 pub mod task;
 pub mod retry;

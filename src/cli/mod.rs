@@ -18,6 +18,7 @@ mod events;
 mod explain;
 mod incident;
 mod init;
+mod outage;
 mod page;
 mod replay;
 mod select;
@@ -113,6 +114,9 @@ enum LogFormat {
 enum Command {
     /// Take a team through an LLM outage, in this process, without a key
     Demo(demo::Demo),
+    /// Model providers that fail on cue, for any client
+    #[command(subcommand)]
+    Outage(outage::Outage),
     /// Write the files of a team: backstop.yaml, agents/, prompts/
     Init(init::Init),
     /// Check the files of a team, all mistakes at once
@@ -365,6 +369,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Error> {
     runtime.block_on(async {
         match command {
             Command::Demo(demo) => demo.run(context).await,
+            Command::Outage(outage) => outage.run(context).await,
             Command::Init(init) => init.run(context),
             Command::Check(check) => check.run(context),
             Command::Bound(bound) => bound.run(context),

@@ -1,7 +1,7 @@
 //! Outages on purpose: model servers that fail on cue, inboxes that stand in for people, and the demo that uses both.
 //!
-//! - [`script`] says which request fails how; [`heard`] reads requests and [`wire`] writes answers in the vendors' own
-//!   words; [`outage`] serves them.
+//! - [`script`] says which request fails how, [`spec`] reads a rule of one from words; [`heard`] reads requests and
+//!   [`wire`] writes answers in the vendors' own words; [`outage`] serves them, or breaks those of a real provider.
 //! - [`pagerduty`] and [`smtp`] take the pages.
 //! - [`repository`] is what its agents read with tools.
 //! - [`scenario`] is the story of `backstop demo`, [`scene`] what must be seen of it, [`screen`] how it looks, [`demo`] runs it.
@@ -9,6 +9,7 @@
 //! Everything listens on loopback, on a port the system chooses, and ends with its handle.
 
 pub mod script;
+pub mod spec;
 pub mod sample;
 pub mod wire;
 pub mod heard;
@@ -25,7 +26,7 @@ pub mod scenario;
 pub mod demo;
 pub mod screen;
 
-pub use outage::{OutageServer, Served};
+pub use outage::{Counters, OutageServer, Served};
 pub use pagerduty::PagerDutyStub;
 pub use panic::PanickingProvider;
 pub use script::{Answer, Behaviour, Hint, Rule, Script, When};

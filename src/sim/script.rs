@@ -138,6 +138,18 @@ pub enum Hint {
 }
 
 impl Behaviour {
+    /// The same with its spans changed by `real`: for a server whose clock runs at another speed than its clients'.
+    #[must_use]
+    pub fn paced(mut self, real: impl Fn(Duration) -> Duration) -> Self {
+        if let Some(Some(wait)) = self.wait() {
+            *wait = real(*wait);
+        }
+        if let Self::Slow { pause, .. } = &mut self {
+            *pause = real(*pause);
+        }
+        self
+    }
+
     /// The time a client is told to wait, if this behaviour tells one.
     const fn wait(&mut self) -> Option<&mut Option<Duration>> {
         match self {

@@ -6,6 +6,7 @@
 
 mod anthropic;
 mod gemini;
+mod hints;
 mod models;
 mod ollama;
 mod openai;
@@ -15,13 +16,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use hints::{hinted, in_words, limits, rate_limited, rfc3339, seconds};
 pub use models::{Listing, listing};
 
 use super::heard::{Incoming, Offered};
 use super::sample::{breaking, sample};
-use super::script::{Answer, Behaviour, Hint};
+use super::script::{Answer, Behaviour};
 use crate::config::Wire;
-use crate::time::Timestamp;
 
 /// Names and numbers of one exchange, drawn by the server.
 #[derive(Clone, Copy, Debug)]
@@ -364,7 +365,7 @@ fn pieces(text: &str) -> Vec<String> {
 }
 
 /// A body in four pieces.
-fn quarters(body: &str) -> Vec<String> {
+pub(super) fn quarters(body: &str) -> Vec<String> {
     let letters: Vec<char> = body.chars().collect();
     letters.chunks(letters.len().div_ceil(4).max(1)).map(|piece| piece.iter().collect()).collect()
 }
@@ -430,73 +431,6 @@ pub(super) fn error_event(wire: Wire, draw: Draw) -> String {
         Wire::Gemini => format!("data: {}\r\n\r\n", gemini::complaint(Complaint::Overloaded).1),
         Wire::Ollama => format!("{}\n", ollama::complaint(Complaint::ServerError).1),
     }
-}
-
-/// What is left of the account's rate limits; with a time, nothing until then.
-fn limits(wire: Wire, draw: Draw, used_up: Option<Duration>) -> Vec<(&'static str, String)> {
-    match wire {
-        Wire::Anthropic => anthropic::limits(draw, used_up),
-        Wire::OpenAi | Wire::Responses => openai::limits(used_up),
-        Wire::Gemini | Wire::Ollama => Vec::new(),
-    }
-}
-
-/// Whole seconds, at least one: a client must not come back too early, nor at once.
-fn seconds(wait: Duration) -> u128 {
-    wait.as_millis().div_ceil(1_000).max(1)
-}
-
-/// 429 with the vendor's own hint.
-fn rate_limited(wire: Wire, draw: Draw, wait: Duration) -> Outgoing {
-    let mut response = match wire {
-        Wire::Gemini => return hinted(wire, draw, Hint::Body, wait),
-        Wire::OpenAi | Wire::Responses => {
-            let mut response = hinted(wire, draw, Hint::Millis, wait);
-            response.headers.push(("retry-after", seconds(wait).to_string()));
-            response
-        }
-        Wire::Anthropic | Wire::Ollama => hinted(wire, draw, Hint::Seconds, wait),
-    };
-    response.headers.extend(limits(wire, draw, Some(wait)));
-    response
-}
-
-/// 429 with a hint in this style and no other.
-fn hinted(wire: Wire, draw: Draw, hint: Hint, wait: Duration) -> Outgoing {
-    let in_body = (hint == Hint::Body).then_some(wait);
-    let mut response = complain(wire, draw, Complaint::RateLimited(in_body));
-    match hint {
-        Hint::Seconds => response.headers.push(("retry-after", seconds(wait).to_string())),
-        Hint::Millis => response.headers.push(("retry-after-ms", wait.as_millis().max(1).to_string())),
-        Hint::Date => {
-            let date = |second: i64| http_date(second).unwrap_or_default();
-            let then = draw.created.saturating_add(i64::try_from(seconds(wait)).unwrap_or(i64::MAX));
-            // Both by the same clock: a client that looks at the difference is right whatever its own clock shows.
-            response.headers.push(("date", date(draw.created)));
-            response.headers.push(("retry-after", date(then)));
-        }
-        Hint::Body => {}
-    }
-    response
-}
-
-/// `Sat, 21 Nov 2026 23:00:45 GMT`.
-fn http_date(second: i64) -> Option<String> {
-    let at = jiff::Timestamp::from_second(second).ok()?;
-    Some(at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
-}
-
-/// `2026-11-21T23:00:45Z`.
-fn rfc3339(second: i64) -> String {
-    Timestamp::from_millis(second.saturating_mul(1_000)).to_string().replace(".000", "")
-}
-
-/// A hint in words, as a part of a message.
-fn in_words(wait: Option<Duration>) -> String {
-    wait.map_or_else(
-        || "Please try again later.".to_owned(),
-        |wait| format!("Please try again in {}s.", wait.as_secs_f64()),
-    )
 }
 
 #[cfg(test)]

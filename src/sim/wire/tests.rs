@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::sim::heard::{self, Door};
+use crate::sim::script::Hint;
 
 const DRAW: Draw = Draw { dice: 7, words: 7, created: 1_790_000_000 };
 
