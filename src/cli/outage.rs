@@ -1,13 +1,17 @@
 //! `backstop outage serve`: model providers that fail on cue, for any client that speaks to one.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::up::{Stop, start_log};
 use super::{Context, Error};
+use crate::definitions;
+use crate::sim::breakage;
 use crate::sim::outage::{self, Options, OutageServer};
+use crate::sim::play::stage::Stage;
 use crate::sim::script::Script;
 use crate::sim::{spec, wire};
 
@@ -39,7 +43,10 @@ pub(super) struct Serve {
     /// Where answers, ids and shares are drawn from
     #[arg(long, default_value_t = 7)]
     seed: u64,
-    /// What fails, and when; the first that matches decides
+    /// A scenario, or the name of one that is shipped: its faults strike and its models answer from the start on
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// What fails, and when; the first that matches decides, before anything of a scenario
     #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<String>,
 }
@@ -54,7 +61,11 @@ impl Outage {
 
 impl Serve {
     async fn run(self, context: &Context) -> Result<(), Error> {
-        let mut script = Script::new(self.seed);
+        let played = match &self.scenario {
+            Some(path) => self.played(path, context)?,
+            None => Script::new(self.seed),
+        };
+        let mut script = Script { rules: Vec::new(), ..played.clone() };
         for fault in &self.faults {
             let mut rule = spec::rule_of(fault).map_err(|error| usage(format!("--fault {fault}: {error}")))?;
             // Two faults of one kind are two rules.
@@ -65,9 +76,27 @@ impl Serve {
             }
             script.rules.push(rule);
         }
+        script.rules.extend(played.rules);
         let listen = SocketAddr::new(self.host, self.port);
         let options = Options { listen, speed: self.speed, upstream: self.upstream, ..Options::default() };
         serve(script, options, context).await
+    }
+}
+
+impl Serve {
+    /// The scenario as rules; says what of it is not played on a wire.
+    fn played(&self, path: &Path, context: &Context) -> Result<Script, Error> {
+        let loaded = definitions::scenario(path, None).map_err(|problems| {
+            let told: Vec<String> = problems.errors.iter().map(ToString::to_string).collect();
+            Error::Config { message: told.join("\n"), next: None }
+        })?;
+        let dice = Stage::dice(self.seed);
+        let windows = loaded.scenario.windows(&|purpose, about, number| dice.roll(purpose, about, number));
+        let on_the_wire = breakage::on_the_wire(&loaded, &windows, self.seed, false);
+        for line in &on_the_wire.left_out {
+            context.out.say(&format!("not played on the wire: {line}"));
+        }
+        Ok(on_the_wire.script)
     }
 }
 

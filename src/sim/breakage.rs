@@ -7,7 +7,7 @@ use super::script::{Answer, Asked, Behaviour, Script, When};
 use super::wire::{self, Draw};
 use crate::config::{Config, Wire};
 use crate::definitions::LoadedScenario;
-use crate::scenario::{Fault, FaultKind, Latency, ModelBehaviour, Scenario, Target, Window};
+use crate::scenario::{Fault, FaultKind, ModelBehaviour, Scenario, Target, Window};
 use crate::task::Integration;
 
 /// A refusal of a request, as its vendor words it.
@@ -106,6 +106,9 @@ fn asked(wire: Wire, model: &str) -> Asked {
     }
 }
 
+/// How long a provider takes to refuse a request.
+pub const REFUSAL: Duration = Duration::from_millis(200);
+
 /// A scenario as the outage server plays it, and what of it is not played on a wire, a line each.
 #[derive(Clone, Debug)]
 pub struct OnTheWire {
@@ -120,7 +123,7 @@ pub struct OnTheWire {
 #[must_use]
 pub fn on_the_wire(loaded: &LoadedScenario, windows: &[Window], seed: u64, marked: bool) -> OnTheWire {
     let LoadedScenario { scenario, config } = loaded;
-    let mut script = Script::new(seed).latency(Duration::from_secs(5), Duration::from_secs(60));
+    let mut script = Script::new(seed);
     let mut left_out = Vec::new();
     for (place, fault) in scenario.faults.iter().enumerate() {
         let scoped =
@@ -142,14 +145,11 @@ pub fn on_the_wire(loaded: &LoadedScenario, windows: &[Window], seed: u64, marke
     for (pattern, behaviour) in &scenario.models {
         script = model(script, pattern, behaviour);
     }
-    // The last that is said of all models, else the usual.
-    let usual = ModelBehaviour::default();
-    let all = scenario.models.iter().find(|(pattern, _)| pattern == "*").map_or(&usual, |(_, behaviour)| behaviour);
-    let (least, most) = match all.latency {
-        Latency::Between(least, most) => (least, most),
-        Latency::LogNormal { .. } => (all.latency.at(0.1), all.latency.at(0.9)),
-    };
-    OnTheWire { script: script.latency(least, most), left_out }
+    let vendors = |pattern: &str| pattern.rsplit('/').next().unwrap_or(pattern).to_owned();
+    script.paces = scenario.models.iter().map(|(pattern, behaviour)| (vendors(pattern), behaviour.latency)).collect();
+    script.paces.push(("*".to_owned(), ModelBehaviour::default().latency));
+    script.refusal = Some(REFUSAL);
+    OnTheWire { script, left_out }
 }
 
 /// The rules of one fault in one window: one for each wire it is on and each stretch in which it is on.

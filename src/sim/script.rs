@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::agent::matches_pattern;
 use crate::config::Wire;
+use crate::scenario::Latency;
 
 /// What the outage server does, request by request.
 #[derive(Clone, Debug)]
@@ -24,6 +25,10 @@ pub struct Script {
     pub otherwise: Behaviour,
     /// How long an answer takes at least and at most, in the server's (wall) time.
     pub latency: (Duration, Duration),
+    /// How long answers of some models take instead, by the first pattern that fits.
+    pub paces: Vec<(String, Latency)>,
+    /// How long a refused request takes; none: as long as an answer.
+    pub refusal: Option<Duration>,
 }
 
 /// One rule: when it matches, this happens.
@@ -150,6 +155,39 @@ impl Behaviour {
         self
     }
 
+    /// Is the request refused with a status, before any model has thought?
+    #[must_use]
+    pub const fn refuses(&self) -> bool {
+        match self {
+            Self::Overloaded
+            | Self::ServerError
+            | Self::Unavailable
+            | Self::RateLimited { .. }
+            | Self::RateLimitedHinting { .. }
+            | Self::RateLimitedSilently
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::OutOfCredit
+            | Self::NoSuchModel
+            | Self::TooLong => true,
+            Self::Answer(_)
+            | Self::Slow { .. }
+            | Self::Cut(_)
+            | Self::Refuse(_)
+            | Self::SchemaInvalid
+            | Self::WrongArguments
+            | Self::Loop
+            | Self::GatewayTimeout
+            | Self::ErrorMidStream
+            | Self::Truncated
+            | Self::Reset
+            | Self::Stall
+            | Self::Hang
+            | Self::Malformed
+            | Self::Html => false,
+        }
+    }
+
     /// The time a client is told to wait, if this behaviour tells one.
     const fn wait(&mut self) -> Option<&mut Option<Duration>> {
         match self {
@@ -251,6 +289,8 @@ impl Script {
             rules: Vec::new(),
             otherwise: Behaviour::Answer(Answer::Sample),
             latency: (Duration::ZERO, Duration::ZERO),
+            paces: Vec::new(),
+            refusal: None,
         }
     }
 
@@ -321,9 +361,18 @@ impl Script {
         (self.dice(words) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
+    /// How long the response to this request takes, whatever it is.
+    #[must_use]
+    pub fn takes(&self, then: &Behaviour, asked: &Asked) -> Duration {
+        self.refusal.filter(|_| then.refuses()).unwrap_or_else(|| self.thinking(asked))
+    }
+
     /// How long the answer to this request takes.
     #[must_use]
     pub fn thinking(&self, asked: &Asked) -> Duration {
+        if let Some((_, latency)) = self.paces.iter().find(|(pattern, _)| matches_pattern(pattern, &asked.model)) {
+            return latency.at(self.chance(&["latency", &asked.model, &asked.prompt]));
+        }
         let (least, most) = self.latency;
         let span = u64::try_from(most.saturating_sub(least).as_micros()).unwrap_or(u64::MAX);
         let more = self.dice(&["latency", &asked.model, &asked.prompt]) % span.saturating_add(1);

@@ -179,7 +179,7 @@ impl House {
         let mut room = self.room();
         let Room { script, turns, .. } = &mut *room;
         let cue = script.cue(asked, elapsed, turns);
-        let thinking = self.real(script.thinking(asked));
+        let thinking = self.real(script.takes(&cue.then, asked));
         let then = cue.then.paced(|span| self.real(span));
         (Cue { rule: cue.rule, then }, thinking)
     }
