@@ -16,6 +16,7 @@ pub mod heard;
 pub mod breakage;
 pub mod play;
 pub mod agree;
+pub mod library;
 pub mod outage;
 pub mod pagerduty;
 pub mod smtp;

@@ -1,0 +1,7 @@
+//! The scenarios that are shipped: the same files that stand in `scenarios/`, so that what is shipped is what is tested.
+
+/// Every shipped scenario: its name and its text, in the order in which they are listed.
+#[must_use]
+pub fn shipped() -> &'static [(&'static str, &'static str)] {
+    &[("anthropic-outage", include_str!("../../scenarios/anthropic-outage.yaml"))]
+}
