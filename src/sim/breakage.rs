@@ -197,6 +197,12 @@ fn stretches(fault: &Fault, window: Window, run: Duration) -> Vec<(Duration, Dur
     stretches
 }
 
+/// The name of the rule by which a model of this pattern gives its n-th fixed answer, the first = 0.
+#[must_use]
+pub fn said_by(pattern: &str, number: usize) -> String {
+    format!("{pattern} says {}", number + 1)
+}
+
 /// What a model does wrong now and then, and what it says.
 fn model(mut script: Script, pattern: &str, behaviour: &ModelBehaviour) -> Script {
     // The outage server knows models by the name the vendor gave them.
@@ -220,8 +226,14 @@ fn model(mut script: Script, pattern: &str, behaviour: &ModelBehaviour) -> Scrip
         if let Some(words) = &said.prompt_has {
             when = when.prompt_has(words.clone());
         }
+        if let Some(words) = &said.prompt_lacks {
+            when = when.prompt_lacks(words.clone());
+        }
+        if let Some((first, last)) = said.calls {
+            when = when.calls(first..=last);
+        }
         let then = Behaviour::Answer(Answer::Text(said.text.clone()));
-        script = script.rule(format!("{pattern} says {}", number + 1), when, then);
+        script = script.rule(said_by(pattern, number), when, then);
     }
     script
 }

@@ -3,5 +3,14 @@
 /// Every shipped scenario: its name and its text, in the order in which they are listed.
 #[must_use]
 pub fn shipped() -> &'static [(&'static str, &'static str)] {
-    &[("anthropic-outage", include_str!("../../scenarios/anthropic-outage.yaml"))]
+    &[
+        ("anthropic-outage", include_str!("../../scenarios/anthropic-outage.yaml")),
+        ("demo", include_str!("../../scenarios/demo.yaml")),
+    ]
+}
+
+/// The text of the shipped scenario of this name.
+#[must_use]
+pub fn text(name: &str) -> Option<&'static str> {
+    shipped().iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }

@@ -2,9 +2,11 @@
 //!
 //! - [`script`] says which request fails how, [`spec`] reads a rule of one from words; [`heard`] reads requests and
 //!   [`wire`] writes answers in the vendors' own words; [`outage`] serves them, or breaks those of a real provider.
+//! - [`play`] plays a scenario in virtual time or on the wire, [`breakage`] says what its faults look like there, [`agree`]
+//!   holds the two against each other; [`library`] is what is shipped.
 //! - [`pagerduty`] and [`smtp`] take the pages.
 //! - [`repository`] is what its agents read with tools.
-//! - [`scenario`] is the story of `backstop demo`, [`scene`] what must be seen of it, [`screen`] how it looks, [`demo`] runs it.
+//! - [`story`] is that of `backstop demo`, [`scene`] what must be seen of it, [`screen`] how it looks, [`demo`] runs it.
 //!
 //! Everything listens on loopback, on a port the system chooses, and ends with its handle.
 
@@ -23,7 +25,7 @@ pub mod smtp;
 pub mod panic;
 pub mod repository;
 pub mod scene;
-pub mod scenario;
+pub mod story;
 pub mod demo;
 pub mod screen;
 

@@ -536,7 +536,7 @@ fn task(load: &Load, number: u64, seed: u64) -> Result<NewTask, TaskError> {
 }
 
 /// A payload with the ticket in its place.
-fn filled(payload: &Value, ticket: &str) -> Value {
+pub(crate) fn filled(payload: &Value, ticket: &str) -> Value {
     match payload {
         Value::String(text) => Value::String(text.replace("{ticket}", ticket)),
         Value::Array(items) => items.iter().map(|item| filled(item, ticket)).collect(),

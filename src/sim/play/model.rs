@@ -10,7 +10,7 @@ use super::stage::{Shared, asker};
 use crate::cause::{Fault as Broken, LlmFailure, Phase, Usage};
 use crate::config::{ProviderConfig, Wire};
 use crate::llm::{self, Progress, Provider, Reply, Request, ToolCall, simulated};
-use crate::scenario::{CallSeen, Fault, FaultKind, ModelBehaviour};
+use crate::scenario::{CallSeen, Fault, FaultKind, ModelBehaviour, Said};
 use crate::sim::breakage;
 use crate::sim::sample::sample;
 use crate::stuck::{CHANT_LENGTH, CHANT_REPEATS};
@@ -194,8 +194,10 @@ impl VirtualModel {
             }
         }
         let prompt = said(request);
-        let fits = |has: &Option<String>| has.as_ref().is_none_or(|words| prompt.contains(words.as_str()));
-        let text = behaviour.answers.iter().find(|said| fits(&said.prompt_has)).map(|said| said.text.clone());
+        let fits = |(number, said): &(usize, &Said)| {
+            said.fits(&prompt) && self.stage.says(&self.integration, &request.model, *number, said.calls)
+        };
+        let text = behaviour.answers.iter().enumerate().find(fits).map(|(_, said)| said.text.clone());
         let text = text.unwrap_or_else(|| self.good(request, about, nth));
         self.says(request, about, nth, CallEnd::Answered, text, Vec::new())
     }

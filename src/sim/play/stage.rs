@@ -11,7 +11,7 @@ use super::books::Books;
 use crate::config::Config;
 use crate::prompt::Prompt;
 use crate::scenario::{CallSeen, Fault, FaultKind, Scenario, Scope, Target, Window};
-use crate::task::{AgentName, TaskId, TaskType};
+use crate::task::{AgentName, Integration, TaskId, TaskType};
 use crate::team::clock::{Clock, Dice};
 use crate::time::Timestamp;
 
@@ -40,6 +40,8 @@ pub struct Stage {
 struct Room {
     /// How often each fault saw a call in its scope.
     seen: BTreeMap<usize, u64>,
+    /// How often each fixed answer fitted: by provider, model and place.
+    said: BTreeMap<(Integration, String, usize), u64>,
     /// Which task has which ticket.
     tickets: BTreeMap<TaskId, Ticket>,
     /// The clock of the team that is up.
@@ -200,6 +202,14 @@ impl Stage {
             return Some((window.fault, fault));
         }
         None
+    }
+
+    /// Is a fixed answer given this time? Counts that it fitted.
+    pub(super) fn says(&self, provider: &Integration, model: &str, place: usize, calls: Option<(u64, u64)>) -> bool {
+        let mut room = self.room();
+        let count = room.said.entry((provider.clone(), model.to_owned(), place)).or_default();
+        *count += 1;
+        calls.is_none_or(|(first, last)| (first..=last).contains(count))
     }
 
     /// Opens the windows that have begun and closes those that are over: time only moves forward.
