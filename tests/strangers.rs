@@ -9,6 +9,7 @@ mod aimock;
 #[path = "strangers/llmock.rs"]
 mod llmock;
 
+use std::ffi::OsStr;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -30,18 +31,35 @@ struct Stranger {
 }
 
 impl Stranger {
-    /// Starts it, and waits for the line in which it says where it listens.
-    async fn start(command: &mut Command) -> Self {
+    /// How to start it. What the environment says to it is for somebody else's run.
+    fn command(program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
         let path = std::env::var_os("PATH").unwrap_or_default();
-        // What the environment says of it is for somebody else's run.
         command.env_clear().env("PATH", path).env("PYTHONUNBUFFERED", "1");
+        command
+    }
+
+    /// Starts it, and waits for the line in which it says where it listens.
+    async fn start(mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().expect("a program that starts");
         let (tell, mut told) = mpsc::unbounded_channel();
-        listens(child.stdout.take().expect("its words"), tell.clone());
-        listens(child.stderr.take().expect("its log"), tell);
-        let url = tokio::time::timeout(LONG, told.recv()).await.expect("it listens in time");
-        let url = url.expect("it ended before it listened");
+        says(child.stdout.take().expect("its words"), tell.clone());
+        says(child.stderr.take().expect("its log"), tell);
+        let mut words = String::new();
+        let url = tokio::time::timeout(LONG, async {
+            loop {
+                let Some(line) = told.recv().await else { panic!("it ended before it listened:\n{words}") };
+                let heard =
+                    ["Uvicorn running on ", "server listening on "].iter().find_map(|said| line.split_once(said));
+                if let Some(url) = heard.and_then(|(_, url)| url.split_whitespace().next()) {
+                    return url.to_owned();
+                }
+                words.push_str(&line);
+                words.push('\n');
+            }
+        });
+        let url = url.await.expect("it listens in time");
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().no_proxy().build().expect("a client");
         Self { url, client, _child: child }
@@ -57,15 +75,12 @@ impl Stranger {
     }
 }
 
-/// Reads all a program says, so that it never waits for a reader, and tells at which address it says it listens.
-fn listens(log: impl AsyncRead + Unpin + Send + 'static, tell: mpsc::UnboundedSender<String>) {
+/// Tells the lines a program says, and reads on when nobody listens any more, so that it never waits for a reader.
+fn says(log: impl AsyncRead + Unpin + Send + 'static, tell: mpsc::UnboundedSender<String>) {
     tokio::spawn(async move {
         let mut lines = BufReader::new(log).lines();
         while let Ok(Some(line)) = lines.next_line().await {
-            let said = ["Uvicorn running on ", "server listening on "].iter().find_map(|words| line.split_once(words));
-            let url = said.and_then(|(_, url)| url.split_whitespace().next());
-            // Nobody waits for it twice.
-            let _ = url.map(|url| tell.send(url.to_owned()));
+            let _ = tell.send(line);
         }
     });
 }

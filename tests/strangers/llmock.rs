@@ -21,7 +21,6 @@ use backstop::tools::{Local, function};
 use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use super::{LONG, Stranger};
 use crate::support::peer;
@@ -29,8 +28,9 @@ use crate::support::peer;
 /// llmock, if it is there.
 async fn llmock(more: &[&str]) -> Option<Stranger> {
     let python = peer("BACKSTOP_TEST_LLMOCK", "llmock/bin/python", "llmock, the judge of clients,", "Python")?;
-    let serve = ["-m", "llmock.cli", "serve", "--port", "0"];
-    Some(Stranger::start(Command::new(python).args(serve).args(more)).await)
+    let mut command = Stranger::command(python);
+    command.args(["-m", "llmock.cli", "serve", "--port", "0"]).args(more);
+    Some(Stranger::start(command).await)
 }
 
 /// What it sends where it breaks a stream in the middle: long enough that it has not sent it all by the time somebody on
