@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 /// Long enough for a machine under load; nothing waits for it that goes well.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(120);
 
 /// A running program nobody here wrote. It ends with this, also when a test panics.
 struct Stranger {

@@ -176,7 +176,7 @@ impl House {
             self.behaviors.push(behavior);
         }
         // Only where it stalls does one of our timers run out.
-        let quiet = if case.name.starts_with("stall") { Duration::from_secs(1) } else { LONG };
+        let quiet = if case.name.starts_with("stall") { Duration::from_secs(3) } else { LONG };
         let timeouts = Timeouts { connect: LONG, first_byte: LONG, first_content: quiet, idle: quiet, total: LONG };
         let provider = ProviderConfig {
             wire,
