@@ -40,6 +40,7 @@ mod resume;
 mod retry_after;
 mod retry_budget;
 mod simulation;
+mod strangers;
 mod stuck;
 mod support;
 mod team;
