@@ -41,7 +41,7 @@ use crate::ledger::{Balance, LetterStatus, Record, State};
 use crate::query::{Filter, PageAsk};
 use crate::scenario::{FaultKind, Load, Target, Window};
 use crate::sim::breakage::on_the_wire;
-use crate::sim::outage::{OutageServer, Served};
+use crate::sim::outage::{Now, OutageServer, Served};
 use crate::task::{IdempotencyKey, Integration, TaskError, hex};
 use crate::team::clock::Clock;
 use crate::team::desk::{Desk, NewTask};
@@ -128,7 +128,7 @@ pub enum Error {
 /// When the team does not start or the code under simulation panics where nobody catches it.
 pub fn play(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    caught(seed, || runtime.block_on(Director::direct(loaded, seed, keep, World::Virtual)))
+    caught(seed, || runtime.block_on(Director::direct(loaded, seed, keep, false)))
 }
 
 /// Plays a scenario to its end in real time, on this thread: the team asks the outage server over HTTP, through the
@@ -138,14 +138,7 @@ pub fn play(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error
 /// As [`play`]; and when two providers speak the same wire, or no port on loopback can be had.
 pub fn play_on_the_wire(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    caught(seed, || {
-        runtime.block_on(async {
-            let dice = Stage::dice(seed);
-            let windows = loaded.scenario.windows(&|purpose, about, number| dice.roll(purpose, about, number));
-            let server = OutageServer::start(on_the_wire(loaded, &windows, seed, true).script).await?;
-            Director::direct(loaded, seed, keep, World::Wire(server)).await
-        })
-    })
+    caught(seed, || runtime.block_on(Director::direct(loaded, seed, keep, true)))
 }
 
 fn caught(seed: u64, work: impl FnOnce() -> Result<Run, Error>) -> Result<Run, Error> {
@@ -198,8 +191,15 @@ struct Director<'a> {
 }
 
 impl<'a> Director<'a> {
-    async fn direct(loaded: &'a LoadedScenario, seed: u64, keep: Keep, world: World) -> Result<Run, Error> {
+    async fn direct(loaded: &'a LoadedScenario, seed: u64, keep: Keep, wire: bool) -> Result<Run, Error> {
         let stage = Arc::new(Stage::new(loaded.scenario.clone(), seed, keep.prompts));
+        let world = if wire {
+            let (script, clock) = (on_the_wire(loaded, &stage.windows, seed, true).script, Arc::clone(&stage));
+            let now: Now = Arc::new(move || Timestamp::default() + clock.elapsed());
+            World::Wire(OutageServer::start_at(script, now, Timestamp::default()).await?)
+        } else {
+            World::Virtual
+        };
         let by_hand = |window: &&Window| match loaded.scenario.faults[window.fault].kind {
             FaultKind::DiskFull | FaultKind::PagerDown | FaultKind::MailDown => false,
             kind => kind.target() != Target::Calls,
@@ -223,6 +223,8 @@ impl<'a> Director<'a> {
             struck: 0,
         };
         director.start().await?;
+        // In real time a team takes a moment to start; the scenario begins when it is up.
+        director.stage.begin();
         director.perform().await?;
         let at_rest = director.come_to_rest().await?;
         director.close(keep, at_rest).await

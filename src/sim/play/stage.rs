@@ -28,7 +28,6 @@ pub struct Stage {
     pub books: Books,
     /// Are prompts kept in the books?
     pub keep_prompts: bool,
-    began: Instant,
     /// By how much the wall clock was set since, in milliseconds.
     set_by: AtomicI64,
     /// No fault strikes any more: the time of the last check.
@@ -36,8 +35,9 @@ pub struct Stage {
     room: Mutex<Room>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Room {
+    began: Instant,
     /// How often each fault saw a call in its scope.
     seen: BTreeMap<usize, u64>,
     /// How often each fixed answer fitted: by provider, model and place.
@@ -49,6 +49,20 @@ struct Room {
     /// The windows that may be on: an index into `windows`, which only moves forward.
     passed: usize,
     open: Vec<usize>,
+}
+
+impl Room {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            seen: BTreeMap::new(),
+            said: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            clock: None,
+            passed: 0,
+            open: Vec::new(),
+        }
+    }
 }
 
 /// What is known of a task by its ticket.
@@ -81,10 +95,9 @@ impl Stage {
             windows,
             books: Books::default(),
             keep_prompts,
-            began: Instant::now(),
             set_by: AtomicI64::new(0),
             calm: AtomicBool::new(false),
-            room: Mutex::default(),
+            room: Mutex::new(Room::new()),
         }
     }
 
@@ -102,12 +115,19 @@ impl Stage {
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         // Whole milliseconds: what everybody here counts in.
-        Duration::from_millis(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+        let began = self.room().began;
+        Duration::from_millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The scenario begins now.
+    pub(super) fn begin(&self) {
+        self.room().began = Instant::now();
     }
 
     /// Waits until then.
     pub async fn until(&self, then: Duration) {
-        tokio::time::sleep_until(self.began + then).await;
+        let began = self.room().began;
+        tokio::time::sleep_until(began + then).await;
     }
 
     /// What the wall clock shows.
