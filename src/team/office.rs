@@ -22,7 +22,7 @@ use super::seat::Seat;
 use crate::agent::{Agent, ModelRef};
 use crate::answer::Validator;
 use crate::budget;
-use crate::config::Config;
+use crate::config::{Config, ModelFacts};
 use crate::dead_letter::Circumstances;
 use crate::engine::{self, Engine};
 use crate::event::NewEvent;
@@ -69,6 +69,8 @@ impl Person {
 pub(crate) struct Office {
     pub(crate) config: Config,
     pub(crate) engine: Arc<dyn Engine>,
+    /// [`Config::dearest`], found once: it is asked at every call, and reads the whole price list.
+    pub(crate) dearest: ModelFacts,
     pub(crate) providers: BTreeMap<Integration, Arc<dyn Provider>>,
     pub(crate) on_call: Vec<Person>,
     pub(crate) clock: Clock,
@@ -111,6 +113,7 @@ impl Office {
         Self {
             config: parts.config,
             engine: parts.engine,
+            dearest: parts.config.dearest(),
             providers: parts.providers,
             on_call: parts.on_call,
             clock: parts.clock,
