@@ -234,7 +234,7 @@ impl Office {
             agents: self
                 .seats
                 .iter()
-                .map(|(name, seat)| (name.clone(), seat.view().condition.as_str().to_owned()))
+                .map(|(name, seat)| (name.clone(), seat.condition().as_str().to_owned()))
                 .collect(),
             policy: Some(policy.policy.clone()),
             policy_from: policy.winner.clone(),
@@ -269,7 +269,7 @@ impl Office {
 
     /// Is this agent there to take work, now or in a moment?
     pub(crate) fn in_reach(&self, agent: &AgentName) -> bool {
-        self.seats.get(agent).is_some_and(|seat| match seat.view().condition {
+        self.seats.get(agent).is_some_and(|seat| match seat.condition() {
             AgentState::Healthy | AgentState::Busy | AgentState::Restarting => true,
             AgentState::CrashLoop | AgentState::Wedged | AgentState::Draining => false,
         })
