@@ -160,7 +160,7 @@ fn cut_short(office: &Office, record: &Record, cause: Cause) -> Cause {
 
 /// Renews the lease while the work goes on; ends when it is lost.
 async fn lease_lost(office: &Office, record: &Record) {
-    let lease_for = office.policy_of(record).policy.ack_wait;
+    let lease_for = office.retry_of(record).ack_wait;
     let mut ends = record.lease.as_ref().map_or_else(|| office.now() + lease_for, |lease| lease.deadline);
     loop {
         let left = office.now().until(ends);
@@ -223,7 +223,7 @@ async fn finish(
         let entry = Entry { fence: record.fence, lines: lines.clone(), events: Vec::new(), command: Some(command) };
         office.engine.journal(record.task.id, entry, office.now())
     };
-    let until = office.now() + office.policy_of(record).policy.ack_wait;
+    let until = office.now() + office.retry_of(record).ack_wait;
     match office.insist(until, write).await {
         Ok(_) => {}
         Err(engine::Error::Refused(refused)) => {

@@ -215,7 +215,7 @@ impl Dispatcher {
                 ..Filter::default()
             };
             for record in self.all(filter).await? {
-                let policy = self.0.policy_of(&record).policy;
+                let policy = self.0.retry_of(&record);
                 let parking = record.parking.as_ref().filter(|parking| parking.why != Hold::Paused);
                 let bound = parking.map_or(now, |parking| parking.since) + policy.park_at_most;
                 if bound <= now {

@@ -32,7 +32,7 @@ use crate::pager::Channel;
 use crate::prompt::Prompt;
 use crate::query::{Filter, PageAsk};
 use crate::redact::{self, Redactor};
-use crate::retry::Effective;
+use crate::retry::{Effective, RetryPolicy};
 use crate::task::{AgentName, Effect, Integration, TaskType};
 use crate::time::Timestamp;
 use crate::tool::{ToolRef, ToolRule};
@@ -192,10 +192,15 @@ impl Office {
 
     /// What the work on a task may take in one round.
     pub(crate) fn limits(&self, record: &Record) -> Limits {
-        let policy = self.policy_of(record).policy;
+        let policy = self.retry_of(record);
+    /// The same, where nobody asks how it came about.
+    pub(crate) fn retry_of(&self, record: &Record) -> &RetryPolicy {
+        self.config.policy_in_force(&record.task.task_type, &record.agent, &record.integration)
+    }
+
         let Some(agent) = self.config.agents.get(&record.agent) else { return Limits::default() };
         Limits {
-            asks: budget::calls_max(agent, &policy, record.task.effect, record.task.deadline),
+            asks: budget::calls_max(agent, policy, record.task.effect, record.task.deadline),
             calls_at_once: usize::try_from(agent.max_tool_calls).unwrap_or(usize::MAX),
             tokens_per_minute: agent.max_tokens_per_minute,
             stall: agent.stall,

@@ -340,7 +340,7 @@ impl Work {
             agent: &self.seat.agent,
             task: &record.task,
             attempt: record.attempt,
-            max_deliveries: office.policy_of(record).policy.max_deliveries,
+            max_deliveries: office.retry_of(record).max_deliveries,
             fault: last_fault(record),
             amendments: &record.amendments,
             schema,
@@ -471,7 +471,7 @@ impl Work {
         }
         let entry = Entry { fence: self.record.fence, lines: all, events, command: None };
         let (office, id) = (Arc::clone(&self.office), self.record.task.id);
-        let until = office.now() + office.policy_of(&self.record).policy.ack_wait;
+        let until = office.now() + office.retry_of(&self.record).ack_wait;
         // On its own: an agent that dies now must not take with it what is known.
         let writing =
             async move { office.insist(until, || office.engine.journal(id, entry.clone(), office.now())).await };
