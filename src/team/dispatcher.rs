@@ -341,7 +341,8 @@ impl Dispatcher {
     async fn assign(&self, seat: &Seat, record: Record) -> Result<(), engine::Error> {
         seat.begin(record.task.id, record.fence);
         self.0.guards.coming(&record.integration, record.task.id, record.fence);
-        if seat.addr.tell(AgentMessage::Assign(Box::new(record.clone()))) {
+        let record = Arc::new(record);
+        if seat.addr.tell(AgentMessage::Assign(Arc::clone(&record))) {
             self.0.crew.tell(super::crew::CrewMessage::Watch);
             return Ok(());
         }

@@ -64,7 +64,7 @@ pub(crate) enum Tried {
 pub(crate) struct Work {
     pub(crate) office: Arc<Office>,
     pub(crate) seat: Arc<Seat>,
-    pub(crate) record: Record,
+    pub(crate) record: Arc<Record>,
     /// The journal as far as it is known, what is unwritten included.
     pub(crate) steps: Vec<Step>,
     /// What is known and not yet durable.
@@ -90,7 +90,7 @@ const BYTES_PER_TOKEN: u64 = 3;
 const CONTEXT_UNKNOWN: u64 = 200_000;
 
 impl Work {
-    pub(crate) fn new(office: Arc<Office>, seat: Arc<Seat>, record: Record, steps: Vec<Step>) -> Self {
+    pub(crate) fn new(office: Arc<Office>, seat: Arc<Seat>, record: Arc<Record>, steps: Vec<Step>) -> Self {
         let progress = Arc::new(AtomicI64::new(office.now().millis()));
         Self {
             office,
