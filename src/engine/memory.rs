@@ -106,6 +106,8 @@ struct Shelf {
     failures: Vec<(Timestamp, AgentName, TaskType, Class)>,
     documents: BTreeMap<(String, String), Document>,
     journals: HashMap<u64, Vec<Step>>,
+    /// How often documents were saved.
+    saves: u64,
     epoch: u64,
     high_water: Timestamp,
     closed: bool,
@@ -283,6 +285,7 @@ impl Shelf {
             }
             changed.insert(name, Document { version: stored + 1, ..document });
         }
+        self.saves += 1;
         for (name, document) in changed {
             match document.body.is_null() {
                 true => drop(self.documents.remove(&name)),
@@ -519,6 +522,10 @@ impl Engine for Memory {
 
     fn documents(&self, kind: &'static str) -> Pending<'_, Vec<Document>> {
         self.read(|shelf| Ok(shelf.documents.values().filter(|document| document.kind == kind).cloned().collect()))
+    }
+
+    fn saves(&self) -> Option<u64> {
+        Some(self.locked().saves)
     }
 
     fn epoch(&self) -> u64 {

@@ -14,6 +14,7 @@ use super::clock::{Clock, Dice};
 use super::crew::CrewMessage;
 use super::desk::AgentState;
 use super::dispatcher::DispatcherMessage;
+use super::drawer::{Drawer, Kept, Stored};
 use super::guards::Guards;
 use super::incident::PagerMessage;
 use super::purse::Money;
@@ -68,9 +69,9 @@ impl Person {
 /// Everything a team's actors share.
 pub(crate) struct Office {
     pub(crate) config: Config,
-    pub(crate) engine: Arc<dyn Engine>,
     /// [`Config::dearest`], found once: it is asked at every call, and reads the whole price list.
     pub(crate) dearest: ModelFacts,
+    pub(crate) engine: Arc<dyn Engine>,
     pub(crate) providers: BTreeMap<Integration, Arc<dyn Provider>>,
     pub(crate) on_call: Vec<Person>,
     pub(crate) clock: Clock,
@@ -82,6 +83,7 @@ pub(crate) struct Office {
     pub(crate) money: Money,
     pub(crate) redactor: Redactor,
     pub(crate) validators: Validators,
+    pub(crate) drawer: Drawer,
     pub(crate) dispatcher: Addr<DispatcherMessage>,
     pub(crate) ceo: Addr<CeoMessage>,
     pub(crate) pager: Addr<PagerMessage>,
@@ -111,9 +113,9 @@ impl Office {
         let seat = |agent: &Agent| (agent.name.clone(), Arc::new(Seat::new(Arc::new(agent.clone()), now)));
         let seats = parts.config.agents.values().map(seat).collect();
         Self {
+            dearest: parts.config.dearest(),
             config: parts.config,
             engine: parts.engine,
-            dearest: parts.config.dearest(),
             providers: parts.providers,
             on_call: parts.on_call,
             clock: parts.clock,
@@ -125,6 +127,7 @@ impl Office {
             money: parts.money,
             redactor: parts.redactor,
             validators: Validators::default(),
+            drawer: Drawer::default(),
             dispatcher: Addr::default(),
             ceo: Addr::default(),
             pager: Addr::default(),
@@ -190,14 +193,14 @@ impl Office {
         self.policy(&record.task.task_type, &record.agent, &record.integration)
     }
 
-    /// What the work on a task may take in one round.
-    pub(crate) fn limits(&self, record: &Record) -> Limits {
-        let policy = self.retry_of(record);
     /// The same, where nobody asks how it came about.
     pub(crate) fn retry_of(&self, record: &Record) -> &RetryPolicy {
         self.config.policy_in_force(&record.task.task_type, &record.agent, &record.integration)
     }
 
+    /// What the work on a task may take in one round.
+    pub(crate) fn limits(&self, record: &Record) -> Limits {
+        let policy = self.retry_of(record);
         let Some(agent) = self.config.agents.get(&record.agent) else { return Limits::default() };
         Limits {
             asks: budget::calls_max(agent, policy, record.task.effect, record.task.deadline),
@@ -278,6 +281,11 @@ impl Office {
             AgentState::Healthy | AgentState::Busy | AgentState::Restarting => true,
             AgentState::CrashLoop | AgentState::Wedged | AgentState::Draining => false,
         })
+    }
+
+    /// Every document of a kind, as it stands now.
+    pub(crate) async fn kept<T: Kept + Send + Sync + 'static>(&self) -> Result<Arc<Vec<Stored<T>>>, engine::Error> {
+        self.drawer.all(&*self.engine).await
     }
 
     /// Every record that matches, page by page, oldest first.
