@@ -9,8 +9,10 @@ import urllib.request
 class Outage:
     """A running `backstop outage serve`."""
 
-    def __init__(self, binary):
+    def __init__(self, binary, upstream=None):
         command = [binary, "outage", "serve", "--port", "0", "-o", "jsonl", "--quiet"]
+        if upstream:
+            command += ["--upstream", upstream]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         said = json.loads(self.process.stdout.readline())
         self.url, self.control = said["url"], said["control"]
@@ -65,10 +67,14 @@ class Cases:
 
 
 def run(cases_of):
-    """Runs each client's cases against a server of its own; exit code 1 if one is wrong."""
+    """Runs each client's cases against a server of its own; exit code 1 if one is wrong.
+
+    With `--proxy` as the last argument the server is a proxy before another one, which answers well.
+    """
     failed = total = 0
+    upstream = Outage(sys.argv[1]) if sys.argv[-1] == "--proxy" else None
     for client, cases in cases_of.items():
-        outage = Outage(sys.argv[1])
+        outage = Outage(sys.argv[1], upstream and upstream.url)
         counted = Cases(outage, client)
         try:
             cases(outage, counted)
@@ -79,7 +85,9 @@ def run(cases_of):
             failed += 1
         failed += counted.end()
         total += counted.passed + counted.failed
+    if upstream:
+        upstream.stop()
     if not total:
         sys.exit("no case was run")
-    print(f"{total} cases of {len(cases_of)} clients, {failed} failed")
+    print(f"{total} cases of {len(cases_of)} clients{', through a proxy' if upstream else ''}, {failed} failed")
     sys.exit(1 if failed else 0)

@@ -1,6 +1,7 @@
 """The official Python clients against `backstop outage serve`: what they parse and what they raise.
 
-    python tests/sdks/python.py target/debug/backstop
+    python tests/sdks/python.py target/debug/backstop            what it answers itself
+    python tests/sdks/python.py target/debug/backstop --proxy    what it breaks on the way from another server
 
 Retries of the clients are off: each failure has to show itself.
 """
