@@ -40,11 +40,9 @@ pub fn admit(path: &str, headers: &HeaderMap, token: Option<&SecretString>) -> R
             format!("`{host}` is not a name of this machine's loopback; use 127.0.0.1 or localhost, or set a token");
         return Err(Problem::new(StatusCode::FORBIDDEN, "host-not-allowed", "Host not allowed", detail));
     }
-    if let Some(origin) = text(header::ORIGIN) {
-        if !visitor::is_own_page(origin, host) {
-            let detail = format!("pages of `{origin}` may not call this API");
-            return Err(Problem::new(StatusCode::FORBIDDEN, "origin-not-allowed", "Origin not allowed", detail));
-        }
+    if let Some(origin) = text(header::ORIGIN).filter(|origin| !visitor::is_own_page(origin, host)) {
+        let detail = format!("pages of `{origin}` may not call this API");
+        return Err(Problem::new(StatusCode::FORBIDDEN, "origin-not-allowed", "Origin not allowed", detail));
     }
     let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
     if site.is_some_and(visitor::is_other_site) {

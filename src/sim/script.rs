@@ -384,8 +384,9 @@ impl Rule {
     fn resolved(&self, elapsed: Duration) -> Behaviour {
         let mut then = self.then.clone();
         if let Some(wait @ None) = then.wait() {
-            let end = self.when.between.map_or(elapsed, |(_, end)| end);
-            *wait = Some(end.saturating_sub(elapsed));
+            // What has no end gives no time: come back at once.
+            let end = self.when.between.map(|(_, end)| end).filter(|end| *end < Duration::MAX);
+            *wait = Some(end.unwrap_or(elapsed).saturating_sub(elapsed));
         }
         then
     }
@@ -627,6 +628,10 @@ mod tests {
         );
         let cue = script.cue(&asked("m", "p"), s(90), &mut Turns::default());
         assert_eq!(cue.then, Behaviour::RateLimited { retry_after: Some(s(50)) });
+        let endless = When::any().between(s(80), Duration::MAX);
+        let script = Script::new(1).rule("quota", endless, Behaviour::RateLimited { retry_after: None });
+        let cue = script.cue(&asked("m", "p"), s(90), &mut Turns::default());
+        assert_eq!(cue.then, Behaviour::RateLimited { retry_after: Some(s(0)) });
     }
 
     #[test]

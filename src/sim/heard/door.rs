@@ -58,10 +58,13 @@ impl Door {
     }
 
     /// The wire of a path that is no door of ours, as far as it can be told: for a complaint in the right words.
+    /// `has_header` says whether the request came with this one.
     #[must_use]
-    pub fn guess(path: &str, has_version: bool) -> Wire {
+    pub fn guess(path: &str, has_header: impl Fn(&str) -> bool) -> Wire {
         match path {
-            _ if has_version => Wire::Anthropic,
+            _ if has_header("anthropic-version") => Wire::Anthropic,
+            // Some of Google's clients ask for the version before the one they are made for.
+            _ if has_header("x-goog-api-key") => Wire::Gemini,
             _ if path.starts_with("/api/") => Wire::Ollama,
             _ if path.starts_with("/v1beta") => Wire::Gemini,
             _ if path.contains("/responses") => Wire::Responses,

@@ -1,4 +1,4 @@
-//! Gemini's requests: contents of parts, the model in the path, schemas with types in capitals.
+//! Gemini's requests: contents of parts, the model in the path, schemas with types in capitals, keys in either case.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,8 @@ pub(super) fn read(body: &Value) -> Result<Read, String> {
         return Err(complaint.to_owned());
     }
     let generation = first(body, &["/generationConfig", "/generation_config"]).unwrap_or_default();
-    let schema = first(&generation, &["/responseJsonSchema", "/responseSchema", "/response_schema"]);
+    let schema =
+        first(&generation, &["/responseJsonSchema", "/response_json_schema", "/responseSchema", "/response_schema"]);
     Ok(Read {
         // In the path.
         model: String::new(),
@@ -33,7 +34,7 @@ fn tools(body: &Value) -> Vec<Offered> {
     let lists = body.get("tools").and_then(Value::as_array).into_iter().flatten();
     let declared = lists.flat_map(|tool| {
         let functions = tool.get("functionDeclarations").or_else(|| tool.get("function_declarations"));
-        offered(functions, &["/name"], &["/parametersJsonSchema", "/parameters"])
+        offered(functions, &["/name"], &["/parametersJsonSchema", "/parameters_json_schema", "/parameters"])
     });
     declared.map(|tool| Offered { parameters: json_schema(tool.parameters), ..tool }).collect()
 }

@@ -97,7 +97,9 @@ impl Upstream {
             headers.remove(header::ACCEPT_ENCODING);
         }
         let request = self.client.request(call.method.clone(), self.url(call)).headers(headers);
-        request.body(call.body.clone()).send().await
+        // A GET without a body must not become one with an empty body.
+        let request = if call.body.is_empty() { request } else { request.body(call.body.clone()) };
+        request.send().await
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) async fn anything(
 
 /// What is no question to a model.
 async fn elsewhere(house: &Arc<House>, call: &Call) -> Response {
-    let wire = Door::guess(call.uri.path(), call.headers.contains_key("anthropic-version"));
+    let wire = Door::guess(call.uri.path(), |name| call.headers.contains_key(name));
     let draw = house.draw(wire, &call.body);
     if house.upstream.is_some() {
         return proxy::forward(house, wire, call, draw, None, None).await;

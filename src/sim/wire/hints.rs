@@ -38,11 +38,12 @@ pub(super) fn rate_limited(wire: Wire, draw: Draw, wait: Duration) -> Outgoing {
 
 /// 429 with a hint in this style and no other.
 pub(super) fn hinted(wire: Wire, draw: Draw, hint: Hint, wait: Duration) -> Outgoing {
+    let wait = if wait.is_zero() { Duration::from_secs(1) } else { wait };
     let in_body = (hint == Hint::Body).then_some(wait);
     let mut response = complain(wire, draw, Complaint::RateLimited(in_body));
     match hint {
         Hint::Seconds => response.headers.push(("retry-after", seconds(wait).to_string())),
-        Hint::Millis => response.headers.push(("retry-after-ms", wait.as_millis().max(1).to_string())),
+        Hint::Millis => response.headers.push(("retry-after-ms", wait.as_millis().to_string())),
         Hint::Date => {
             let date = |second: i64| http_date(second).unwrap_or_default();
             let then = draw.created.saturating_add(i64::try_from(seconds(wait)).unwrap_or(i64::MAX));
