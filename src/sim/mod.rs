@@ -16,6 +16,8 @@ pub mod heard;
 pub mod breakage;
 pub mod play;
 pub mod library;
+pub mod uptime;
+pub mod broker;
 pub mod outage;
 pub mod pagerduty;
 pub mod smtp;

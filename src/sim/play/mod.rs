@@ -9,7 +9,7 @@
 
 pub mod books;
 pub mod stage;
-mod model;
+pub(super) mod model;
 mod pager;
 mod person;
 mod store;
@@ -442,7 +442,7 @@ fn task(load: &Load, number: u64, seed: u64) -> Result<NewTask, TaskError> {
 }
 
 /// A payload with the ticket in its place.
-fn filled(payload: &Value, ticket: &str) -> Value {
+pub(super) fn filled(payload: &Value, ticket: &str) -> Value {
     match payload {
         Value::String(text) => Value::String(text.replace("{ticket}", ticket)),
         Value::Array(items) => items.iter().map(|item| filled(item, ticket)).collect(),
