@@ -11,7 +11,7 @@ use crate::time::{format_duration, parse_duration};
 
 words! {
     /// What can be measured of a run.
-    Measure, "measure", "submitted, lost, done, done-share, done-first-try, done-after-retry, done-on-fallback, done-after-reassignment, done-by-human, dead-letters, dead-letter-share, recovered-share, waiting-human, cancelled, dead, pages, incidents, doubled, payments-repeated, calls, calls-per-task, calls-per-logical-call, calls-while-down, retries, parks, decisions, delay-p50, delay-p95, delay-p99, delay-max, tokens, usd, wasted-tokens, wasted-usd, violations, open" {
+    Measure, "measure", "submitted, lost, done, done-share, done-first-try, done-after-retry, done-on-fallback, done-after-reassignment, done-by-human, dead-letters, dead-letter-share, recovered-share, waiting-human, cancelled, dead, pages, incidents, doubled, payments-repeated, calls, calls-per-task, calls-per-logical-call, calls-while-down, retries, parks, decisions, delay-p50, delay-p95, delay-p99, delay-max, tokens, usd, wasted-tokens, wasted-usd, violations, open, uptime" {
         /// Tasks accepted.
         Submitted = "submitted",
         /// Accepted tasks that are nowhere.
@@ -84,6 +84,8 @@ words! {
         Violations = "violations",
         /// Tasks that came to no end in time.
         Open = "open",
+        /// The share of the agents' time in which an agent could work: it was up, and its provider not held.
+        Uptime = "uptime",
     }
 }
 
@@ -107,7 +109,7 @@ impl Measure {
     #[must_use]
     pub const fn unit(self) -> Unit {
         match self {
-            Self::DoneShare | Self::DeadLetterShare | Self::RecoveredShare => Unit::Share,
+            Self::DoneShare | Self::DeadLetterShare | Self::RecoveredShare | Self::Uptime => Unit::Share,
             Self::DelayP50 | Self::DelayP95 | Self::DelayP99 | Self::DelayMax => Unit::Seconds,
             Self::Usd | Self::WastedUsd => Unit::Dollars,
             Self::CallsPerTask | Self::CallsPerLogicalCall => Unit::Ratio,

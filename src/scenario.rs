@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::agent::matches_pattern;
-use crate::assertion::Assertion;
+use crate::assertion::{Assertion, Measure};
 use crate::config::Config;
 use crate::spelling::nearest;
 use crate::task::{AgentName, Integration, Priority, TaskType, words};
@@ -55,6 +55,30 @@ pub struct Scenario {
     pub human: Option<Human>,
     /// What must be true at the end.
     pub assertions: Vec<Assertion>,
+    /// What somebody published of the real thing this is built from, to stand beside our figures.
+    pub published: Option<Published>,
+}
+
+/// Figures that somebody published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Where they stand.
+    pub source: String,
+    /// The figures.
+    pub figures: Vec<Figure>,
+}
+
+/// One published figure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Figure {
+    /// What it is called there.
+    pub name: String,
+    /// Their value, as they write it: `24,500`, `< 0.5 %`.
+    pub theirs: String,
+    /// What of ours stands beside it.
+    pub measure: Measure,
+    /// What has to be known to compare the two.
+    pub note: String,
 }
 
 /// Whose agents work in a scenario.

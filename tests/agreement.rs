@@ -102,6 +102,7 @@ fn scenario(kind: FaultKind) -> LoadedScenario {
         faults: vec![fault],
         human: None,
         assertions: Vec::new(),
+        published: None,
     };
     LoadedScenario { scenario, config: config() }
 }

@@ -10,12 +10,12 @@ use super::files::{Files, Home};
 use super::tools::json;
 use super::yaml::{self, Kind, Place, cut};
 use super::{Env, Problems, Purpose, load_from};
-use crate::assertion::Assertion;
+use crate::assertion::{Assertion, Measure};
 use crate::config::Config;
 use crate::event::{Event, Happening};
 use crate::scenario::{
-    Arrival, DRAIN, Fault, FaultKind, Human, HumanDecision, LONGEST_RUN, Latency, Load, MOST_TASKS, ModelBehaviour,
-    START, Said, Scenario, Scope, TeamSource, When, impossible,
+    Arrival, DRAIN, Fault, FaultKind, Figure, Human, HumanDecision, LONGEST_RUN, Latency, Load, MOST_TASKS,
+    ModelBehaviour, Published, START, Said, Scenario, Scope, TeamSource, When, impossible,
 };
 use crate::task::{AgentName, Integration, Priority, TaskType};
 use crate::time::Timestamp;
@@ -150,6 +150,7 @@ fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<Scen
     for item in items(&mut table, "assert", notes) {
         assertions.extend(item.parsed::<Assertion>("write a measure, a comparison and a value: `lost == 0`", notes));
     }
+    let published = table.take("published", notes).and_then(|value| published(&value, notes));
     table.finish(&ours_only, notes);
     Some(Scenario {
         name: titled,
@@ -164,7 +165,31 @@ fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<Scen
         faults,
         human,
         assertions,
+        published,
     })
+}
+
+fn published(value: &Value, notes: &mut Notes<'_>) -> Option<Published> {
+    let mut table = value.table(notes)?;
+    let source = table.must("source", "write where it was published", notes).and_then(|value| value.text(notes));
+    let remedy = "write what was published: `figures: [{ name: tasks, theirs: \"24,500\", measure: submitted }]`";
+    let mut figures = Vec::new();
+    let listed = table.must("figures", remedy, notes);
+    for item in listed.as_ref().map(|value| value.list(notes)).unwrap_or_default() {
+        let Some(mut table) = item.table(notes) else { continue };
+        let name = table.must("name", "write what it is called there", notes).and_then(|value| value.text(notes));
+        let theirs = table.must("theirs", "write their value as they do", notes).and_then(|value| value.text(notes));
+        let words: Vec<&str> = Measure::ALL.iter().map(|measure| measure.as_str()).collect();
+        let remedy = "write what of ours stands beside it: `measure: submitted`";
+        let measure = table.must("measure", remedy, notes).and_then(|value| value.word::<Measure>(&words, notes));
+        let note = table.take("note", notes).and_then(|value| value.text(notes)).unwrap_or_default();
+        table.finish(&ours_only, notes);
+        if let (Some(name), Some(theirs), Some(measure)) = (name, theirs, measure) {
+            figures.push(Figure { name, theirs, measure, note });
+        }
+    }
+    table.finish(&ours_only, notes);
+    Some(Published { source: source?, figures })
 }
 
 fn regions(value: &Value, notes: &mut Notes<'_>) -> BTreeMap<String, Vec<Integration>> {

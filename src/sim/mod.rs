@@ -19,6 +19,8 @@ pub mod breakage;
 pub mod play;
 pub mod agree;
 pub mod library;
+pub mod uptime;
+pub mod broker;
 pub mod outage;
 pub mod pagerduty;
 pub mod smtp;

@@ -114,7 +114,7 @@ pub struct Word {
     pub at: Duration,
     /// About which incident or task.
     pub about: String,
-    /// What: acknowledge, run-again, discard, happened, did-not-happen, resolve.
+    /// What: acknowledge, run-again, discard, happened, did-not-happen, close-breaker, resolve.
     pub what: String,
     /// For which task, when it is for one.
     pub task: Option<TaskId>,

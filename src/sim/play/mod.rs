@@ -10,7 +10,7 @@
 
 pub mod books;
 pub mod stage;
-mod model;
+pub(super) mod model;
 mod pager;
 mod person;
 mod store;

@@ -17,7 +17,7 @@ use crate::stuck::{CHANT_LENGTH, CHANT_REPEATS};
 use crate::task::Integration;
 
 /// A provider of models in virtual time.
-pub(super) struct VirtualModel {
+pub(in crate::sim) struct VirtualModel {
     integration: Integration,
     settings: ProviderConfig,
     stage: Shared,
@@ -25,7 +25,7 @@ pub(super) struct VirtualModel {
 }
 
 impl VirtualModel {
-    pub(super) fn new(integration: Integration, settings: ProviderConfig, stage: Shared) -> Self {
+    pub(in crate::sim) fn new(integration: Integration, settings: ProviderConfig, stage: Shared) -> Self {
         Self { integration, settings, stage, usual: ModelBehaviour::default() }
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::books::Word;
 use super::stage::Shared;
 use crate::decision::Decision;
-use crate::incident::IncidentState;
+use crate::incident::{IncidentState, Trigger};
 use crate::ledger::State;
 use crate::query::{Filter, PageAsk};
 use crate::scenario::HumanDecision;
-use crate::task::TaskId;
+use crate::task::{Integration, TaskId};
 use crate::team::desk::Desk;
 
 /// The one on call.
@@ -81,7 +81,8 @@ fn word(stage: &Shared, about: &str, what: &str, task: Option<TaskId>) {
     stage.books.open().words.push(word);
 }
 
-/// Answers every question and decides about every task that waits for a person, then ends the incident. False when
+/// Answers every question and decides about every task that waits for a person, then ends the incident; what an
+/// integration wanted of them is done by then. False when
 /// something could not be said.
 async fn decide(stage: &Shared, desk: &Desk, incident: &str) -> bool {
     let Some(human) = &stage.scenario.human else { return true };
@@ -120,12 +121,18 @@ async fn decide(stage: &Shared, desk: &Desk, incident: &str) -> bool {
             said &= desk.task(id).await.is_ok_and(|record| record.state != State::WaitingHuman);
         }
     }
-    match desk.incident(incident).await {
-        Ok(open) if open.state != IncidentState::Resolved => {
-            word(stage, incident, "resolve", None);
-            desk.resolve(incident, NAME, "over").await.is_ok() && said
-        }
-        Ok(_) => said,
-        Err(_) => false,
+    let open = match desk.incident(incident).await {
+        Ok(open) if open.state != IncidentState::Resolved => open,
+        Ok(_) => return said,
+        Err(_) => return false,
+    };
+    // An integration that waits for a person waits until its breaker is closed, whatever becomes of the incident.
+    if open.trigger == Trigger::Integration
+        && let Ok(integration) = Integration::new(open.subject.as_str())
+    {
+        word(stage, incident, "close-breaker", None);
+        return desk.close_breaker(&integration, NAME, "seen to").await.is_ok() && said;
     }
+    word(stage, incident, "resolve", None);
+    desk.resolve(incident, NAME, "over").await.is_ok() && said
 }

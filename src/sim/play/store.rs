@@ -14,7 +14,7 @@ use crate::engine::memory::Memory;
 use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, Submitted};
 use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
-use crate::ledger::{Balance, Command, Record};
+use crate::ledger::{Balance, Command, Record, State};
 use crate::query::{Death, Depth, FailureRate, Filter, Page, PageAsk};
 use crate::scenario::FaultKind;
 use crate::task::{AgentName, Integration, Task, TaskId};
@@ -73,10 +73,17 @@ impl Engine for Store {
     }
 
     fn command(&self, id: TaskId, command: Command, now: Timestamp) -> Pending<'_, Record> {
-        let by_ceo = matches!(&command, Command::Decide { decided, .. } if decided.by != DeciderKind::Human);
-        let armed = if by_ceo { self.armed.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
-        let Some((blow, before)) = armed else { return self.write(|memory| memory.command(id, command, now)) };
+        let decides = matches!(&command, Command::Decide { decided, .. } if decided.by != DeciderKind::Human);
+        if !decides || self.armed.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return self.write(|memory| memory.command(id, command, now));
+        }
         Box::pin(async move {
+            // Of what is no dead letter yet the dispatcher disposes, by the same table; it must not die for the CEO.
+            let dead = self.memory.record(id).await?.is_some_and(|record| record.state == State::Dead);
+            let armed = if dead { self.armed.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+            let Some((blow, before)) = armed else {
+                return self.write(|memory| memory.command(id, command, now)).await;
+            };
             if !before {
                 let written = self.write(|memory| memory.command(id, command, now)).await;
                 drop(written);
