@@ -4,6 +4,8 @@
 //!   words; [`outage`] serves them.
 //! - [`pagerduty`] and [`smtp`] take the pages.
 //! - [`repository`] is what its agents read with tools.
+//! - [`play`] plays a scenario file in virtual time, [`report`] says what came of it; [`many`] plays many
+//!   seeds at once, [`record`] makes a scenario of a feed, and [`library`] has those that are shipped.
 //! - [`scenario`] is the story of `backstop demo`, [`scene`] what must be seen of it, [`screen`] how it looks, [`demo`] runs it.
 //!
 //! Everything listens on loopback, on a port the system chooses, and ends with its handle.
@@ -14,6 +16,10 @@ pub mod wire;
 pub mod heard;
 pub mod breakage;
 pub mod play;
+pub mod many;
+pub mod report;
+pub mod record;
+pub mod library;
 pub mod outage;
 pub mod pagerduty;
 pub mod smtp;
