@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let loaded = match &file {
         Some(file) => definitions::scenario(Path::new(file), None),
         None => {
-            let text = library::text("anthropic-outage").ok_or("it is shipped")?;
+            let (_, text) = library::named("anthropic-outage").ok_or("it is shipped")?;
             definitions::scenario_text("anthropic-outage.yaml", text, None)
         }
     };

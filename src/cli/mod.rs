@@ -22,6 +22,7 @@ mod outage;
 mod page;
 mod replay;
 mod select;
+mod sim;
 mod status;
 mod task;
 mod up;
@@ -153,6 +154,9 @@ enum Command {
     /// Try the pager
     #[command(subcommand)]
     Page(page::Page),
+    /// Simulate outages against a team in virtual time, and compare
+    #[command(subcommand)]
+    Sim(sim::Sim),
     /// Which retry policy applies to a task or type, and why
     Explain(explain::Explain),
     /// Why a task is where it is: every step, failure, wait, cost and decision, with its rule
@@ -384,6 +388,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Error> {
             Command::Breaker(breaker) => breaker.run(context).await,
             Command::Events(events) => events.run(context).await,
             Command::Page(page) => page.run(context).await,
+            Command::Sim(sim) => sim.run(context).await,
             Command::Explain(explain) => explain.run(context).await,
             Command::Why(why) => why.run(context).await,
             Command::Healthcheck => status::healthcheck(context).await,

@@ -6,6 +6,7 @@
 //!   holds the two against each other; [`library`] is what is shipped.
 //! - [`pagerduty`] and [`smtp`] take the pages.
 //! - [`repository`] is what its agents read with tools.
+//! - [`report`] says what came of a run; [`many`] plays many seeds at once, [`record`] makes a scenario of a feed.
 //! - [`story`] is that of `backstop demo`, [`scene`] what must be seen of it, [`screen`] how it looks, [`demo`] runs it.
 //!
 //! Everything listens on loopback, on a port the system chooses, and ends with its handle.
@@ -17,6 +18,9 @@ pub mod wire;
 pub mod heard;
 pub mod breakage;
 pub mod play;
+pub mod many;
+pub mod report;
+pub mod record;
 pub mod agree;
 pub mod library;
 pub mod uptime;

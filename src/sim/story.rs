@@ -185,7 +185,7 @@ impl Story {
     /// # Errors
     /// Never for the file that is built in; the checks are those of every scenario.
     pub fn new(seed: u64) -> Result<Self, Problems> {
-        let text = super::library::text("demo").unwrap_or_default();
+        let (_, text) = super::library::named("demo").unwrap_or_default();
         let loaded = definitions::scenario_text(FILE, text, None)?;
         // Nothing in the file is left to chance but what the dice below add.
         let windows = loaded.scenario.windows(&|_, _, _| 0.0);
