@@ -32,6 +32,7 @@ fn nobody() -> String {
 const COMMANDS: &[&[&str]] = &[
     &["demo"],
     &["outage", "serve"],
+    &["sim", "agree"],
     &["init"],
     &["check"],
     &["bound"],

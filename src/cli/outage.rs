@@ -1,14 +1,12 @@
 //! `backstop outage serve`: model providers that fail on cue, for any client that speaks to one.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::up::{Stop, start_log};
 use super::{Context, Error};
-use crate::definitions;
 use crate::sim::breakage;
 use crate::sim::outage::{self, Options, OutageServer};
 use crate::sim::play::stage::Stage;
@@ -25,7 +23,7 @@ pub(super) enum Outage {
 /// Speak the wires of Anthropic, OpenAI (both), Gemini and Ollama, and fail on cue.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  backstop outage serve                                        every model answers\n  backstop outage serve --fault overloaded,wire=anthropic,from=30s,to=2m\n  backstop outage serve --fault rate-limited,share=0.3,retry-after=5s --fault hang,model=gpt-6*\n  backstop outage serve --upstream https://api.openai.com --fault truncated,share=0.1\n\nA fault is written name[,key=value]...; names: answer, slow, cut, refusal, schema-invalid, wrong-arguments, loop,\noverloaded, server-error, unavailable, gateway-timeout, rate-limited, unauthorized, forbidden, out-of-credit,\nno-such-model, too-long, error-mid-stream, truncated, reset, stall, hang, malformed, html.\nKeys: name, wire, model, prompt-has, prompt-lacks, turns, tool, calls, from, to, for, switch, stream, share;\nretry-after and hint of rate-limited; pause of slow; text of answer, slow, cut and refusal.\n\nWhile it runs, from this machine:\n  curl -d '{\"add\": {\"fault\": \"overloaded\", \"for\": \"30s\"}}' http://127.0.0.1:7430/_outage\n  curl -d '{\"clear\": true}' http://127.0.0.1:7430/_outage\n  curl http://127.0.0.1:7430/_outage/log"
+    after_help = "Examples:\n  backstop outage serve                                        every model answers\n  backstop outage serve --fault overloaded,wire=anthropic,from=30s,to=2m\n  backstop outage serve --fault rate-limited,share=0.3,retry-after=5s --fault hang,model=gpt-6*\n  backstop outage serve --scenario anthropic-outage             its faults strike from the start on\n  backstop outage serve --upstream https://api.openai.com --fault truncated,share=0.1\n\nA fault is written name[,key=value]...; names: answer, slow, cut, refusal, schema-invalid, wrong-arguments, loop,\noverloaded, server-error, unavailable, gateway-timeout, rate-limited, unauthorized, forbidden, out-of-credit,\nno-such-model, too-long, error-mid-stream, truncated, reset, stall, hang, malformed, html.\nKeys: name, wire, model, prompt-has, prompt-lacks, turns, tool, calls, from, to, for, switch, stream, share;\nretry-after and hint of rate-limited; pause of slow; text of answer, slow, cut and refusal.\n\nWhile it runs, from this machine:\n  curl -d '{\"add\": {\"fault\": \"overloaded\", \"for\": \"30s\"}}' http://127.0.0.1:7430/_outage\n  curl -d '{\"clear\": true}' http://127.0.0.1:7430/_outage\n  curl http://127.0.0.1:7430/_outage/log"
 )]
 pub(super) struct Serve {
     /// The port it listens on; 0 lets the system choose
@@ -45,7 +43,7 @@ pub(super) struct Serve {
     seed: u64,
     /// A scenario, or the name of one that is shipped: its faults strike and its models answer from the start on
     #[arg(long, value_name = "FILE")]
-    scenario: Option<PathBuf>,
+    scenario: Option<String>,
     /// What fails, and when; the first that matches decides, before anything of a scenario
     #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<String>,
@@ -62,7 +60,7 @@ impl Outage {
 impl Serve {
     async fn run(self, context: &Context) -> Result<(), Error> {
         let played = match &self.scenario {
-            Some(path) => self.played(path, context)?,
+            Some(file) => self.played(file, context)?,
             None => Script::new(self.seed),
         };
         let mut script = Script { rules: Vec::new(), ..played.clone() };
@@ -85,11 +83,8 @@ impl Serve {
 
 impl Serve {
     /// The scenario as rules; says what of it is not played on a wire.
-    fn played(&self, path: &Path, context: &Context) -> Result<Script, Error> {
-        let loaded = definitions::scenario(path, None).map_err(|problems| {
-            let told: Vec<String> = problems.errors.iter().map(ToString::to_string).collect();
-            Error::Config { message: told.join("\n"), next: None }
-        })?;
+    fn played(&self, file: &str, context: &Context) -> Result<Script, Error> {
+        let loaded = super::sim::load(context, file, None)?;
         let dice = Stage::dice(self.seed);
         let windows = loaded.scenario.windows(&|purpose, about, number| dice.roll(purpose, about, number));
         let on_the_wire = breakage::on_the_wire(&loaded, &windows, self.seed, false);

@@ -3,6 +3,7 @@
 /// Every one of them: its name and its text, in the order of `sim ls`. A new one is a line here.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("anthropic-outage", include_str!("../../scenarios/anthropic-outage.yaml")),
+    ("agreement", include_str!("../../scenarios/agreement.yaml")),
     ("demo", include_str!("../../scenarios/demo.yaml")),
 ];
 

@@ -1,5 +1,6 @@
 //! `backstop sim`: outages on demand, in virtual time, against the production code.
 
+mod agree;
 mod compare;
 mod record;
 mod run;
@@ -31,6 +32,8 @@ pub(super) enum Sim {
     Compare(compare::Compare),
     /// Make a scenario of a stretch of a real event feed
     Record(record::Record),
+    /// Play a scenario in virtual time and over real HTTP, and compare the counts
+    Agree(agree::Agree),
     /// The scenarios that are shipped
     Ls(Ls),
 }
@@ -46,6 +49,7 @@ impl Sim {
             Self::Run(run) => run.run(context),
             Self::Compare(compare) => compare.run(context),
             Self::Record(record) => record.run(context).await,
+            Self::Agree(agree) => agree.run(context),
             Self::Ls(Ls {}) => list(context),
         }
     }
@@ -86,7 +90,7 @@ fn team(text: &str) -> TeamSource {
 }
 
 /// A scenario by the path of its file, or by the name of a shipped one.
-fn load(context: &Context, file: &str, team: Option<&TeamSource>) -> Result<LoadedScenario, Error> {
+pub(super) fn load(context: &Context, file: &str, team: Option<&TeamSource>) -> Result<LoadedScenario, Error> {
     let path = Path::new(file);
     let loaded = if path.is_file() {
         definitions::scenario(path, team)

@@ -12,7 +12,9 @@ use crate::assertion::Measure;
 use crate::event::Happening;
 use crate::incident::Trigger;
 use crate::ledger::State;
+use crate::scenario::Scenario;
 use crate::sim::play::Run;
+use crate::sim::uptime;
 use crate::task::Effect;
 
 /// The value that so many of a hundred do not exceed (nearest rank), of values in ascending order.
@@ -22,11 +24,11 @@ pub fn percentile(sorted: &[Duration], percent: u32) -> Duration {
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
-pub(super) fn measures(run: &Run, ends: &Ends, bill: &Bill) -> BTreeMap<Measure, f64> {
-    Measure::ALL.iter().map(|measure| (*measure, value(*measure, run, ends, bill))).collect()
+pub(super) fn measures(scenario: &Scenario, run: &Run, ends: &Ends, bill: &Bill) -> BTreeMap<Measure, f64> {
+    Measure::ALL.iter().map(|measure| (*measure, value(*measure, scenario, run, ends, bill))).collect()
 }
 
-fn value(measure: Measure, run: &Run, ends: &Ends, bill: &Bill) -> f64 {
+fn value(measure: Measure, scenario: &Scenario, run: &Run, ends: &Ends, bill: &Bill) -> f64 {
     let books = &run.books;
     let submitted = books.asked.len() as u64;
     let given_up = ends.given_up.len() as u64;
@@ -55,6 +57,7 @@ fn value(measure: Measure, run: &Run, ends: &Ends, bill: &Bill) -> f64 {
         Measure::Dead => count(stands(&[State::Dead])),
         Measure::Open => count(stands(&[State::Ready, State::Scheduled, State::Parked, State::Running])),
         Measure::Pages => count(pages(run)),
+        Measure::Uptime => uptime::measure(scenario, run).share,
         Measure::Incidents => {
             count(run.incidents.iter().filter(|incident| incident.trigger != Trigger::Test).count() as u64)
         }

@@ -151,7 +151,7 @@ impl Report {
             elapsed_s: run.elapsed.as_secs_f64(),
             at_rest: run.at_rest,
             hash: run.hash.clone(),
-            measures: figures::measures(run, &ends, &bill),
+            measures: figures::measures(scenario, run, &ends, &bill),
             assertions: Vec::new(),
             violations: None,
             deaths_by_class: BTreeMap::new(),
