@@ -51,6 +51,13 @@ const KNOWN: &[(&str, How)] = &[
     ("backstop explain code_review --agent cto", How::Runs),
     ("backstop bound --type code_review", How::Runs),
     ("backstop page test", How::Runs),
+    ("backstop sim run anthropic-outage", How::Runs),
+    ("backstop sim compare brown-out key-revoked --seeds 1..5", How::Runs),
+    ("backstop sim ls", How::Runs),
+    (
+        "backstop outage serve --fault overloaded,wire=anthropic",
+        How::Not(".ci/sdks runs it with the Python below it; its port is taken by whoever else tests here"),
+    ),
     ("cargo run --example hello_team", How::Cargo),
     ("cargo run --example own_provider", How::Cargo),
     ("cargo run --example llm_outage", How::Cargo),
