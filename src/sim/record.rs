@@ -264,6 +264,8 @@ struct Inference {
     open: BTreeMap<(Integration, FaultKind), Inferred>,
     faults: Vec<Inferred>,
     unknown: BTreeMap<String, u32>,
+    /// Deliveries that were done: on whose model, and when they began.
+    sound: Vec<(Integration, Duration)>,
 }
 
 impl Inference {
@@ -308,14 +310,22 @@ impl Inference {
         fault.failed = fault.failed.max(1);
     }
 
-    /// A delivery was done on a model while a fault of its provider seems to have been on: it struck not all calls.
     fn sound(&mut self, at: Duration, task: Option<TaskId>, model: &ModelRef) {
         let began = task.and_then(|task| self.claimed.get(&task)).copied().unwrap_or(at);
-        for ((integration, _), fault) in &mut self.open {
-            if *integration == model.provider && began >= fault.from && began < fault.until {
-                fault.sound += 1;
-            }
+        self.sound.push((model.provider.clone(), began));
+    }
+
+    /// All faults, and with each what was done by the same provider while it seems to have been on: it struck not all
+    /// calls. How long one lasts is known only at the end.
+    fn told(mut self) -> Vec<Inferred> {
+        self.faults.extend(self.open.into_values());
+        for fault in self.faults.iter_mut().filter(|fault| fault.kind.target() == Target::Calls) {
+            let during = |(of, began): &&(Integration, Duration)| {
+                of.as_str() == fault.of && (fault.from..fault.until).contains(began)
+            };
+            fault.sound = u32::try_from(self.sound.iter().filter(during).count()).unwrap_or(u32::MAX);
         }
+        self.faults
     }
 }
 
@@ -348,11 +358,11 @@ fn infer(events: &[Event], start: Timestamp, run: Duration) -> (Vec<Inferred>, B
         }
         before = Some(at);
     }
-    let mut faults = seen.faults;
-    faults.extend(seen.open.into_values());
+    let unknown = std::mem::take(&mut seen.unknown);
+    let mut faults = seen.told();
     faults.retain(|fault| fault.from < run);
     faults.sort_by(|a, b| (a.from, a.kind, &a.of).cmp(&(b.from, b.kind, &b.of)));
-    (faults, seen.unknown)
+    (faults, unknown)
 }
 
 fn struck(kind: FaultKind, of: &str, from: Duration, until: Duration) -> Inferred {
@@ -400,7 +410,7 @@ fn models(events: &[Event]) -> String {
 fn human(events: &[Event]) -> String {
     let mut paged: BTreeMap<&str, Timestamp> = BTreeMap::new();
     let mut last_page = None;
-    let (mut taken, mut decided, mut discards) = (Vec::new(), Vec::new(), 0);
+    let (mut taken, mut decided, mut closed, mut discards) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for event in events {
         #[allow(clippy::wildcard_enum_match_arm, reason = "only what calls a person and what they say")]
         match &event.what {
@@ -411,7 +421,10 @@ fn human(events: &[Event]) -> String {
             Happening::IncidentAcknowledged { incident, .. } => {
                 taken.extend(paged.get(incident.as_str()).map(|page| event.at.since(*page)));
             }
-            Happening::IncidentResolved { .. } => last_page = None,
+            Happening::IncidentResolved { incident, .. } => {
+                closed.extend(paged.get(incident.as_str()).map(|page| event.at.since(*page)));
+                last_page = None;
+            }
             Happening::Decided { decided: one, .. } if one.by == DeciderKind::Human => {
                 decided.extend(last_page.map(|page| event.at.since(page)));
                 discards += usize::from(one.decision.kind() == DecisionKind::Discard);
@@ -427,6 +440,9 @@ fn human(events: &[Event]) -> String {
     let decision = if discards * 2 > decided.len() { HumanDecision::Discard } else { HumanDecision::RunAgain };
     let mut said: Vec<String> = Vec::new();
     said.extend(middle(taken).map(|after| format!("acknowledges-after: {after}")));
-    said.extend(middle(decided).map(|after| format!("decides-after: {after}, decision: {decision}")));
+    // Who decided about nothing still closed the incident.
+    said.extend(
+        middle(decided).or(middle(closed)).map(|after| format!("decides-after: {after}, decision: {decision}")),
+    );
     if said.is_empty() { String::new() } else { format!("human: {{ {} }}\n", said.join(", ")) }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::story_facts::Facts;
-use crate::decision::DeciderKind;
 use crate::redact::one_line;
 use crate::scenario::{Scenario, Target};
 use crate::sim::play::Run;
@@ -245,18 +244,21 @@ impl Teller<'_> {
     }
 
     fn end(&self) -> String {
-        match self.facts.over {
-            Some(over) => format!(
-                "It was over {}, {} after it began: every task that had been in trouble had come to its end.",
-                self.at(over),
-                rounded(over.saturating_sub(self.facts.from))
-            ),
-            None => {
-                let human = self.run.events.iter().any(|event| {
-                    matches!(&event.what, crate::event::Happening::Decided { decided, .. } if decided.by == DeciderKind::Human)
-                });
-                let who = if human { "not everything could be decided" } else { "nobody decided about what waits" };
-                format!("It was not over when the run ended {}: {who}.", self.at(self.run.elapsed))
+        let over = &self.facts.over;
+        let incidents: Vec<String> = over.incidents.iter().cloned().collect();
+        let lasted = rounded(over.at.saturating_sub(self.facts.from));
+        match (over.tasks, incidents.as_slice()) {
+            (0, []) => {
+                let at = self.at(over.at);
+                format!("It was over {at}, {lasted} after it began: every task in trouble had come to its end.")
+            }
+            (0, _) => {
+                let open = list(&incidents);
+                format!("Every task in trouble had come to its end, but nobody closed {open} until the run was over.")
+            }
+            (waiting, _) => {
+                let end = self.at(self.run.elapsed);
+                format!("It was not over when the run ended {end}: {} had come to no end.", tasks(waiting))
             }
         }
     }

@@ -23,6 +23,17 @@ pub(super) struct Breaker {
     pub(super) closed: Option<Duration>,
 }
 
+/// How it ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Over {
+    /// When the last of what came to its end did.
+    pub(super) at: Duration,
+    /// Tasks that did not.
+    pub(super) tasks: u64,
+    /// Incidents that did not.
+    pub(super) incidents: BTreeSet<String>,
+}
+
 /// What happened in the worst hour.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
@@ -59,8 +70,8 @@ pub(super) struct Facts {
     pub(super) paged: Vec<(Duration, String)>,
     /// Messages that no channel took.
     pub(super) unheard: u64,
-    /// When everything that had trouble in it had come to its end; none if it never did.
-    pub(super) over: Option<Duration>,
+    /// When everything that had trouble in it had come to its end, or what of it never did.
+    pub(super) over: Over,
 }
 
 /// How bad it was, event by event.
@@ -189,7 +200,7 @@ impl Facts {
     }
 
     /// When the tasks that were in trouble, the breakers that opened and the incidents had come to their end.
-    fn end(&self, run: &Run, moments: &[Duration]) -> Option<Duration> {
+    fn end(&self, run: &Run, moments: &[Duration]) -> Over {
         let (mut tasks, mut breakers, mut incidents) = (BTreeSet::<TaskId>::new(), BTreeSet::new(), BTreeSet::new());
         let mut over = self.from;
         for (event, at) in run.events.iter().zip(moments).filter(|(_, at)| **at >= self.from) {
@@ -229,7 +240,7 @@ impl Facts {
             }
         }
         // A breaker nobody calls stays open; that is nobody's trouble.
-        (tasks.is_empty() && incidents.is_empty()).then_some(over)
+        Over { at: over, tasks: tasks.len() as u64, incidents }
     }
 }
 

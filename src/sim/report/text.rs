@@ -230,7 +230,7 @@ pub fn compared(compared: &Compared) -> String {
             nothing.push(row.measure.as_str());
             continue;
         }
-        let range = format!("{}..{}", row.signed(row.difference.p10), row.signed(row.difference.p90));
+        let range = row.range();
         let seeds = format!("{}/{}", row.agree, row.of);
         let _ = writeln!(
             out,
@@ -238,7 +238,7 @@ pub fn compared(compared: &Compared) -> String {
             row.measure.as_str(),
             short(row.measure, row.a),
             short(row.measure, row.b),
-            if row.of == 0 { "-".to_owned() } else { row.signed(row.difference.median) },
+            row.signed(row.difference.median),
         );
     }
     if !nothing.is_empty() {
