@@ -102,18 +102,27 @@ fn what_struck_not_all_calls_is_a_brown_out() {
 
 #[test]
 fn a_gate_is_a_rate_limit_with_its_hint() {
-    let until = Timestamp::from_millis(START + 220_000).to_string();
+    let gate = |second: i64, until: i64, asked: &str| {
+        let until = Timestamp::from_millis(START + until * 1_000).to_string();
+        (second, None, json!({ "event": "gate-closed", "integration": "openai", "until": until, "asked": asked }))
+    };
     assert_eq!(
         faults(&[
-            (
-                100,
-                None,
-                json!({ "event": "gate-closed", "integration": "openai", "until": until, "asked": "retry after 2m" })
-            ),
+            gate(100, 220, "retry after 2m"),
             (110, Some(1), claimed()),
             (110, Some(1), failed("openai", "rate_limited", Some(90.0))),
         ]),
         ["- { fault: rate-limited, provider: openai, at: 1m40s, for: 2m1s, retry-after: 2m }"]
+    );
+    // Who is out of capacity asks for silence too, and a team at a limit holds its own calls back: no rate limits.
+    assert_eq!(
+        faults(&[
+            (90, Some(1), claimed()),
+            gate(100, 220, "retry after 2m"),
+            (100, Some(1), failed("openai", "overloaded", Some(120.0))),
+            gate(300, 310, "its limit is reached"),
+        ]),
+        ["- { fault: overloaded, provider: openai, at: 1m30s, for: 11s }"]
     );
 }
 

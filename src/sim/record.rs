@@ -19,6 +19,8 @@ use crate::time::{Timestamp, format_duration};
 /// Failures of one kind that are further apart are two faults.
 const GAP: Duration = Duration::from_secs(600);
 const SECOND: Duration = Duration::from_secs(1);
+/// How a gate says that the other side asked for silence. Without it the team holds its own calls back.
+const ASKED: &str = "retry after";
 
 /// A scenario made of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -332,7 +334,7 @@ impl Inference {
 fn infer(events: &[Event], start: Timestamp, run: Duration) -> (Vec<Inferred>, BTreeMap<String, u32>) {
     let mut seen = Inference::default();
     let (mut before, mut drained) = (None::<Duration>, false);
-    for event in events {
+    for (place, event) in events.iter().enumerate() {
         let at = event.at.since(start);
         #[allow(clippy::wildcard_enum_match_arm, reason = "what is not named here tells of no fault")]
         match &event.what {
@@ -343,7 +345,11 @@ fn infer(events: &[Event], start: Timestamp, run: Duration) -> (Vec<Inferred>, B
                 seen.failed(at, event.task, failure, model.as_ref());
             }
             Happening::Done { model: Some(model), .. } => seen.sound(at, event.task, model),
-            Happening::GateClosed { integration, until, .. } => seen.gate(integration, at, until.since(start)),
+            Happening::GateClosed { integration, until, asked } => {
+                if asked.starts_with(ASKED) && !another_kind(&events[place..], integration) {
+                    seen.gate(integration, at, until.since(start));
+                }
+            }
             Happening::AgentDied { agent, .. } => {
                 seen.faults.push(struck(FaultKind::AgentKill, agent.as_str(), at, at))
             }
@@ -363,6 +369,19 @@ fn infer(events: &[Event], start: Timestamp, run: Duration) -> (Vec<Inferred>, B
     faults.retain(|fault| fault.from < run);
     faults.sort_by(|a, b| (a.from, a.kind, &a.of).cmp(&(b.from, b.kind, &b.of)));
     (faults, unknown)
+}
+
+/// Did something else than a rate limit close this gate? Who is out of capacity may ask for silence too.
+fn another_kind(events: &[Event], gated: &Integration) -> bool {
+    let now = events.first().map(|event| event.at).unwrap_or_default();
+    let failure = |event: &Event| {
+        let (Happening::RetryScheduled { failure, .. } | Happening::DeadLettered { failure, .. }) = &event.what else {
+            return None;
+        };
+        (failure.integration.as_ref() == Some(gated)).then_some(failure.kind)
+    };
+    let soon = events.iter().take_while(|event| event.at.since(now) <= SECOND);
+    soon.filter_map(|event| failure(event)).next().is_some_and(|kind| kind != Kind::RateLimited)
 }
 
 fn struck(kind: FaultKind, of: &str, from: Duration, until: Duration) -> Inferred {

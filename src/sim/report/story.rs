@@ -134,6 +134,7 @@ impl Teller<'_> {
     }
 
     fn breakers(&self) -> Vec<String> {
+        const SHOWN: usize = 2;
         let told = self.facts.breakers.iter().filter_map(|(integration, breaker)| {
             let (at, why) = breaker.opened.as_ref()?;
             let probes = match breaker.probes {
@@ -147,26 +148,41 @@ impl Teller<'_> {
             let why = one_line(why, QUOTE_MAX);
             Some(format!("The breaker of {integration} opened {}, on \"{why}\"; it {probes}{closed}.", self.at(*at)))
         });
-        told.collect()
+        let mut told: Vec<String> = told.collect();
+        if told.len() > SHOWN {
+            let others = self.facts.breakers.iter().filter(|(_, breaker)| breaker.opened.is_some()).skip(SHOWN);
+            let others: Vec<String> = others.map(|(integration, _)| integration.to_string()).collect();
+            told.truncate(SHOWN);
+            told.push(format!("The breaker of {} opened too.", list(&others)));
+        }
+        told
     }
 
     fn gates(&self) -> Option<String> {
-        let gates = self.facts.gates.iter().map(|(integration, (often, longest))| {
-            format!(
-                "{integration} asked for silence {}, for {} at the longest",
-                times((*often).into()),
-                rounded(*longest)
-            )
+        let gates = self.facts.gates.iter().map(|(integration, (asked, own, longest))| {
+            let why = match (asked, own) {
+                (0, own) => format!("{} because it was at its limit", times((*own).into())),
+                (asked, 0) => format!("{} because it asked for silence", times((*asked).into())),
+                (asked, own) => {
+                    let (asked, own) = (times((*asked).into()), times((*own).into()));
+                    format!("{asked} because it asked for silence and {own} because it was at its limit")
+                }
+            };
+            format!("the gate of {integration} was closed {why}, for {} at the longest", rounded(*longest))
         });
         let gates: Vec<String> = gates.collect();
-        (!gates.is_empty()).then(|| format!("{}, and the gate was closed for the whole team.", list(&gates)))
+        (!gates.is_empty()).then(|| format!("For the whole team {}.", list(&gates)))
     }
 
     fn process(&self) -> Vec<String> {
         let mut sentences = Vec::new();
-        for (died, up) in &self.facts.down {
+        if let Some((died, up)) = self.facts.down.first() {
             let span = rounded(up.saturating_sub(*died));
-            sentences.push(format!("The process died {} and was up again {span} later.", self.at(*died)));
+            let more = match self.facts.down.len() as u64 - 1 {
+                0 => String::new(),
+                more => format!(", and died {} more within the hour", times(more)),
+            };
+            sentences.push(format!("The process died {} and was up again {span} later{more}.", self.at(*died)));
         }
         let died = self.facts.died.iter().map(|(agent, often)| format!("{agent} {}", times((*often).into())));
         let died: Vec<String> = died.collect();

@@ -47,8 +47,9 @@ pub(super) struct Facts {
     pub(super) unbidden: u64,
     /// Breakers that opened.
     pub(super) breakers: BTreeMap<Integration, Breaker>,
-    /// Gates: how often, and for how long at the longest.
-    pub(super) gates: BTreeMap<Integration, (u32, Duration)>,
+    /// Gates: how often the other side asked for silence, how often the team held back by itself, and for how long at
+    /// the longest.
+    pub(super) gates: BTreeMap<Integration, (u32, u32, Duration)>,
     /// The most tasks that waited at once, and when.
     pub(super) waited: (u32, Duration),
     /// Tasks parked, and deliveries tried again by schedule.
@@ -147,9 +148,10 @@ impl Facts {
                         _ => {}
                     }
                 }
-                Happening::GateClosed { integration, until, .. } => {
+                Happening::GateClosed { integration, until, asked } => {
                     let gate = self.gates.entry(integration.clone()).or_default();
-                    *gate = (gate.0 + 1, gate.1.max(until.since(event.at)));
+                    *(if asked.starts_with("retry after") { &mut gate.0 } else { &mut gate.1 }) += 1;
+                    gate.2 = gate.2.max(until.since(event.at));
                 }
                 Happening::RetryScheduled { .. } => self.retried += 1,
                 Happening::Parked { .. } => self.parked += 1,
