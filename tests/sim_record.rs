@@ -127,6 +127,20 @@ fn a_gate_is_a_rate_limit_with_its_hint() {
 }
 
 #[test]
+fn a_broken_connection_that_billed_nothing_was_never_one() {
+    let mut nothing = failed("openai", "network", None);
+    nothing["usage"] = json!({ "input": 0, "output": 0, "cache_read": 0, "cache_write": 0 });
+    let half = failed("anthropic", "network", None);
+    assert_eq!(
+        faults(&[(60, Some(1), nothing), (90, Some(1), half)]),
+        [
+            "- { fault: refused, provider: openai, at: 1m, for: 1s }",
+            "- { fault: reset, provider: anthropic, at: 1m30s, for: 1s }",
+        ]
+    );
+}
+
+#[test]
 fn deaths_of_agents_and_of_the_process_are_faults() {
     let died = json!({ "event": "agent-died", "agent": "devops", "incarnation": 1, "how": "panic", "detail": "a bug", "restart_in": 1.0 });
     assert_eq!(

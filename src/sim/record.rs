@@ -271,9 +271,14 @@ struct Inference {
 }
 
 impl Inference {
-    fn failed(&mut self, at: Duration, task: Option<TaskId>, failure: &Failure, model: Option<&ModelRef>) {
+    fn failed(&mut self, at: Duration, task: Option<TaskId>, failure: &Failure, model: Option<&ModelRef>, billed: u64) {
         let integration = failure.integration.as_ref().or(model.map(|model| &model.provider));
-        let (Some(kind), Some(integration)) = (fault_of(failure.kind), integration) else {
+        let kind = match (failure.kind, billed) {
+            // What billed nothing was hardly begun.
+            (Kind::Network, 0) => Some(FaultKind::Refused),
+            (kind, _) => fault_of(kind),
+        };
+        let (Some(kind), Some(integration)) = (kind, integration) else {
             if !follows(failure.kind) {
                 *self.unknown.entry(failure.kind.to_string()).or_default() += 1;
             }
@@ -341,8 +346,9 @@ fn infer(events: &[Event], start: Timestamp, run: Duration) -> (Vec<Inferred>, B
             Happening::Claimed { .. } => {
                 seen.claimed.extend(event.task.map(|task| (task, at)));
             }
-            Happening::RetryScheduled { failure, model, .. } | Happening::DeadLettered { failure, model, .. } => {
-                seen.failed(at, event.task, failure, model.as_ref());
+            Happening::RetryScheduled { failure, model, usage, .. }
+            | Happening::DeadLettered { failure, model, usage, .. } => {
+                seen.failed(at, event.task, failure, model.as_ref(), usage.total());
             }
             Happening::Done { model: Some(model), .. } => seen.sound(at, event.task, model),
             Happening::GateClosed { integration, until, asked } => {

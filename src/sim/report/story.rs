@@ -14,7 +14,7 @@ const QUOTE_MAX: usize = 160;
 /// The story of the hour with the most trouble, a sentence each.
 #[must_use]
 pub fn worst_hour(scenario: &Scenario, run: &Run, moments: &[Duration]) -> Vec<String> {
-    let Some(facts) = Facts::of(run, moments) else {
+    let Some(facts) = Facts::of(scenario, run, moments) else {
         let asked = run.books.asked.len() as u64;
         return vec![format!("Nothing went wrong: {} came, and nothing was broken.", tasks(asked))];
     };
@@ -206,7 +206,11 @@ impl Teller<'_> {
             1 => "1 delivery was".to_owned(),
             more => format!("{more} deliveries were"),
         };
-        format!("{most}; tasks were parked {}, and {again} tried again by schedule.", times(self.facts.parked))
+        let parked = match self.facts.parked {
+            0 => "none was parked".to_owned(),
+            parked => format!("tasks were parked {}", times(parked)),
+        };
+        format!("{most}; {parked}, and {again} tried again by schedule.")
     }
 
     fn given_up(&self) -> Vec<String> {

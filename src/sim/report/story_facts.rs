@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::timeline::Tally;
 use crate::decision::{DeciderKind, DecisionKind, in_words};
 use crate::event::Happening;
+use crate::scenario::{Scenario, Target};
 use crate::sim::play::Run;
 use crate::sim::play::books::CallEnd;
 use crate::task::{AgentName, Integration, TaskId};
@@ -114,11 +115,11 @@ fn worst(troubles: &[(Duration, u64)]) -> Option<Duration> {
 
 impl Facts {
     /// None when nothing went wrong.
-    pub(super) fn of(run: &Run, moments: &[Duration]) -> Option<Self> {
+    pub(super) fn of(scenario: &Scenario, run: &Run, moments: &[Duration]) -> Option<Self> {
         let from = worst(&troubles(run, moments))?;
         let mut facts = Self { from, until: from + HOUR, ..Self::default() };
         facts.feed(run, moments);
-        facts.books(run);
+        facts.books(scenario, run);
         facts.over = facts.end(run, moments);
         Some(facts)
     }
@@ -173,7 +174,7 @@ impl Facts {
         self.breakers.retain(|_, breaker| breaker.opened.is_some() || breaker.closed.is_some());
     }
 
-    fn books(&mut self, run: &Run) {
+    fn books(&mut self, scenario: &Scenario, run: &Run) {
         let hour = self.from..self.until;
         for call in run.books.calls.iter().filter(|call| hour.contains(&call.at)) {
             match (call.fault, call.ended) {
@@ -184,6 +185,12 @@ impl Facts {
         }
         for (_, fault) in run.books.struck.iter().filter(|(at, _)| hour.contains(at)) {
             self.met.entry(*fault).or_default();
+        }
+        // What strikes no calls is told for as long as it lasts.
+        for window in run.windows.iter().filter(|window| window.from < self.until && window.until > self.from) {
+            if scenario.faults.get(window.fault).is_some_and(|fault| fault.kind.target() != Target::Calls) {
+                self.met.entry(window.fault).or_default();
+            }
         }
         for pair in run.books.runs.windows(2) {
             let (died, up) = (pair[0].1, pair[1].0);

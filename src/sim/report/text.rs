@@ -122,12 +122,14 @@ pub(super) fn rows(report: &Report) -> Vec<(&'static str, String)> {
         ),
         (
             "DEAD LETTERS",
-            format!(
-                "{}{classes}, of {} of the tasks; {} of those recovered without a person",
-                is(Measure::DeadLetters),
-                is(Measure::DeadLetterShare),
-                is(Measure::RecoveredShare)
-            ),
+            match report.words(Measure::DeadLetters) {
+                none if none == "0" => "none".to_owned(),
+                deaths => format!(
+                    "{deaths}{classes}, of {} of the tasks; {} of those recovered without a person",
+                    is(Measure::DeadLetterShare),
+                    is(Measure::RecoveredShare)
+                ),
+            },
         ),
         (
             "PEOPLE",
