@@ -458,7 +458,7 @@ fn fault(
     let at = table.take("at", notes).map(|value| value.duration(range_of.clone(), notes));
     let every = table.take("every", notes).map(|value| value.duration(Duration::from_secs(1)..=LONGEST_RUN, notes));
     let lasts = table.take("for", notes);
-    let lasts_said = lasts.as_ref().map(|value| (value.place().clone(), format!("{}.for", value.field())));
+    let lasts_said = lasts.as_ref().map(|value| (value.place().clone(), value.field().to_owned()));
     let lasts = lasts.map(|value| range(&value, notes, &|item, notes| item.duration(SHORT..=LONGEST_RUN, notes)));
     let scope = scope(&mut table, regions, notes);
     let share = table.take("share", notes).and_then(|value| self::share(&value, notes)).unwrap_or(1.0);

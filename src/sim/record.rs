@@ -19,6 +19,8 @@ use crate::time::{Timestamp, format_duration};
 /// Failures of one kind that are further apart are two faults.
 const GAP: Duration = Duration::from_secs(600);
 const SECOND: Duration = Duration::from_secs(1);
+/// How a gate says that the other side asked for silence. Without it the team holds its own calls back.
+const ASKED: &str = "retry after";
 
 /// A scenario made of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -264,12 +266,19 @@ struct Inference {
     open: BTreeMap<(Integration, FaultKind), Inferred>,
     faults: Vec<Inferred>,
     unknown: BTreeMap<String, u32>,
+    /// Deliveries that were done: on whose model, and when they began.
+    sound: Vec<(Integration, Duration)>,
 }
 
 impl Inference {
-    fn failed(&mut self, at: Duration, task: Option<TaskId>, failure: &Failure, model: Option<&ModelRef>) {
+    fn failed(&mut self, at: Duration, task: Option<TaskId>, failure: &Failure, model: Option<&ModelRef>, billed: u64) {
         let integration = failure.integration.as_ref().or(model.map(|model| &model.provider));
-        let (Some(kind), Some(integration)) = (fault_of(failure.kind), integration) else {
+        let kind = match (failure.kind, billed) {
+            // What billed nothing was hardly begun.
+            (Kind::Network, 0) => Some(FaultKind::Refused),
+            (kind, _) => fault_of(kind),
+        };
+        let (Some(kind), Some(integration)) = (kind, integration) else {
             if !follows(failure.kind) {
                 *self.unknown.entry(failure.kind.to_string()).or_default() += 1;
             }
@@ -308,32 +317,45 @@ impl Inference {
         fault.failed = fault.failed.max(1);
     }
 
-    /// A delivery was done on a model while a fault of its provider seems to have been on: it struck not all calls.
     fn sound(&mut self, at: Duration, task: Option<TaskId>, model: &ModelRef) {
         let began = task.and_then(|task| self.claimed.get(&task)).copied().unwrap_or(at);
-        for ((integration, _), fault) in &mut self.open {
-            if *integration == model.provider && began >= fault.from && began < fault.until {
-                fault.sound += 1;
-            }
+        self.sound.push((model.provider.clone(), began));
+    }
+
+    /// All faults, and with each what was done by the same provider while it seems to have been on: it struck not all
+    /// calls. How long one lasts is known only at the end.
+    fn told(mut self) -> Vec<Inferred> {
+        self.faults.extend(self.open.into_values());
+        for fault in self.faults.iter_mut().filter(|fault| fault.kind.target() == Target::Calls) {
+            let during = |(of, began): &&(Integration, Duration)| {
+                of.as_str() == fault.of && (fault.from..fault.until).contains(began)
+            };
+            fault.sound = u32::try_from(self.sound.iter().filter(during).count()).unwrap_or(u32::MAX);
         }
+        self.faults
     }
 }
 
 fn infer(events: &[Event], start: Timestamp, run: Duration) -> (Vec<Inferred>, BTreeMap<String, u32>) {
     let mut seen = Inference::default();
     let (mut before, mut drained) = (None::<Duration>, false);
-    for event in events {
+    for (place, event) in events.iter().enumerate() {
         let at = event.at.since(start);
         #[allow(clippy::wildcard_enum_match_arm, reason = "what is not named here tells of no fault")]
         match &event.what {
             Happening::Claimed { .. } => {
                 seen.claimed.extend(event.task.map(|task| (task, at)));
             }
-            Happening::RetryScheduled { failure, model, .. } | Happening::DeadLettered { failure, model, .. } => {
-                seen.failed(at, event.task, failure, model.as_ref());
+            Happening::RetryScheduled { failure, model, usage, .. }
+            | Happening::DeadLettered { failure, model, usage, .. } => {
+                seen.failed(at, event.task, failure, model.as_ref(), usage.total());
             }
             Happening::Done { model: Some(model), .. } => seen.sound(at, event.task, model),
-            Happening::GateClosed { integration, until, .. } => seen.gate(integration, at, until.since(start)),
+            Happening::GateClosed { integration, until, asked } => {
+                if asked.starts_with(ASKED) && !another_kind(&events[place..], integration) {
+                    seen.gate(integration, at, until.since(start));
+                }
+            }
             Happening::AgentDied { agent, .. } => {
                 seen.faults.push(struck(FaultKind::AgentKill, agent.as_str(), at, at))
             }
@@ -348,11 +370,24 @@ fn infer(events: &[Event], start: Timestamp, run: Duration) -> (Vec<Inferred>, B
         }
         before = Some(at);
     }
-    let mut faults = seen.faults;
-    faults.extend(seen.open.into_values());
+    let unknown = std::mem::take(&mut seen.unknown);
+    let mut faults = seen.told();
     faults.retain(|fault| fault.from < run);
     faults.sort_by(|a, b| (a.from, a.kind, &a.of).cmp(&(b.from, b.kind, &b.of)));
-    (faults, seen.unknown)
+    (faults, unknown)
+}
+
+/// Did something else than a rate limit close this gate? Who is out of capacity may ask for silence too.
+fn another_kind(events: &[Event], gated: &Integration) -> bool {
+    let now = events.first().map(|event| event.at).unwrap_or_default();
+    let failure = |event: &Event| {
+        let (Happening::RetryScheduled { failure, .. } | Happening::DeadLettered { failure, .. }) = &event.what else {
+            return None;
+        };
+        (failure.integration.as_ref() == Some(gated)).then_some(failure.kind)
+    };
+    let soon = events.iter().take_while(|event| event.at.since(now) <= SECOND);
+    soon.filter_map(|event| failure(event)).next().is_some_and(|kind| kind != Kind::RateLimited)
 }
 
 fn struck(kind: FaultKind, of: &str, from: Duration, until: Duration) -> Inferred {
@@ -400,7 +435,7 @@ fn models(events: &[Event]) -> String {
 fn human(events: &[Event]) -> String {
     let mut paged: BTreeMap<&str, Timestamp> = BTreeMap::new();
     let mut last_page = None;
-    let (mut taken, mut decided, mut discards) = (Vec::new(), Vec::new(), 0);
+    let (mut taken, mut decided, mut closed, mut discards) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for event in events {
         #[allow(clippy::wildcard_enum_match_arm, reason = "only what calls a person and what they say")]
         match &event.what {
@@ -411,7 +446,10 @@ fn human(events: &[Event]) -> String {
             Happening::IncidentAcknowledged { incident, .. } => {
                 taken.extend(paged.get(incident.as_str()).map(|page| event.at.since(*page)));
             }
-            Happening::IncidentResolved { .. } => last_page = None,
+            Happening::IncidentResolved { incident, .. } => {
+                closed.extend(paged.get(incident.as_str()).map(|page| event.at.since(*page)));
+                last_page = None;
+            }
             Happening::Decided { decided: one, .. } if one.by == DeciderKind::Human => {
                 decided.extend(last_page.map(|page| event.at.since(page)));
                 discards += usize::from(one.decision.kind() == DecisionKind::Discard);
@@ -427,6 +465,9 @@ fn human(events: &[Event]) -> String {
     let decision = if discards * 2 > decided.len() { HumanDecision::Discard } else { HumanDecision::RunAgain };
     let mut said: Vec<String> = Vec::new();
     said.extend(middle(taken).map(|after| format!("acknowledges-after: {after}")));
-    said.extend(middle(decided).map(|after| format!("decides-after: {after}, decision: {decision}")));
+    // Who decided about nothing still closed the incident.
+    said.extend(
+        middle(decided).or(middle(closed)).map(|after| format!("decides-after: {after}, decision: {decision}")),
+    );
     if said.is_empty() { String::new() } else { format!("human: {{ {} }}\n", said.join(", ")) }
 }

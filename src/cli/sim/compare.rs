@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value;
 
-use super::{load, played, seeds, team, write};
+use super::{again, load, played, seeds, team, write};
 use crate::cli::{Context, Error};
 use crate::sim::report::spread::Compared;
 use crate::sim::report::text;
@@ -40,7 +40,12 @@ impl Compare {
         // Both are read before either is played.
         let (a, b) = (one(&self.a)?, one(&self.b)?);
         let seeds: Vec<u64> = (self.seeds.0..=self.seeds.1).collect();
-        let (played_a, played_b) = (played(&a, &seeds)?, played(&b, &seeds)?);
+        let again = |name: &str, seed| match &self.scenario {
+            Some(file) => again(file, seed, Some(name), &[]),
+            None => again(name, seed, None, &[]),
+        };
+        let played_a = played(&a, &seeds, &|seed| again(&self.a, seed))?;
+        let played_b = played(&b, &seeds, &|seed| again(&self.b, seed))?;
         let named = |name: &str| match &self.scenario {
             Some(file) => format!("team {name} in {file}"),
             None => name.to_owned(),

@@ -121,20 +121,27 @@ fn seeds(text: &str) -> Result<(u64, u64), String> {
     Ok((first, last))
 }
 
-/// Plays a scenario with each of these seeds.
-fn played(loaded: &LoadedScenario, seeds: &[u64]) -> Result<Vec<Report>, Error> {
+/// Plays a scenario with each of these seeds; `again` is the command that plays one of them.
+fn played(loaded: &LoadedScenario, seeds: &[u64], again: &dyn Fn(u64) -> String) -> Result<Vec<Report>, Error> {
     let keep = Keep { steps: true, ..Keep::default() };
-    crate::sim::many::play_all(loaded, seeds, keep, |run| Report::of(loaded, run)).map_err(not_played)
+    let played = crate::sim::many::play_all(loaded, seeds, keep, |run| Report::of(loaded, run));
+    played.map_err(|error| not_played(&error, again))
 }
 
-fn not_played(error: play::Error) -> Error {
+fn not_played(error: &play::Error, again: &dyn Fn(u64) -> String) -> Error {
+    let next = match error {
+        play::Error::Panicked { seed, .. } => again(*seed),
+        play::Error::Runtime(_) | play::Error::Start(_) | play::Error::Engine(_) | play::Error::Task(_) => {
+            "backstop sim ls".to_owned()
+        }
+    };
     let mut message = error.to_string();
-    let mut source = std::error::Error::source(&error);
+    let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         message.push_str(&format!(": {cause}"));
         source = cause.source();
     }
-    Error::Failed { message, next: Some("backstop sim ls".to_owned()) }
+    Error::Failed { message, next: Some(next) }
 }
 
 /// Writes a file of ours whole.

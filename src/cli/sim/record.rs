@@ -72,7 +72,7 @@ impl Record {
             "faults": recorded.faults,
         });
         context.out.data(&raw, "/scenario", || {
-            format!("{out}: {} tasks of {} events, {} faults\n", recorded.tasks, events.len(), recorded.faults)
+            format!("{out}: tasks {}, events {}, faults {}\n", recorded.tasks, events.len(), recorded.faults)
         })?;
         context.out.next(&format!("backstop sim run {}", shell(&out)));
         Ok(())

@@ -65,7 +65,7 @@ impl RunOf {
         };
         let reports = match &self.feed {
             Some(path) => self.with_feed(&loaded, path)?,
-            None => played(&loaded, &seeds)?,
+            None => played(&loaded, &seeds, &|seed| self.again(seed))?,
         };
         let played = Played::of(reports);
         self.tell(context, &played)?;
@@ -87,7 +87,8 @@ impl RunOf {
     fn with_feed(&self, loaded: &LoadedScenario, path: &Path) -> Result<Vec<Report>, Error> {
         let keep = Keep { steps: true, ..Keep::default() };
         let of = |run: &play::Run| (Report::of(loaded, run), play::feed(&run.events));
-        let both = crate::sim::many::play_all(loaded, &[self.seed], keep, of).map_err(not_played)?;
+        let both = crate::sim::many::play_all(loaded, &[self.seed], keep, of);
+        let both = both.map_err(|error| not_played(&error, &|seed| self.again(seed)))?;
         let mut reports = Vec::new();
         for (report, feed) in both {
             write(path, &feed)?;

@@ -96,7 +96,7 @@ fn header(out: &mut String, played: &Played, report: &Report) {
     let rest = if report.at_rest { "all at rest after" } else { "not at rest after" };
     let seeds = match played.reports.len() {
         1 => String::new(),
-        many => format!(" of {many} played"),
+        many => format!(", one of {many} played"),
     };
     let _ = writeln!(
         out,

@@ -241,7 +241,7 @@ pub fn words(measure: Measure, value: f64) -> String {
         "not known".to_owned()
     } else if value.is_infinite() {
         "without end".to_owned()
-    } else if measure.unit() == Unit::Count && value.fract() != 0.0 {
+    } else if measure.unit() == Unit::Count && value.fract() != 0.0 && value < 100.0 {
         // The middle of two counts.
         format!("{value:.1}")
     } else if measure.unit() == Unit::Seconds && value >= 10.0 {

@@ -160,18 +160,28 @@ impl Difference {
     /// A difference for people, with its sign: `+3`, `-1m30s`, `0`.
     #[must_use]
     pub fn signed(&self, value: f64) -> String {
-        let sign = match sign(value) {
-            1 => "+",
-            -1 => "-",
-            _ => "",
-        };
-        let unit = self.measure.unit();
-        let words = words(self.measure, value.abs());
-        match unit {
-            // Percent of percent would be read wrong: these are points.
-            Unit::Share => format!("{sign}{}", words.replace('%', "pp")),
-            Unit::Count | Unit::Seconds | Unit::Dollars | Unit::Ratio => format!("{sign}{words}"),
+        if value.is_nan() {
+            return "-".to_owned();
         }
+        let words = match self.measure.unit() {
+            // Percent of percent would be read wrong: these are points.
+            Unit::Share => format!("{:.1} pp", value.abs() * 100.0),
+            Unit::Seconds if value.abs() >= 1.0 => words(self.measure, value.abs().round()),
+            Unit::Count | Unit::Seconds | Unit::Dollars | Unit::Ratio => words(self.measure, value.abs()),
+        };
+        match sign(value) {
+            1 => format!("+{words}"),
+            -1 => format!("-{words}"),
+            _ => words,
+        }
+    }
+
+    /// From the difference that one seed in ten is below to the one that one in ten is above.
+    #[must_use]
+    pub fn range(&self) -> String {
+        let [from, to] = [self.difference.p10, self.difference.p90].map(|value| self.signed(value));
+        // What both are counted in is said once.
+        format!("{}..{to}", from.strip_suffix(" pp").unwrap_or(&from))
     }
 }
 
@@ -223,7 +233,8 @@ mod tests {
             (Measure::DelayP99, -90.0, "-1m30s"),
             (Measure::DoneShare, 0.015, "+1.5 pp"),
             (Measure::Usd, -0.5, "-$0.50"),
-            (Measure::Usd, f64::NAN, "not known"),
+            (Measure::Usd, f64::NAN, "-"),
+            (Measure::Tokens, 1_234.5, "+1234"),
         ] {
             assert_eq!(Difference::between(measure, &[], &[]).signed(value), words);
         }

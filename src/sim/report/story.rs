@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::story_facts::Facts;
-use crate::decision::DeciderKind;
 use crate::redact::one_line;
 use crate::scenario::{Scenario, Target};
 use crate::sim::play::Run;
@@ -15,7 +14,7 @@ const QUOTE_MAX: usize = 160;
 /// The story of the hour with the most trouble, a sentence each.
 #[must_use]
 pub fn worst_hour(scenario: &Scenario, run: &Run, moments: &[Duration]) -> Vec<String> {
-    let Some(facts) = Facts::of(run, moments) else {
+    let Some(facts) = Facts::of(scenario, run, moments) else {
         let asked = run.books.asked.len() as u64;
         return vec![format!("Nothing went wrong: {} came, and nothing was broken.", tasks(asked))];
     };
@@ -135,6 +134,7 @@ impl Teller<'_> {
     }
 
     fn breakers(&self) -> Vec<String> {
+        const SHOWN: usize = 2;
         let told = self.facts.breakers.iter().filter_map(|(integration, breaker)| {
             let (at, why) = breaker.opened.as_ref()?;
             let probes = match breaker.probes {
@@ -148,26 +148,41 @@ impl Teller<'_> {
             let why = one_line(why, QUOTE_MAX);
             Some(format!("The breaker of {integration} opened {}, on \"{why}\"; it {probes}{closed}.", self.at(*at)))
         });
-        told.collect()
+        let mut told: Vec<String> = told.collect();
+        if told.len() > SHOWN {
+            let others = self.facts.breakers.iter().filter(|(_, breaker)| breaker.opened.is_some()).skip(SHOWN);
+            let others: Vec<String> = others.map(|(integration, _)| integration.to_string()).collect();
+            told.truncate(SHOWN);
+            told.push(format!("The breaker of {} opened too.", list(&others)));
+        }
+        told
     }
 
     fn gates(&self) -> Option<String> {
-        let gates = self.facts.gates.iter().map(|(integration, (often, longest))| {
-            format!(
-                "{integration} asked for silence {}, for {} at the longest",
-                times((*often).into()),
-                rounded(*longest)
-            )
+        let gates = self.facts.gates.iter().map(|(integration, (asked, own, longest))| {
+            let why = match (asked, own) {
+                (0, own) => format!("{} because it was at its limit", times((*own).into())),
+                (asked, 0) => format!("{} because it asked for silence", times((*asked).into())),
+                (asked, own) => {
+                    let (asked, own) = (times((*asked).into()), times((*own).into()));
+                    format!("{asked} because it asked for silence and {own} because it was at its limit")
+                }
+            };
+            format!("the gate of {integration} was closed {why}, for {} at the longest", rounded(*longest))
         });
         let gates: Vec<String> = gates.collect();
-        (!gates.is_empty()).then(|| format!("{}, and the gate was closed for the whole team.", list(&gates)))
+        (!gates.is_empty()).then(|| format!("For the whole team {}.", list(&gates)))
     }
 
     fn process(&self) -> Vec<String> {
         let mut sentences = Vec::new();
-        for (died, up) in &self.facts.down {
+        if let Some((died, up)) = self.facts.down.first() {
             let span = rounded(up.saturating_sub(*died));
-            sentences.push(format!("The process died {} and was up again {span} later.", self.at(*died)));
+            let more = match self.facts.down.len() as u64 - 1 {
+                0 => String::new(),
+                more => format!(", and died {} more within the hour", times(more)),
+            };
+            sentences.push(format!("The process died {} and was up again {span} later{more}.", self.at(*died)));
         }
         let died = self.facts.died.iter().map(|(agent, often)| format!("{agent} {}", times((*often).into())));
         let died: Vec<String> = died.collect();
@@ -191,7 +206,11 @@ impl Teller<'_> {
             1 => "1 delivery was".to_owned(),
             more => format!("{more} deliveries were"),
         };
-        format!("{most}; tasks were parked {}, and {again} tried again by schedule.", times(self.facts.parked))
+        let parked = match self.facts.parked {
+            0 => "none was parked".to_owned(),
+            parked => format!("tasks were parked {}", times(parked)),
+        };
+        format!("{most}; {parked}, and {again} tried again by schedule.")
     }
 
     fn given_up(&self) -> Vec<String> {
@@ -245,18 +264,21 @@ impl Teller<'_> {
     }
 
     fn end(&self) -> String {
-        match self.facts.over {
-            Some(over) => format!(
-                "It was over {}, {} after it began: every task that had been in trouble had come to its end.",
-                self.at(over),
-                rounded(over.saturating_sub(self.facts.from))
-            ),
-            None => {
-                let human = self.run.events.iter().any(|event| {
-                    matches!(&event.what, crate::event::Happening::Decided { decided, .. } if decided.by == DeciderKind::Human)
-                });
-                let who = if human { "not everything could be decided" } else { "nobody decided about what waits" };
-                format!("It was not over when the run ended {}: {who}.", self.at(self.run.elapsed))
+        let over = &self.facts.over;
+        let incidents: Vec<String> = over.incidents.iter().cloned().collect();
+        let lasted = rounded(over.at.saturating_sub(self.facts.from));
+        match (over.tasks, incidents.as_slice()) {
+            (0, []) => {
+                let at = self.at(over.at);
+                format!("It was over {at}, {lasted} after it began: every task in trouble had come to its end.")
+            }
+            (0, _) => {
+                let open = list(&incidents);
+                format!("Every task in trouble had come to its end, but nobody closed {open} until the run was over.")
+            }
+            (waiting, _) => {
+                let end = self.at(self.run.elapsed);
+                format!("It was not over when the run ended {end}: {} had come to no end.", tasks(waiting))
             }
         }
     }

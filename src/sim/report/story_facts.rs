@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::timeline::Tally;
 use crate::decision::{DeciderKind, DecisionKind, in_words};
 use crate::event::Happening;
+use crate::scenario::{Scenario, Target};
 use crate::sim::play::Run;
 use crate::sim::play::books::CallEnd;
 use crate::task::{AgentName, Integration, TaskId};
@@ -23,6 +24,17 @@ pub(super) struct Breaker {
     pub(super) closed: Option<Duration>,
 }
 
+/// How it ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Over {
+    /// When the last of what came to its end did.
+    pub(super) at: Duration,
+    /// Tasks that did not.
+    pub(super) tasks: u64,
+    /// Incidents that did not.
+    pub(super) incidents: BTreeSet<String>,
+}
+
 /// What happened in the worst hour.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
@@ -36,8 +48,9 @@ pub(super) struct Facts {
     pub(super) unbidden: u64,
     /// Breakers that opened.
     pub(super) breakers: BTreeMap<Integration, Breaker>,
-    /// Gates: how often, and for how long at the longest.
-    pub(super) gates: BTreeMap<Integration, (u32, Duration)>,
+    /// Gates: how often the other side asked for silence, how often the team held back by itself, and for how long at
+    /// the longest.
+    pub(super) gates: BTreeMap<Integration, (u32, u32, Duration)>,
     /// The most tasks that waited at once, and when.
     pub(super) waited: (u32, Duration),
     /// Tasks parked, and deliveries tried again by schedule.
@@ -59,8 +72,8 @@ pub(super) struct Facts {
     pub(super) paged: Vec<(Duration, String)>,
     /// Messages that no channel took.
     pub(super) unheard: u64,
-    /// When everything that had trouble in it had come to its end; none if it never did.
-    pub(super) over: Option<Duration>,
+    /// When everything that had trouble in it had come to its end, or what of it never did.
+    pub(super) over: Over,
 }
 
 /// How bad it was, event by event.
@@ -102,11 +115,11 @@ fn worst(troubles: &[(Duration, u64)]) -> Option<Duration> {
 
 impl Facts {
     /// None when nothing went wrong.
-    pub(super) fn of(run: &Run, moments: &[Duration]) -> Option<Self> {
+    pub(super) fn of(scenario: &Scenario, run: &Run, moments: &[Duration]) -> Option<Self> {
         let from = worst(&troubles(run, moments))?;
         let mut facts = Self { from, until: from + HOUR, ..Self::default() };
         facts.feed(run, moments);
-        facts.books(run);
+        facts.books(scenario, run);
         facts.over = facts.end(run, moments);
         Some(facts)
     }
@@ -136,9 +149,10 @@ impl Facts {
                         _ => {}
                     }
                 }
-                Happening::GateClosed { integration, until, .. } => {
+                Happening::GateClosed { integration, until, asked } => {
                     let gate = self.gates.entry(integration.clone()).or_default();
-                    *gate = (gate.0 + 1, gate.1.max(until.since(event.at)));
+                    *(if asked.starts_with("retry after") { &mut gate.0 } else { &mut gate.1 }) += 1;
+                    gate.2 = gate.2.max(until.since(event.at));
                 }
                 Happening::RetryScheduled { .. } => self.retried += 1,
                 Happening::Parked { .. } => self.parked += 1,
@@ -160,7 +174,7 @@ impl Facts {
         self.breakers.retain(|_, breaker| breaker.opened.is_some() || breaker.closed.is_some());
     }
 
-    fn books(&mut self, run: &Run) {
+    fn books(&mut self, scenario: &Scenario, run: &Run) {
         let hour = self.from..self.until;
         for call in run.books.calls.iter().filter(|call| hour.contains(&call.at)) {
             match (call.fault, call.ended) {
@@ -171,6 +185,12 @@ impl Facts {
         }
         for (_, fault) in run.books.struck.iter().filter(|(at, _)| hour.contains(at)) {
             self.met.entry(*fault).or_default();
+        }
+        // What strikes no calls is told for as long as it lasts.
+        for window in run.windows.iter().filter(|window| window.from < self.until && window.until > self.from) {
+            if scenario.faults.get(window.fault).is_some_and(|fault| fault.kind.target() != Target::Calls) {
+                self.met.entry(window.fault).or_default();
+            }
         }
         for pair in run.books.runs.windows(2) {
             let (died, up) = (pair[0].1, pair[1].0);
@@ -189,7 +209,7 @@ impl Facts {
     }
 
     /// When the tasks that were in trouble, the breakers that opened and the incidents had come to their end.
-    fn end(&self, run: &Run, moments: &[Duration]) -> Option<Duration> {
+    fn end(&self, run: &Run, moments: &[Duration]) -> Over {
         let (mut tasks, mut breakers, mut incidents) = (BTreeSet::<TaskId>::new(), BTreeSet::new(), BTreeSet::new());
         let mut over = self.from;
         for (event, at) in run.events.iter().zip(moments).filter(|(_, at)| **at >= self.from) {
@@ -229,7 +249,7 @@ impl Facts {
             }
         }
         // A breaker nobody calls stays open; that is nobody's trouble.
-        (tasks.is_empty() && incidents.is_empty()).then_some(over)
+        Over { at: over, tasks: tasks.len() as u64, incidents }
     }
 }
 

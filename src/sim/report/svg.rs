@@ -36,7 +36,7 @@ pub(super) fn drawn(timeline: &Timeline, start: Timestamp) -> String {
     );
     drawing.depth(&timeline.depth);
     if !timeline.breakers.is_empty() {
-        drawing.heading("Breakers", &[("open", "open"), ("half", "half-open"), ("gate", "gate closed (Retry-After)")]);
+        drawing.heading("Breakers", &[("open", "open"), ("half", "half-open"), ("gate", "gate closed")]);
         drawing.rows(&timeline.breakers, &|what| match what {
             "half-open" => "half",
             "gate" => "gate",

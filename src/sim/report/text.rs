@@ -122,12 +122,14 @@ pub(super) fn rows(report: &Report) -> Vec<(&'static str, String)> {
         ),
         (
             "DEAD LETTERS",
-            format!(
-                "{}{classes}, of {} of the tasks; {} of those recovered without a person",
-                is(Measure::DeadLetters),
-                is(Measure::DeadLetterShare),
-                is(Measure::RecoveredShare)
-            ),
+            match report.words(Measure::DeadLetters) {
+                none if none == "0" => "none".to_owned(),
+                deaths => format!(
+                    "{deaths}{classes}, of {} of the tasks; {} of those recovered without a person",
+                    is(Measure::DeadLetterShare),
+                    is(Measure::RecoveredShare)
+                ),
+            },
         ),
         (
             "PEOPLE",
@@ -230,7 +232,7 @@ pub fn compared(compared: &Compared) -> String {
             nothing.push(row.measure.as_str());
             continue;
         }
-        let range = format!("{}..{}", row.signed(row.difference.p10), row.signed(row.difference.p90));
+        let range = row.range();
         let seeds = format!("{}/{}", row.agree, row.of);
         let _ = writeln!(
             out,
@@ -238,7 +240,7 @@ pub fn compared(compared: &Compared) -> String {
             row.measure.as_str(),
             short(row.measure, row.a),
             short(row.measure, row.b),
-            if row.of == 0 { "-".to_owned() } else { row.signed(row.difference.median) },
+            row.signed(row.difference.median),
         );
     }
     if !nothing.is_empty() {
