@@ -38,6 +38,7 @@ mod restart_intensity;
 mod resume;
 mod retry_after;
 mod retry_budget;
+mod scenarios;
 mod simulation;
 mod stuck;
 mod support;

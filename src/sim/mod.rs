@@ -2,7 +2,8 @@
 //!
 //! - [`script`] says which request fails how; [`heard`] reads requests and [`wire`] writes answers in the vendors' own
 //!   words; [`outage`] serves them.
-//! - [`play`] plays a scenario in virtual time; [`library`] is those that are shipped.
+//! - [`play`] plays a scenario in virtual time; [`library`] is those that are shipped. [`broker`] plays the same on seed
+//!   B's own configuration, [`uptime`] is one of its measures, and [`published`] puts both beside what was published.
 //! - [`pagerduty`] and [`smtp`] take the pages.
 //! - [`repository`] is what its agents read with tools.
 //! - [`scenario`] is the story of `backstop demo`, [`scene`] what must be seen of it, [`screen`] how it looks, [`demo`] runs it.
@@ -18,6 +19,7 @@ pub mod play;
 pub mod library;
 pub mod uptime;
 pub mod broker;
+pub mod published;
 pub mod outage;
 pub mod pagerduty;
 pub mod smtp;
