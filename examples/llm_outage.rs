@@ -1,82 +1,47 @@
-//! An LLM outage from start to end, as a user of the library sees it: `cargo run --example llm_outage`.
+//! An LLM outage from start to end, in virtual time: `cargo run --example llm_outage [SCENARIO.yaml [SEED]]`.
 //!
-//! Two agents share one model provider. It goes down, the breaker opens, tasks are parked, the provider comes back,
-//! and every task is done. No key, no network; the team's clock runs sixty times as fast as the wall's.
+//! Anthropic is down for twelve minutes of a busy hour. The whole team runs in this process, the same code as in
+//! production; only the models, the pager and the clock are played, so that the hour takes a moment. No key, no network.
 
 use std::error::Error;
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::Path;
 
-use backstop::agent::Agent;
-use backstop::config::{Config, ProviderConfig, Timeouts, Wire};
-use backstop::engine::Engine;
-use backstop::engine::memory::Memory;
-use backstop::event::Happening;
+use backstop::definitions;
+use backstop::sim::library;
+use backstop::sim::play::{Keep, play};
 use backstop::sim::screen::{Screen, Style};
-use backstop::sim::{Behaviour, OutageServer, Script, When};
-use backstop::task::{Effect, Integration, TaskType};
-use backstop::team::Team;
-use backstop::team::clock::Clock;
-use backstop::team::desk::NewTask;
-use backstop::time::Timestamp;
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    // A server that speaks OpenAI's wire format, and answers 500 while its switch is on.
-    let script = Script::new(1).rule("outage", When::any().switch("outage"), Behaviour::ServerError);
-    let server = OutageServer::start(script).await?;
-
-    let mut config = Config::new("example")
-        .agent(Agent::new("backend", "openai/gpt-6-sol")?.handling("bug_fix"))
-        .agent(Agent::new("marketing", "openai/gpt-6-sol")?.handling("blog"));
-    config.providers.insert(Integration::new("openai")?, openai(server.base_url(Wire::OpenAi)));
-
-    let engine: Arc<dyn Engine> = Arc::new(Memory::new());
-    let clock = Clock::starting_at(Timestamp::from_millis(0), 60.0);
-    let team = Team::builder(config).engine(engine.clone()).clock(clock.clone()).seed(1).start().await?;
-
-    server.switch("outage", true);
-    for number in 0..12 {
-        let task_type = TaskType::new(if number % 2 == 0 { "bug_fix" } else { "blog" })?;
-        let payload = serde_json::json!({"ticket": number});
-        team.desk().submit(NewTask { effect: Some(Effect::ReadOnly), ..NewTask::new(task_type, payload) }).await?;
-    }
-
-    // Everything worth telling is in the event feed: read it until every task has come to its end.
-    let mut screen = Screen::new(Style::default());
-    let (mut seen, mut out) = (0, std::io::stdout());
-    let mut settled = false;
-    while !settled {
-        settled = engine.balance().await?.settled();
-        for event in engine.events(seen, 100).await? {
-            seen = event.seq;
-            screen.feed(&event);
-            if let Happening::ProbeSent { .. } = event.what {
-                server.switch("outage", false);
-            }
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let file = arguments.next();
+    let seed = arguments.next().map_or(Ok(7), |seed| seed.parse())?;
+    // A scenario of your own, or the shipped one that `backstop sim run anthropic-outage` plays.
+    let loaded = match &file {
+        Some(file) => definitions::scenario(Path::new(file), None),
+        None => {
+            let (_, text) = library::named("anthropic-outage").ok_or("it is shipped")?;
+            definitions::scenario_text("anthropic-outage.yaml", text, None)
         }
-        screen.print(clock.now(), &mut out)?;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    screen.finish(clock.now(), &mut out)?;
+    };
+    let loaded = loaded.inspect_err(|problems| problems.errors.iter().for_each(|error| eprintln!("{error}")))?;
 
-    let balance = engine.balance().await?;
-    println!("\n{} submitted, {} done, {} lost", balance.submitted, balance.done, balance.lost());
-    team.drain(Duration::from_secs(1)).await?;
-    server.shutdown().await;
-    if balance.done == 12 { Ok(()) } else { Err("not every task was done".into()) }
-}
+    let run = play(&loaded, seed, Keep::default())?;
 
-fn openai(base_url: String) -> ProviderConfig {
-    ProviderConfig {
-        wire: Wire::OpenAi,
-        base_url,
-        api_key: Some("a key the server does not look at".into()),
-        self_hosted: false,
-        headers: Default::default(),
-        retry: None,
-        breaker: None,
-        timeouts: Timeouts::default(),
-        models: Default::default(),
+    // Everything worth telling is in the event feed.
+    let (mut screen, mut out) = (Screen::new(Style::default()), std::io::stdout());
+    for event in &run.events {
+        screen.feed(event);
+        screen.print(event.at, &mut out)?;
     }
+    screen.finish(run.events.last().map_or(loaded.scenario.start, |event| event.at), &mut out)?;
+    let (balance, calls, met) =
+        (run.balance, run.books.calls.len(), run.books.calls.iter().filter(|call| call.fault.is_some()).count());
+    println!(
+        "\n{} submitted, {} done, {} lost; {calls} calls, {met} of them met the outage",
+        balance.submitted,
+        balance.done,
+        balance.lost()
+    );
+    println!("seed {seed}, feed {}", &run.hash[..12]);
+    if run.at_rest && balance.lost() == 0 { Ok(()) } else { Err("not everything came to rest".into()) }
 }

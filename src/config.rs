@@ -434,19 +434,38 @@ impl Config {
     /// The policy in force for a type of task in an agent's hands, calling an integration.
     #[must_use]
     pub fn policy(&self, task_type: &TaskType, agent: &AgentName, integration: &Integration) -> Effective {
-        let declared = self.task_types.get(task_type).and_then(|declared| declared.retry.as_ref());
-        let agents = self.agents.get(agent).and_then(|agent| agent.retry.as_ref());
-        let provider = self.providers.get(integration).and_then(|provider| provider.retry.as_ref());
+        let [of_type, of_agent, of_provider] = self.policies_set(task_type, agent, integration);
         let level =
             |name: &str, policy: Option<&RetryPolicy>| Some(Level { name: name.to_owned(), policy: policy.cloned() });
         Levels {
             step: None,
-            task_type: level(task_type.as_str(), declared),
-            agent: level(agent.as_str(), agents),
-            integration: level(integration.as_str(), provider),
+            task_type: level(task_type.as_str(), of_type),
+            agent: level(agent.as_str(), of_agent),
+            integration: level(integration.as_str(), of_provider),
             team: self.retry.clone(),
         }
         .effective()
+    }
+
+    /// The policy of [`Config::policy`] by itself, without how it came about: asked at every step of a delivery.
+    #[must_use]
+    pub fn policy_in_force(&self, task_type: &TaskType, agent: &AgentName, integration: &Integration) -> &RetryPolicy {
+        let set = self.policies_set(task_type, agent, integration);
+        set.into_iter().flatten().next().unwrap_or(&self.retry)
+    }
+
+    /// What the task type, the agent and the integration set, in order of precedence.
+    fn policies_set(
+        &self,
+        task_type: &TaskType,
+        agent: &AgentName,
+        integration: &Integration,
+    ) -> [Option<&RetryPolicy>; 3] {
+        [
+            self.task_types.get(task_type).and_then(|declared| declared.retry.as_ref()),
+            self.agents.get(agent).and_then(|agent| agent.retry.as_ref()),
+            self.providers.get(integration).and_then(|provider| provider.retry.as_ref()),
+        ]
     }
 
     /// The prompt that renders a task of this type: what the type names, else the prompt of the type's own name (also
@@ -489,6 +508,20 @@ mod tests {
         (Config::new("t").agent(agent), TaskType::new("review").expect("a type"), name)
     }
 
+    fn provider() -> ProviderConfig {
+        ProviderConfig {
+            wire: Wire::OpenAi,
+            base_url: "http://localhost".to_owned(),
+            api_key: None,
+            self_hosted: true,
+            headers: BTreeMap::new(),
+            retry: None,
+            breaker: None,
+            timeouts: Timeouts::default(),
+            models: BTreeMap::new(),
+        }
+    }
+
     #[test]
     fn the_smallest_cap_on_a_task_wins() {
         for (of_type, of_agent, of_team, expected) in [
@@ -504,6 +537,26 @@ mod tests {
             let config = config
                 .task_type(task_type.clone(), TaskTypeConfig { max_micro_usd: of_type, ..TaskTypeConfig::default() });
             assert_eq!(config.caps(&task_type, &agent).task, expected, "{of_type:?} {of_agent:?} {of_team:?}");
+        }
+    }
+
+    #[test]
+    fn the_policy_in_force_is_the_one_that_wins() {
+        let integration = Integration::new("local").expect("a name");
+        let of = |max_deliveries| RetryPolicy { max_deliveries, ..RetryPolicy::team_default() };
+        for (of_type, of_agent, of_provider, expected) in
+            [(2, 4, 5, 2), (0, 4, 5, 4), (0, 0, 5, 5), (2, 0, 0, 2), (0, 0, 0, 9)]
+        {
+            let (mut config, task_type, agent) = team();
+            let set = |max: u32| (max > 0).then(|| of(max));
+            config.retry = of(9);
+            config.agents.get_mut(&agent).expect("there").retry = set(of_agent);
+            let said = TaskTypeConfig { retry: set(of_type), ..TaskTypeConfig::default() };
+            let provider = ProviderConfig { retry: set(of_provider), ..provider() };
+            let config = config.task_type(task_type.clone(), said).provider(integration.clone(), provider);
+            let policy = config.policy_in_force(&task_type, &agent, &integration);
+            assert_eq!(policy.max_deliveries, expected, "{of_type} {of_agent} {of_provider}");
+            assert_eq!(*policy, config.policy(&task_type, &agent, &integration).policy);
         }
     }
 

@@ -16,11 +16,13 @@
 //! - `llm` asks models, `tools` calls tools (MCP servers, HTTP, functions in code), `pager` reaches people. Each makes
 //!   exactly one call per call, judges nothing, and knows neither the others nor the engine.
 //! - `team` is the actors that carry out what the files decide; `Team` starts them.
-//! - `definitions` reads a team from its directory, `sim` plays the demo, `api` and `cli` are how people speak to a team.
+//! - `definitions` reads a team from its directory, `sim` plays outages and the demo, `api` and `cli` are how people speak
+//!   to a team.
 
 // Files decide: in reading order.
 pub mod time;
 pub mod spelling;
+pub mod visitor;
 pub mod diff;
 pub mod task;
 pub mod retry;

@@ -138,7 +138,12 @@ pub struct Listed {
 
 /// Every model of the dated snapshot.
 pub fn snapshot() -> impl Iterator<Item = Listed> {
-    SNAPSHOT.lines().filter(|line| !line.starts_with('#')).filter_map(read)
+    lines().filter_map(read)
+}
+
+/// Its lines, without the header.
+fn lines() -> impl Iterator<Item = &'static str> {
+    SNAPSHOT.lines().filter(|line| !line.starts_with('#'))
 }
 
 /// A line of the snapshot. A test reads them all, so none is left out here unseen.
@@ -180,10 +185,13 @@ fn known<T: FromStr>(cell: &str) -> Option<Option<T>> {
 /// slashes, each at a price of its own: such a name is known of its own vendor only.
 #[must_use]
 pub fn listed(model: &ModelRef) -> Option<ModelFacts> {
-    let is = |listed: &Listed| {
-        listed.model == model.model && (listed.vendor == model.provider.as_str() || !model.model.contains('/'))
+    // Asked at every call of a model: only the line of this name is read whole.
+    let is = |line: &&str| {
+        let mut columns = line.split('\t');
+        let (vendor, name) = (columns.next(), columns.next());
+        name == Some(model.model.as_str()) && (vendor == Some(model.provider.as_str()) || !model.model.contains('/'))
     };
-    snapshot().find(is).map(|listed| listed.facts)
+    lines().filter(is).find_map(read).map(|listed| listed.facts)
 }
 
 /// The dearest there is: the highest price of each kind among the snapshot and `known`, long requests included. What a

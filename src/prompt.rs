@@ -4,6 +4,7 @@
 //! read as a template, it cannot close the tags that fence it (see `fenced`), and what does not show in it is written out
 //! (see [`visible`]). Errors never hold values.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use minijinja::value::{Serde, Value as Data};
@@ -105,15 +106,26 @@ const BUILTIN: &[(&str, &str, &[&str])] = &[
 /// The built-in prompts, by name.
 #[must_use]
 pub fn builtin() -> BTreeMap<String, Prompt> {
-    let prompt = |(name, file, arguments): &(&str, &str, &[&str])| {
-        let (head, body) = front_matter(file).unwrap_or(("", file));
-        let mut prompt =
-            arguments.iter().fold(Prompt::new(*name, body), |prompt, argument| prompt.argument(*argument, true));
-        prompt.description =
-            head.lines().find_map(|line| line.strip_prefix("description: ")).unwrap_or_default().to_owned();
-        ((*name).to_owned(), prompt)
+    BUILTIN.iter().map(|(name, file, arguments)| ((*name).to_owned(), read(name, file, arguments))).collect()
+}
+
+/// A built-in prompt out of its file.
+fn read(name: &str, file: &str, arguments: &[&str]) -> Prompt {
+    let (head, body) = front_matter(file).unwrap_or(("", file));
+    let mut prompt =
+        arguments.iter().fold(Prompt::new(name, body), |prompt, argument| prompt.argument(*argument, true));
+    prompt.description =
+        head.lines().find_map(|line| line.strip_prefix("description: ")).unwrap_or_default().to_owned();
+    prompt
+}
+
+/// A prompt by its name: the team's, or the built-in one.
+fn partial<'a>(prompts: &'a BTreeMap<String, Prompt>, name: &str) -> Option<Cow<'a, Prompt>> {
+    let builtin = || {
+        let (name, file, arguments) = BUILTIN.iter().find(|(builtin, ..)| *builtin == name)?;
+        Some(Cow::Owned(read(name, file, arguments)))
     };
-    BUILTIN.iter().map(prompt).collect()
+    prompts.get(name).map(Cow::Borrowed).or_else(builtin)
 }
 
 /// Splits `---`, front matter, `---`, body. The body loses the blank lines around it.
@@ -190,20 +202,21 @@ pub enum PromptError {
 /// # Errors
 /// When a required argument is missing, or the template fails.
 pub fn render(prompt: &Prompt, scene: &Scene<'_>) -> Result<Rendered, PromptError> {
-    let builtin = builtin();
-    let partial = |name: &str| scene.prompts.get(name).or_else(|| builtin.get(name));
     let refused = scene.amendments.iter().rev().find(|amendment| amendment.from == AmendmentSource::Validation);
     let ordered: Vec<&Amendment> =
         scene.amendments.iter().filter(|amendment| amendment.from != AmendmentSource::Validation).collect();
     let failure = failure(scene.fault, refused);
 
-    let spoken_of = names(prompt)?;
-    let mut parts = vec![prompt];
-    if failure.is_some() && !spoken_of.contains("failure") {
-        parts.extend(partial("_rejected"));
-    }
-    if !ordered.is_empty() && !spoken_of.contains("amendments") {
-        parts.extend(partial("_reassigned"));
+    let mut parts = vec![Cow::Borrowed(prompt)];
+    // Most are delivered once and well: what a template speaks of is asked only when there is something to say.
+    if failure.is_some() || !ordered.is_empty() {
+        let spoken_of = names(prompt)?;
+        if failure.is_some() && !spoken_of.contains("failure") {
+            parts.extend(partial(scene.prompts, "_rejected"));
+        }
+        if !ordered.is_empty() && !spoken_of.contains("amendments") {
+            parts.extend(partial(scene.prompts, "_reassigned"));
+        }
     }
 
     let given = given(scene, arguments(prompt, &scene.task.payload)?, failure, &ordered);
@@ -254,11 +267,9 @@ pub fn follow_up(scene: &Scene<'_>, refused: Option<&str>, added: &[Amendment]) 
     let failure = wrong.map(|wrong| {
         context! { message => wrong, path => "", reason => "", excerpt => "", violations => Vec::<Data>::new() }
     });
-    let builtin = builtin();
-    let partial = |name: &str| scene.prompts.get(name).or_else(|| builtin.get(name));
-    let rejected = failure.is_some().then(|| partial("_rejected")).flatten();
-    let reassigned = (!ordered.is_empty()).then(|| partial("_reassigned")).flatten();
-    let parts: Vec<&Prompt> = rejected.into_iter().chain(reassigned).collect();
+    let rejected = failure.is_some().then(|| partial(scene.prompts, "_rejected")).flatten();
+    let reassigned = (!ordered.is_empty()).then(|| partial(scene.prompts, "_reassigned")).flatten();
+    let parts: Vec<Cow<'_, Prompt>> = rejected.into_iter().chain(reassigned).collect();
     if parts.is_empty() {
         return Ok(None);
     }

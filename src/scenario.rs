@@ -169,8 +169,21 @@ impl Default for ModelBehaviour {
 pub struct Said {
     /// To prompts with these words; without, to all.
     pub prompt_has: Option<String>,
+    /// To prompts without these words.
+    pub prompt_lacks: Option<String>,
+    /// Only the n-th to the m-th time that it fits, the first = 1.
+    pub calls: Option<(u64, u64)>,
     /// What is said.
     pub text: String,
+}
+
+impl Said {
+    /// Is it said to this prompt, but for the count of calls?
+    #[must_use]
+    pub fn fits(&self, prompt: &str) -> bool {
+        self.prompt_has.as_ref().is_none_or(|words| prompt.contains(words.as_str()))
+            && self.prompt_lacks.as_ref().is_none_or(|words| !prompt.contains(words.as_str()))
+    }
 }
 
 /// How long an answer takes.

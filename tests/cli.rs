@@ -31,6 +31,8 @@ fn nobody() -> String {
 
 const COMMANDS: &[&[&str]] = &[
     &["demo"],
+    &["outage", "serve"],
+    &["sim", "agree"],
     &["init"],
     &["check"],
     &["bound"],
@@ -111,6 +113,10 @@ fn wrong_usage_ends_with_2_and_says_what_is_meant() {
         (&["--url", "ftp://x", "status"], "must begin with http"),
         (&["--url", "nonsense", "status"], "is not the address of a team"),
         (&["demo", "--speed", "0"], "1 to 200"),
+        (&["outage", "serve", "--fault", "overloded"], "did you mean `overloaded`?"),
+        (&["outage", "serve", "--fault", "hang,shre=1"], "did you mean `share`?"),
+        (&["outage", "serve", "--speed", "0", "--port", "0"], "is no speed"),
+        (&["outage", "serve", "--upstream", "ftp://x", "--port", "0"], "must begin with http"),
         (&["demo", "--keep", "a", "--resume", "b"], "cannot be used with"),
         (&[], "Usage"),
     ] {

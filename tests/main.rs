@@ -1,6 +1,7 @@
 //! The promises, one file each, in one binary.
 
 mod abuse;
+mod agreement;
 mod api;
 mod architecture;
 mod backoff;
@@ -21,6 +22,7 @@ mod leases;
 mod money;
 #[cfg(feature = "mcp")]
 mod mcp;
+mod outage;
 mod outcome;
 mod page_window;
 mod pager;
@@ -40,6 +42,7 @@ mod retry_after;
 mod retry_budget;
 mod scenarios;
 mod simulation;
+mod strangers;
 mod stuck;
 mod support;
 mod team;

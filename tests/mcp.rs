@@ -4,7 +4,6 @@
 #[path = "mcp/hostile.rs"]
 mod hostile;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Play, Stub};
+use crate::support::{Play, Stub, peer};
 
 /// Long enough for a machine under load; nothing waits for it that goes well.
 const LONG: Duration = Duration::from_secs(60);
@@ -396,20 +395,10 @@ async fn a_server_elsewhere_that_answers_otherwise_is_said_with_its_status() {
     assert_eq!((trouble.fault, trouble.detail.as_str()), (ToolFault::Timeout, "docs: no answer within 300ms"));
 }
 
-/// Where `.ci/peers` has put the reference server, or where the environment says it is.
+/// The reference server, where it is there.
 fn everything() -> Option<PathBuf> {
-    let said = std::env::var_os("BACKSTOP_TEST_MCP_EVERYTHING").map(PathBuf::from);
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let path = "tools/peers/node_modules/@modelcontextprotocol/server-everything/dist/index.js";
-    let ours = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(target).join(path);
-    let found = said.or(Some(ours)).filter(|path| path.is_file());
-    if found.is_none() {
-        let why = "SKIPPED: the MCP server nobody here wrote is not there; run .ci/peers (needs npm) to try it";
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{why}");
-        // Past the harness, which keeps what a test that succeeds prints.
-        writeln!(std::io::stderr(), "{why}").expect("stderr");
-    }
-    found
+    let path = "peers/node_modules/@modelcontextprotocol/server-everything/dist/index.js";
+    peer("BACKSTOP_TEST_MCP_EVERYTHING", path, "the MCP server nobody here wrote", "npm")
 }
 
 /// What the reference server does is known from its own documentation, not from this repository.

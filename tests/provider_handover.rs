@@ -178,7 +178,7 @@ async fn the_outage_server_calls_tools_step_by_step() {
             Behaviour::Answer(Answer::Text("It is fine.".to_owned())),
         );
     let server = OutageServer::start(script).await.expect("a port");
-    for wire in [Wire::Anthropic, Wire::OpenAi] {
+    for wire in [Wire::Anthropic, Wire::OpenAi, Wire::Responses] {
         let config = ProviderConfig { timeouts: PATIENT, ..config(wire, &server.base_url(wire)) };
         let provider = build("stub", &config).expect("a sound configuration");
         let mut messages = vec![Message::user("Look.")];

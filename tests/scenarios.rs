@@ -1,14 +1,12 @@
 //! The shipped scenarios keep what they promise, and seed B's configuration on its broker does what was measured of it.
 
-#[path = "scenarios/measured.rs"]
-mod measured;
-
 use backstop::assertion::Measure;
 use backstop::definitions::{LoadedScenario, scenario_text};
 use backstop::sim::broker::{self, BrokerRun};
 use backstop::sim::library::SHIPPED;
 use backstop::sim::play::{Keep, play};
 use backstop::sim::published;
+use backstop::sim::report::Report;
 
 /// Months are for a release build: `backstop sim run`.
 const LONG: &[&str] = &["genbrain-fleet", "thirty-days"];
@@ -24,8 +22,9 @@ fn every_shipped_scenario_keeps_its_promises() {
     for (name, text) in SHIPPED.iter().filter(|(name, _)| !LONG.contains(name)) {
         let loaded = loaded(name, text);
         let run = play(&loaded, 1, Keep::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let report = Report::of(&loaded, &run);
         for assertion in &loaded.scenario.assertions {
-            let value = measured::measured(&run, assertion.measure);
+            let value = report.measure(assertion.measure);
             if !assertion.holds(value) {
                 broken.push(format!("{name}: {assertion}, measured {value}"));
             }
@@ -40,8 +39,9 @@ fn a_ceo_that_is_killed_deciding_holds_up_nobody_else() {
     // The dispatcher decides about parked work by the CEO's table; killed in the CEO's place it hung, and the whole team
     // with it, for two days. Seed 2 was the first to show it.
     let (name, text) = backstop::sim::library::named("ceo-kill").expect("shipped");
-    let run = play(&loaded(name, text), 2, Keep::default()).expect("played");
-    assert_eq!((measured::measured(&run, Measure::Open), run.at_rest), (0.0, true));
+    let loaded = loaded(name, text);
+    let run = play(&loaded, 2, Keep::default()).expect("played");
+    assert_eq!((Report::of(&loaded, &run).measure(Measure::Open), run.at_rest), (0.0, true));
 }
 
 #[test]
@@ -161,7 +161,8 @@ fn the_same_seed_is_the_same_run_on_the_broker_and_the_same_world_as_ours() {
     };
     assert_eq!(came(&first.books.asked), came(&ours.books.asked));
 
-    let figures = |measure| measured::measured(&ours, measure);
+    let report = Report::of(&loaded, &ours);
+    let figures = |measure| report.measure(measure);
     let sides = published::Sides { scenario: &loaded.scenario, run: &ours, ours: &figures, broker: &first };
     let said = loaded.scenario.published.as_ref().expect("published");
     let rows = published::rows(said, &sides);

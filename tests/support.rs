@@ -1,6 +1,9 @@
-//! What several promises need to be tested: files of tables, loopback stubs, waiting without sleeping.
+//! What several promises need to be tested: files of tables, loopback stubs, programs nobody here wrote, waiting without
+//! sleeping.
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -248,4 +251,20 @@ pub(crate) fn untrusted_tls() -> String {
         let _ = connection.complete_io(&mut stream);
     });
     format!("https://localhost:{port}")
+}
+
+/// Where `.ci/peers` has put a program nobody here wrote, or where the environment says it is. Where it is not, that is
+/// said, and under `CI=true` it is a failure.
+pub(crate) fn peer(variable: &str, path: &str, what: &str, needs: &str) -> Option<PathBuf> {
+    let said = std::env::var_os(variable).map(PathBuf::from);
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let ours = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(target).join("tools").join(path);
+    let found = said.or(Some(ours)).filter(|path| path.is_file());
+    if found.is_none() {
+        let why = format!("SKIPPED: {what} is not there; run .ci/peers (needs {needs}) to try it");
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{why}");
+        // Past the harness, which keeps what a test that succeeds prints.
+        writeln!(std::io::stderr(), "{why}").expect("stderr");
+    }
+    found
 }

@@ -1,16 +1,16 @@
 //! Who may come in: loopback callers, or whoever holds the token; never a web page of another site.
 //!
-//! A browser can be made to send requests to 127.0.0.1 by any page it shows (CSRF), and a name the attacker owns can
-//! be made to resolve to 127.0.0.1 (DNS rebinding). So the `Host` must be a loopback name, and an `Origin`, when there is
-//! one, must be this very host. With a token any `Host` will do, because no foreign page knows the token.
+//! Why the `Host` must be a loopback name and an `Origin` this very host is said in `visitor`. With a token any `Host`
+//! will do, because no foreign page knows the token.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
+use crate::visitor;
 
 /// Is it safe to listen there? A loopback address always, another only with a token.
 ///
@@ -35,19 +35,17 @@ pub struct NeedsToken(SocketAddr);
 pub fn admit(path: &str, headers: &HeaderMap, token: Option<&SecretString>) -> Result<(), Problem> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host = text(header::HOST).unwrap_or("");
-    if token.is_none() && !is_loopback(host) {
+    if token.is_none() && !visitor::is_loopback(host) {
         let detail =
             format!("`{host}` is not a name of this machine's loopback; use 127.0.0.1 or localhost, or set a token");
         return Err(Problem::new(StatusCode::FORBIDDEN, "host-not-allowed", "Host not allowed", detail));
     }
-    if let Some(origin) = text(header::ORIGIN) {
-        let same = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) == Some(host);
-        if !same {
-            let detail = format!("pages of `{origin}` may not call this API");
-            return Err(Problem::new(StatusCode::FORBIDDEN, "origin-not-allowed", "Origin not allowed", detail));
-        }
+    if let Some(origin) = text(header::ORIGIN).filter(|origin| !visitor::is_own_page(origin, host)) {
+        let detail = format!("pages of `{origin}` may not call this API");
+        return Err(Problem::new(StatusCode::FORBIDDEN, "origin-not-allowed", "Origin not allowed", detail));
     }
-    if let Some("cross-site" | "same-site") = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok()) {
+    let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
+    if site.is_some_and(visitor::is_other_site) {
         let detail = "pages of other sites may not call this API";
         return Err(Problem::new(StatusCode::FORBIDDEN, "origin-not-allowed", "Origin not allowed", detail));
     }
@@ -63,14 +61,6 @@ pub fn admit(path: &str, headers: &HeaderMap, token: Option<&SecretString>) -> R
 /// Probes of orchestrators carry no token, and learn nothing but alive and ready.
 fn open_to_all(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz" | "/healthz")
-}
-
-fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(""),
-        None => host.split(':').next().unwrap_or(""),
-    };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Compares digests, every byte of them, so that the time it takes says nothing about how much was right.

@@ -18,9 +18,11 @@ mod events;
 mod explain;
 mod incident;
 mod init;
+mod outage;
 mod page;
 mod replay;
 mod select;
+mod sim;
 mod status;
 mod task;
 mod up;
@@ -113,6 +115,9 @@ enum LogFormat {
 enum Command {
     /// Take a team through an LLM outage, in this process, without a key
     Demo(demo::Demo),
+    /// Model providers that fail on cue, for any client
+    #[command(subcommand)]
+    Outage(outage::Outage),
     /// Write the files of a team: backstop.yaml, agents/, prompts/
     Init(init::Init),
     /// Check the files of a team, all mistakes at once
@@ -149,6 +154,9 @@ enum Command {
     /// Try the pager
     #[command(subcommand)]
     Page(page::Page),
+    /// Simulate outages against a team in virtual time, and compare
+    #[command(subcommand)]
+    Sim(sim::Sim),
     /// Which retry policy applies to a task or type, and why
     Explain(explain::Explain),
     /// Why a task is where it is: every step, failure, wait, cost and decision, with its rule
@@ -365,6 +373,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Error> {
     runtime.block_on(async {
         match command {
             Command::Demo(demo) => demo.run(context).await,
+            Command::Outage(outage) => outage.run(context).await,
             Command::Init(init) => init.run(context),
             Command::Check(check) => check.run(context),
             Command::Bound(bound) => bound.run(context),
@@ -379,6 +388,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Error> {
             Command::Breaker(breaker) => breaker.run(context).await,
             Command::Events(events) => events.run(context).await,
             Command::Page(page) => page.run(context).await,
+            Command::Sim(sim) => sim.run(context).await,
             Command::Explain(explain) => explain.run(context).await,
             Command::Why(why) => why.run(context).await,
             Command::Healthcheck => status::healthcheck(context).await,

@@ -139,7 +139,7 @@ fn not_started(error: &dyn std::error::Error, data: &Path) -> Error {
 }
 
 /// SIGTERM and SIGINT, heard from one moment on: a second one that comes while the first is being obeyed is not missed.
-struct Stop {
+pub(super) struct Stop {
     #[cfg(unix)]
     terminate: Option<tokio::signal::unix::Signal>,
     #[cfg(unix)]
@@ -148,7 +148,7 @@ struct Stop {
 
 impl Stop {
     #[cfg(unix)]
-    fn listen() -> Self {
+    pub(super) fn listen() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
         // Where one cannot be heard its default applies: the process ends, and what ran is delivered again.
         let hear = |kind| signal(kind).ok();
@@ -156,13 +156,13 @@ impl Stop {
     }
 
     #[cfg(not(unix))]
-    fn listen() -> Self {
+    pub(super) fn listen() -> Self {
         Self {}
     }
 
     /// Returns when the process was told to stop, once for each time it was told.
     #[cfg(unix)]
-    async fn told(&mut self) {
+    pub(super) async fn told(&mut self) {
         use tokio::signal::unix::Signal;
         async fn heard(signal: &mut Option<Signal>) {
             let heard = match signal {
@@ -181,7 +181,7 @@ impl Stop {
 
     /// Returns when the process was told to stop.
     #[cfg(not(unix))]
-    async fn told(&mut self) {
+    pub(super) async fn told(&mut self) {
         let _ = tokio::signal::ctrl_c().await;
     }
 }
@@ -195,7 +195,7 @@ fn tell(context: &Context, words: &str) {
 }
 
 /// Logs go to stderr, as text or JSON; `BACKSTOP_LOG` filters them as `RUST_LOG` does elsewhere.
-fn start_log(context: &Context) {
+pub(super) fn start_log(context: &Context) {
     let default = match (context.out.quiet, context.verbose) {
         (true, _) => "error",
         (false, 0) => "warn,backstop=info",

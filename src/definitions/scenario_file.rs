@@ -366,13 +366,15 @@ fn model(value: &Value, notes: &mut Notes<'_>) -> Option<ModelBehaviour> {
     for item in table.take("answers", notes).map(|value| value.list(notes)).unwrap_or_default() {
         let Some(mut table) = item.table(notes) else { continue };
         let prompt_has = table.take("prompt-has", notes).and_then(|value| value.text(notes));
+        let prompt_lacks = table.take("prompt-lacks", notes).and_then(|value| value.text(notes));
+        let calls = table.take("calls", notes).and_then(|value| self::calls(&value, notes));
         let remedy = "write what it says: `text: \"…\"`, or `json: { … }`";
         let text = match table.take("json", notes) {
             Some(value) => Some(json(&value.node).to_string()),
             None => table.must("text", remedy, notes).and_then(|value| value.text(notes)),
         };
         table.finish(&ours_only, notes);
-        answers.extend(text.map(|text| Said { prompt_has, text }));
+        answers.extend(text.map(|text| Said { prompt_has, prompt_lacks, calls, text }));
     }
     table.finish(&ours_only, notes);
     let wrong = schema_breaks + loops + refusals + cuts;
@@ -427,6 +429,11 @@ fn range<T: Copy + PartialOrd>(
     }
 }
 
+/// Which calls: the n-th, or the n-th to the m-th.
+fn calls(value: &Value, notes: &mut Notes<'_>) -> Option<(u64, u64)> {
+    range(value, notes, &|item, notes| item.whole(1..=MOST_TASKS, notes))
+}
+
 /// A share in percent (`30%`), or of one (`0.3`).
 fn share(value: &Value, notes: &mut Notes<'_>) -> Option<f64> {
     let Kind::Scalar { text, .. } = &value.node.kind else {
@@ -467,9 +474,7 @@ fn fault(
     let scope = scope(&mut table, regions, notes);
     let share = table.take("share", notes).and_then(|value| self::share(&value, notes)).unwrap_or(1.0);
     let flap = table.take("flap", notes).and_then(|value| flap(&value, notes));
-    let calls = table
-        .take("calls", notes)
-        .and_then(|value| range(&value, notes, &|item, notes| item.whole(1..=MOST_TASKS, notes)));
+    let calls = table.take("calls", notes).and_then(|value| self::calls(&value, notes));
     let retry_after = table.take("retry-after", notes);
     let hint = retry_after.as_ref().and_then(|value| value.duration(Duration::ZERO..=DAY, notes));
     let times = table.take("times", notes);

@@ -39,11 +39,21 @@ pub fn templates() -> &'static [(&'static str, &'static str)] {
 type Files = &'static [(&'static str, &'static str)];
 
 /// The teams that shipped scenarios bring along: the path under which a scenario names one, and its files.
-pub(super) const TEAMS: &[(&str, Files)] = &[(
-    "teams/alone",
-    &[
-        ("backstop.yaml", include_str!("../../scenarios/teams/alone/backstop.yaml")),
-        ("agents/fixer.md", include_str!("../../scenarios/teams/alone/agents/fixer.md")),
-        ("agents/reviewer.md", include_str!("../../scenarios/teams/alone/agents/reviewer.md")),
-    ],
-)];
+pub(super) const TEAMS: &[(&str, Files)] = &[
+    (
+        "teams/alone",
+        &[
+            ("backstop.yaml", include_str!("../../scenarios/teams/alone/backstop.yaml")),
+            ("agents/fixer.md", include_str!("../../scenarios/teams/alone/agents/fixer.md")),
+            ("agents/reviewer.md", include_str!("../../scenarios/teams/alone/agents/reviewer.md")),
+        ],
+    ),
+    (
+        "teams/quick",
+        &[
+            ("backstop.yaml", include_str!("../../scenarios/teams/quick/backstop.yaml")),
+            ("agents/answerer.md", include_str!("../../scenarios/teams/quick/agents/answerer.md")),
+            ("agents/writer.md", include_str!("../../scenarios/teams/quick/agents/writer.md")),
+        ],
+    ),
+];

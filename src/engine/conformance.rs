@@ -422,7 +422,9 @@ async fn documents(site: &mut dyn Site) {
             other => panic!("a stale version must be refused, not {other:?}"),
         }
     }
+    let saves = engine.saves();
     engine.save(vec![document("a", 1)], told(), at(2)).await.expect("saved");
+    assert!(saves.is_none() || engine.saves() != saves, "who counts saves counts each");
     let stored = engine.documents("incident").await.expect("read");
     let versions: Vec<_> = stored.iter().map(|stored| (stored.key.as_str(), stored.version, &stored.body)).collect();
     assert_eq!(versions, [("a", 2, &json!({"v": 1})), ("b", 1, &json!({"v": 0}))]);

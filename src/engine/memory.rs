@@ -15,7 +15,7 @@ use crate::engine::{Document, Engine, Error, Journaled, KEY_RETENTION, LeaseAsk,
 use crate::event::{Event, NewEvent};
 use crate::failure::Class;
 use crate::journal::{self, End, Spending, Step};
-use crate::ledger::{self, Balance, Command, Record, State};
+use crate::ledger::{self, Balance, Command, LetterStatus, Record, State};
 use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk, failure_told};
 use crate::queue::{Entry, Queues};
 use crate::task::{AgentName, IdempotencyKey, Integration, Task, TaskId, TaskType};
@@ -99,13 +99,15 @@ struct Shelf {
     standing: BTreeMap<State, BTreeSet<u64>>,
     /// How many tasks of each agent stand in each state; what is zero is left out.
     depths: BTreeMap<(AgentName, State), u64>,
-    /// Tasks that have a letter, by its time.
-    letters: BTreeSet<(Timestamp, u64)>,
+    /// Tasks that have a letter, by where it stands and its time.
+    letters: BTreeMap<LetterStatus, BTreeSet<(Timestamp, u64)>>,
     events: Vec<Event>,
     deaths: Vec<Death>,
     failures: Vec<(Timestamp, AgentName, TaskType, Class)>,
     documents: BTreeMap<(String, String), Document>,
     journals: HashMap<u64, Vec<Step>>,
+    /// How often documents were saved.
+    saves: u64,
     epoch: u64,
     high_water: Timestamp,
     closed: bool,
@@ -134,15 +136,19 @@ impl Shelf {
             if let Some(lease) = &before.lease {
                 self.running.remove(&(lease.deadline, seq));
             }
-            if let Some(letter) = &before.letter {
-                self.letters.remove(&(letter.at, seq));
+            if let Some(letter) = &before.letter
+                && let Some(letters) = self.letters.get_mut(&letter.status)
+            {
+                letters.remove(&(letter.at, seq));
             }
             let before = (before.agent.clone(), before.state);
             self.stands_no_more(seq, before);
         }
         self.standing.entry(record.state).or_default().insert(seq);
         *self.depths.entry((record.agent.clone(), record.state)).or_default() += 1;
-        self.letters.extend(record.letter.as_ref().map(|letter| (letter.at, seq)));
+        if let Some(letter) = &record.letter {
+            self.letters.entry(letter.status).or_default().insert((letter.at, seq));
+        }
         if let Some(entry) = Entry::of(&record) {
             self.queues.enter(seq, &entry);
         }
@@ -279,6 +285,7 @@ impl Shelf {
             }
             changed.insert(name, Document { version: stored + 1, ..document });
         }
+        self.saves += 1;
         for (name, document) in changed {
             match document.body.is_null() {
                 true => drop(self.documents.remove(&name)),
@@ -321,8 +328,12 @@ impl Shelf {
             Some(cursor @ Cursor::Letter(..)) => Some(cursor),
             Some(Cursor::Task(_)) => return Err(page.bad_cursor()),
         };
-        let sorted = self.letters.iter().map(|&(at, seq)| (Cursor::Letter(at, seq), self.at(seq)));
-        Ok(cut(sorted.filter(|(_, record)| filter.matches_letter(record)).collect(), after, page))
+        let wanted = |status: &LetterStatus| filter.status.is_empty() || filter.status.contains(status);
+        let letters = self.letters.iter().filter(|(status, _)| wanted(status)).flat_map(|(_, letters)| letters);
+        let mut letters: Vec<(Timestamp, u64)> = letters.copied().collect();
+        letters.sort_unstable();
+        let found = letters.into_iter().map(|(at, seq)| (Cursor::Letter(at, seq), self.at(seq)));
+        Ok(cut(found.filter(|(_, record)| filter.matches_letter(record)).collect(), after, page))
     }
 
     fn failure_rates(&self, since: Timestamp) -> Vec<FailureRate> {
@@ -511,6 +522,10 @@ impl Engine for Memory {
 
     fn documents(&self, kind: &'static str) -> Pending<'_, Vec<Document>> {
         self.read(|shelf| Ok(shelf.documents.values().filter(|document| document.kind == kind).cloned().collect()))
+    }
+
+    fn saves(&self) -> Option<u64> {
+        Some(self.locked().saves)
     }
 
     fn epoch(&self) -> u64 {

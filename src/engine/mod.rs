@@ -122,6 +122,12 @@ pub trait Engine: Send + Sync + 'static {
     /// All documents of a kind, by key.
     fn documents(&self, kind: &'static str) -> Pending<'_, Vec<Document>>;
 
+    /// A number that is another one once a document was saved, so that who read them all need not read them again;
+    /// `None` where nobody counts.
+    fn saves(&self) -> Option<u64> {
+        None
+    }
+
     /// The number of this run of the process over this store: 1 at first, one more at every start.
     fn epoch(&self) -> u64;
 

@@ -17,13 +17,13 @@ use super::outage::OutageServer;
 use super::pagerduty::PagerDutyStub;
 use super::panic::PanickingProvider;
 use super::repository::Repository;
-use super::scenario::{
-    ACKNOWLEDGE_AFTER, CANCEL_AT, CURTAIN, OUTAGE, OUTAGE_SWITCH, OVERRIDE_AT, PAID_AT, PERMISSION, PERSON, Part,
-    RATE_LIMIT, Scenario, Stubs, TASKS,
-};
 use super::scene::{Scene, Watcher};
 use super::screen::{Screen, Style, grouped};
 use super::smtp::SmtpStub;
+use super::story::{
+    ACKNOWLEDGE_AFTER, CANCEL_AT, CURTAIN, OUTAGE_SWITCH, OVERRIDE_AT, PAID_AT, PERMISSION, PERSON, Part, Story, Stubs,
+    TASKS,
+};
 use crate::cause::Usage;
 use crate::config::{Config, Wire};
 use crate::definitions::{self, Purpose};
@@ -169,7 +169,7 @@ pub async fn run(options: Options, out: &mut (dyn Write + Send)) -> Result<Outco
     let stage = Stage::set(&home, &options).await?;
     let written = |result: io::Result<()>| result.map_err(io_error("write to the screen"));
     written(opening(&home, &stage, out))?;
-    let Stage { scenario, engine, clock, origin, server, team, .. } = &stage;
+    let Stage { story, engine, clock, origin, server, team, .. } = &stage;
     let desk = team.desk();
 
     let mut screen = Screen::new(style(options.plain));
@@ -179,11 +179,11 @@ pub async fn run(options: Options, out: &mut (dyn Write + Send)) -> Result<Outco
         watcher.note(event);
         screen.remember(event);
     }
-    let mut person = Person { desk: &desk, scenario, ids: BTreeMap::new() };
+    let mut person = Person { desk: &desk, story, ids: BTreeMap::new() };
     let tick = Duration::from_secs(1).div_f64(options.speed).max(Duration::from_millis(10));
     loop {
         let elapsed = clock.now().since(*origin);
-        for (switch, on) in Scenario::switches(elapsed, clock.now(), &watcher) {
+        for (switch, on) in story.switches(elapsed, clock.now(), &watcher) {
             server.switch(switch, on);
         }
         person.submit_what_is_due(elapsed).await?;
@@ -297,7 +297,7 @@ impl Drop for Home {
 
 /// Everything that plays: the team and its store, the models, the inboxes.
 struct Stage {
-    scenario: Scenario,
+    story: Story,
     engine: Arc<dyn Engine>,
     clock: Clock,
     origin: Timestamp,
@@ -312,7 +312,7 @@ struct Stage {
 
 impl Stage {
     async fn set(home: &Home, options: &Options) -> Result<Self, Error> {
-        let scenario = Scenario::new(home.seed);
+        let story = Story::new(home.seed)?;
         let engine: Arc<dyn Engine> = Arc::new(Embedded::open(&home.dir.join("store"), wall())?);
         let told = all_events(&*engine).await?;
         let first = told.first().map(|event| event.at);
@@ -323,12 +323,12 @@ impl Stage {
 
         let ticking = clock.clone();
         let now: llm::Clock = Arc::new(move || ticking.now());
-        let server = OutageServer::start_at(scenario.script(options.speed), now.clone(), origin)
+        let server = OutageServer::start_at(story.script(options.speed), now.clone(), origin)
             .await
             .map_err(io_error("start the outage server"))?;
         let mut earlier = Watcher::default();
         told.iter().for_each(|event| earlier.note(event));
-        for (switch, on) in Scenario::switches(clock.now().since(origin), clock.now(), &earlier) {
+        for (switch, on) in story.switches(clock.now().since(origin), clock.now(), &earlier) {
             server.switch(switch, on);
         }
         let pagerduty = PagerDutyStub::start().await.map_err(io_error("start the PagerDuty stub"))?;
@@ -339,19 +339,19 @@ impl Stage {
             pagerduty: pagerduty.url(),
             smtp: smtp.url(),
         };
-        let config = scenario.config(team, &stubs)?;
+        let config = story.config(team, &stubs)?;
         let earlier = all_records(&*engine).await?;
-        let panics = recall(&scenario, &earlier, &server);
+        let panics = recall(&story, &earlier, &server);
         let openai = Integration::new("openai")?;
         let repository = Repository::default();
         let mut builder = Team::builder(config.clone()).engine(engine.clone()).clock(clock.clone()).seed(home.seed);
         builder = builder.tools(repository.server()?);
-        if let (Some(settings), Some(victim)) = (config.providers.get(&openai), scenario.cast(Part::Panic).next()) {
+        if let (Some(settings), Some(victim)) = (config.providers.get(&openai), story.cast(Part::Panic).next()) {
             let provider = llm::provider(openai.clone(), settings, now)?;
             builder = builder.provider(PanickingProvider::new(provider, victim.ticket(), u32::from(!panics)));
         }
         let team = builder.start().await?;
-        Ok(Self { scenario, engine, clock, origin, told, server, repository, team, _pagerduty: pagerduty, _smtp: smtp })
+        Ok(Self { story, engine, clock, origin, told, server, repository, team, _pagerduty: pagerduty, _smtp: smtp })
     }
 }
 
@@ -365,15 +365,15 @@ fn default_team(home: &Home) -> Result<Config, Error> {
 }
 
 /// Tells a new outage server what the one before had served; and whether the panic has been.
-fn recall(scenario: &Scenario, records: &[Record], server: &OutageServer) -> bool {
+fn recall(story: &Story, records: &[Record], server: &OutageServer) -> bool {
     let mut panicked = false;
-    for ask in &scenario.asks {
-        let key = scenario.key(ask);
+    for ask in &story.asks {
+        let key = story.key(ask);
         let of_key = |record: &&Record| record.task.idempotency_key.as_ref().is_some_and(|known| known.as_str() == key);
         let Some(record) = records.iter().find(of_key) else { continue };
         // A delivery that died with its process had no answer: the model may say the same again.
         let calls = record.attempts.iter().filter(|attempt| attempt.spent.model.is_some()).count() as u64;
-        for (rule, calls) in scenario.recalled(ask, calls) {
+        for (rule, calls) in story.recalled(ask, calls) {
             server.recall(&rule, calls);
         }
         panicked |= ask.part == Some(Part::Panic) && !record.attempts.is_empty();
@@ -384,14 +384,14 @@ fn recall(scenario: &Scenario, records: &[Record], server: &OutageServer) -> boo
 /// The one at the keyboard: submits the work, and does what only a person may.
 struct Person<'a> {
     desk: &'a Desk,
-    scenario: &'a Scenario,
+    story: &'a Story,
     ids: BTreeMap<usize, TaskId>,
 }
 
 impl Person<'_> {
     async fn submit_what_is_due(&mut self, elapsed: Duration) -> Result<(), Error> {
-        for ask in self.scenario.asks.iter().skip(self.ids.len()).take_while(|ask| ask.at <= elapsed) {
-            let submitted = self.desk.submit(ask.task(self.scenario.seed)?).await?;
+        for ask in self.story.asks.iter().skip(self.ids.len()).take_while(|ask| ask.at <= elapsed) {
+            let submitted = self.desk.submit(ask.task(self.story.seed)?).await?;
             self.ids.insert(ask.number, submitted.record.task.id);
         }
         Ok(())
@@ -444,7 +444,7 @@ impl Person<'_> {
     /// The submitted tasks with this part, as they are now.
     async fn cast(&self, part: Part) -> Result<Vec<(TaskId, Record)>, Error> {
         let mut found = Vec::new();
-        for ask in self.scenario.cast(part) {
+        for ask in self.story.cast(part) {
             let Some(id) = self.ids.get(&ask.number) else { continue };
             found.extend(self.desk.engine().record(*id).await?.map(|record| (*id, record)));
         }
@@ -504,10 +504,10 @@ fn opening(home: &Home, stage: &Stage, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
         " At {} OpenAI asks for {} of silence; from {} Anthropic is down for {}.",
-        at(RATE_LIMIT.0),
-        format_duration(RATE_LIMIT.1),
-        at(OUTAGE.0),
-        format_duration(OUTAGE.1 - OUTAGE.0)
+        at(stage.story.rate_limit.0),
+        format_duration(stage.story.rate_limit.1),
+        at(stage.story.outage.0),
+        format_duration(stage.story.outage.1 - stage.story.outage.0)
     )?;
     let fate = if home.temporary { "removed at the end; --keep DIR keeps it" } else { "kept" };
     writeln!(out, " State in {} ({fate}).", home.dir.display())?;

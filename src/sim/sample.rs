@@ -16,6 +16,21 @@ pub fn sample(schema: &Value, dice: u64) -> Value {
     value(schema, schema, dice, 0)
 }
 
+/// A value that does not meet `schema`: like a sample with one thing wrong, where the schema says enough to be broken.
+#[must_use]
+pub fn breaking(schema: &Value, dice: u64) -> Value {
+    let good = sample(schema, dice);
+    let mut tries = Vec::new();
+    for name in good.as_object().into_iter().flatten().map(|(name, _)| name) {
+        let mut odd = good.clone();
+        odd[name] = json!([[WORDS[(dice % WORDS.len() as u64) as usize]]]);
+        tries.push(odd);
+    }
+    tries.extend([json!("steady"), json!([[]]), Value::Null, json!({"steady": 1})]);
+    let fits = |value: &Value| jsonschema::validator_for(schema).is_ok_and(|schema| schema.is_valid(value));
+    tries.iter().find(|value| !fits(value)).cloned().unwrap_or(good)
+}
+
 fn value(schema: &Value, root: &Value, dice: u64, depth: u32) -> Value {
     if depth > 16 {
         return Value::Null;
@@ -127,6 +142,8 @@ mod tests {
             for dice in [0, 7, u64::MAX] {
                 let found = sample(&schema, dice);
                 assert!(jsonschema::is_valid(&schema, &found), "{schema} {found}");
+                let broken = breaking(&schema, dice);
+                assert!(!jsonschema::is_valid(&schema, &broken), "{schema} {broken}");
             }
         }
     }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::agent::matches_pattern;
 use crate::config::Wire;
+use crate::scenario::Latency;
 
 /// What the outage server does, request by request.
 #[derive(Clone, Debug)]
@@ -24,6 +25,10 @@ pub struct Script {
     pub otherwise: Behaviour,
     /// How long an answer takes at least and at most, in the server's (wall) time.
     pub latency: (Duration, Duration),
+    /// How long answers of some models take instead, by the first pattern that fits.
+    pub paces: Vec<(String, Latency)>,
+    /// How long a refused request takes; none: as long as an answer.
+    pub refusal: Option<Duration>,
 }
 
 /// One rule: when it matches, this happens.
@@ -40,20 +45,21 @@ pub struct Rule {
 /// Which requests. All conditions given must hold; none given matches everything.
 #[derive(Clone, Debug, Default)]
 pub struct When {
-    wire: Option<Wire>,
-    model: Option<String>,
-    has: Vec<String>,
-    lacks: Vec<String>,
-    last: Vec<String>,
-    turns: Option<u64>,
-    tool: Option<String>,
-    calls: Option<RangeInclusive<u64>>,
-    between: Option<(Duration, Duration)>,
-    switch: Option<String>,
-    streamed: Option<bool>,
+    pub(super) wire: Option<Wire>,
+    pub(super) model: Option<String>,
+    pub(super) has: Vec<String>,
+    pub(super) lacks: Vec<String>,
+    pub(super) last: Vec<String>,
+    pub(super) turns: Option<u64>,
+    pub(super) tool: Option<String>,
+    pub(super) calls: Option<RangeInclusive<u64>>,
+    pub(super) between: Option<(Duration, Duration)>,
+    pub(super) switch: Option<String>,
+    pub(super) streamed: Option<bool>,
+    pub(super) share: Option<f64>,
 }
 
-/// What the server does with a request.
+/// What the server does with a request. Statuses are Anthropic's and OpenAI's; other vendors have their own.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Behaviour {
     /// Answers, in full.
@@ -69,20 +75,41 @@ pub enum Behaviour {
     Cut(Answer),
     /// The model declines, in these words.
     Refuse(String),
+    /// An answer that violates the schema in the request; without a schema, prose in place of JSON.
+    SchemaInvalid,
+    /// A call of the first tool on offer with arguments that violate its schema; without tools, an answer.
+    WrongArguments,
+    /// The same call of the first tool on offer every turn; without tools, an answer.
+    Loop,
     /// Out of capacity: 529 from Anthropic, 503 from OpenAI.
     Overloaded,
     /// 500.
     ServerError,
-    /// 429 with Retry-After; without a time, what is left of the rule's window.
+    /// 503, not for want of capacity.
+    Unavailable,
+    /// 504: somebody between us and the model gave up waiting.
+    GatewayTimeout,
+    /// 429 with the vendor's own hint; without a time, what is left of the rule's window.
     RateLimited {
-        /// What the client is told to wait; rounded up to seconds.
+        /// What the client is told to wait; rounded up to seconds where the vendor counts in seconds.
         retry_after: Option<Duration>,
     },
-    /// 401.
+    /// 429 with a hint in a style that need not be the vendor's; without a time, what is left of the rule's window.
+    RateLimitedHinting {
+        /// How the hint is written.
+        hint: Hint,
+        /// What the client is told to wait.
+        retry_after: Option<Duration>,
+    },
+    /// 429 that does not say for how long.
+    RateLimitedSilently,
+    /// 401: the key is revoked. Gemini says so with a 400.
     Unauthorized,
+    /// 403: the key is known and may not do this.
+    Forbidden,
     /// The account is out of money: 400 from Anthropic, 429 `insufficient_quota` from OpenAI.
     OutOfCredit,
-    /// 404: no such model.
+    /// 404: no such model, or no longer.
     NoSuchModel,
     /// 400: the prompt is longer than the context.
     TooLong,
@@ -92,12 +119,105 @@ pub enum Behaviour {
     Truncated,
     /// The connection breaks half-way.
     Reset,
-    /// A stream that begins and then only pings.
+    /// A stream that begins and then says no more: only pings, where the vendor has some.
     Stall,
     /// Nothing at all: not even headers.
     Hang,
+    /// A 200 whose JSON is none: the whole body, or one event in the middle of the stream.
+    Malformed,
     /// A 200 with a proxy's HTML page.
     Html,
+}
+
+/// How a 429 says how long to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// `retry-after` in seconds.
+    Seconds,
+    /// `retry-after-ms`.
+    Millis,
+    /// `retry-after` as an HTTP date.
+    Date,
+    /// Only in the body: Gemini's `RetryInfo`, elsewhere in words.
+    Body,
+}
+
+impl Behaviour {
+    /// The same with its spans changed by `real`: for a server whose clock runs at another speed than its clients'.
+    #[must_use]
+    pub fn paced(mut self, real: impl Fn(Duration) -> Duration) -> Self {
+        if let Some(Some(wait)) = self.wait() {
+            *wait = real(*wait);
+        }
+        if let Self::Slow { pause, .. } = &mut self {
+            *pause = real(*pause);
+        }
+        self
+    }
+
+    /// Is the request refused with a status, before any model has thought?
+    #[must_use]
+    pub const fn refuses(&self) -> bool {
+        match self {
+            Self::Overloaded
+            | Self::ServerError
+            | Self::Unavailable
+            | Self::RateLimited { .. }
+            | Self::RateLimitedHinting { .. }
+            | Self::RateLimitedSilently
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::OutOfCredit
+            | Self::NoSuchModel
+            | Self::TooLong => true,
+            Self::Answer(_)
+            | Self::Slow { .. }
+            | Self::Cut(_)
+            | Self::Refuse(_)
+            | Self::SchemaInvalid
+            | Self::WrongArguments
+            | Self::Loop
+            | Self::GatewayTimeout
+            | Self::ErrorMidStream
+            | Self::Truncated
+            | Self::Reset
+            | Self::Stall
+            | Self::Hang
+            | Self::Malformed
+            | Self::Html => false,
+        }
+    }
+
+    /// The time a client is told to wait, if this behaviour tells one.
+    const fn wait(&mut self) -> Option<&mut Option<Duration>> {
+        match self {
+            Self::RateLimited { retry_after } | Self::RateLimitedHinting { retry_after, .. } => Some(retry_after),
+            Self::Answer(_)
+            | Self::Slow { .. }
+            | Self::Cut(_)
+            | Self::Refuse(_)
+            | Self::SchemaInvalid
+            | Self::WrongArguments
+            | Self::Loop
+            | Self::Overloaded
+            | Self::ServerError
+            | Self::Unavailable
+            | Self::GatewayTimeout
+            | Self::RateLimitedSilently
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::OutOfCredit
+            | Self::NoSuchModel
+            | Self::TooLong
+            | Self::ErrorMidStream
+            | Self::Truncated
+            | Self::Reset
+            | Self::Stall
+            | Self::Hang
+            | Self::Malformed
+            | Self::Html => None,
+        }
+    }
 }
 
 /// What a model says.
@@ -156,7 +276,7 @@ pub struct Turns {
 pub struct Cue {
     /// The rule that matched; none when it was [`Script::otherwise`].
     pub rule: Option<String>,
-    /// What happens. [`Behaviour::RateLimited`] has its time filled in.
+    /// What happens. A rate limit that tells a time has it filled in.
     pub then: Behaviour,
 }
 
@@ -169,6 +289,8 @@ impl Script {
             rules: Vec::new(),
             otherwise: Behaviour::Answer(Answer::Sample),
             latency: (Duration::ZERO, Duration::ZERO),
+            paces: Vec::new(),
+            refusal: None,
         }
     }
 
@@ -177,6 +299,19 @@ impl Script {
     pub fn rule(mut self, name: impl Into<String>, when: When, then: Behaviour) -> Self {
         self.rules.push(Rule { name: name.into(), when, then });
         self
+    }
+
+    /// Puts a rule before those there are, in place of the one of the same name, if there is one.
+    pub fn add(&mut self, rule: Rule) {
+        self.remove(&rule.name);
+        self.rules.insert(0, rule);
+    }
+
+    /// Takes a rule away. Was there one of this name?
+    pub fn remove(&mut self, name: &str) -> bool {
+        let before = self.rules.len();
+        self.rules.retain(|rule| rule.name != name);
+        self.rules.len() < before
     }
 
     /// Sets how long answers take, in the server's (wall) time.
@@ -197,6 +332,10 @@ impl Script {
             if rule.when.calls.as_ref().is_some_and(|calls| !calls.contains(count)) {
                 continue;
             }
+            let nth = count.to_string();
+            if rule.when.share.is_some_and(|share| self.chance(&["share", &rule.name, &nth]) >= share) {
+                continue;
+            }
             return Cue { rule: Some(rule.name.clone()), then: rule.resolved(elapsed) };
         }
         Cue { rule: None, then: self.otherwise.clone() }
@@ -215,9 +354,25 @@ impl Script {
         digest.iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
     }
 
+    /// A number from 0 up to, not including, 1 that depends on the seed and these words only.
+    #[must_use]
+    pub fn chance(&self, words: &[&str]) -> f64 {
+        // The upper 53 bits: as many as an `f64` tells apart.
+        (self.dice(words) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// How long the response to this request takes, whatever it is.
+    #[must_use]
+    pub fn takes(&self, then: &Behaviour, asked: &Asked) -> Duration {
+        self.refusal.filter(|_| then.refuses()).unwrap_or_else(|| self.thinking(asked))
+    }
+
     /// How long the answer to this request takes.
     #[must_use]
     pub fn thinking(&self, asked: &Asked) -> Duration {
+        if let Some((_, latency)) = self.paces.iter().find(|(pattern, _)| matches_pattern(pattern, &asked.model)) {
+            return latency.at(self.chance(&["latency", &asked.model, &asked.prompt]));
+        }
         let (least, most) = self.latency;
         let span = u64::try_from(most.saturating_sub(least).as_micros()).unwrap_or(u64::MAX);
         let more = self.dice(&["latency", &asked.model, &asked.prompt]) % span.saturating_add(1);
@@ -228,9 +383,10 @@ impl Script {
 impl Rule {
     fn resolved(&self, elapsed: Duration) -> Behaviour {
         let mut then = self.then.clone();
-        if let Behaviour::RateLimited { retry_after: wait @ None } = &mut then {
-            let end = self.when.between.map_or(elapsed, |(_, end)| end);
-            *wait = Some(end.saturating_sub(elapsed));
+        if let Some(wait @ None) = then.wait() {
+            // What has no end gives no time: come back at once.
+            let end = self.when.between.map(|(_, end)| end).filter(|end| *end < Duration::MAX);
+            *wait = Some(end.unwrap_or(elapsed).saturating_sub(elapsed));
         }
         then
     }
@@ -321,6 +477,14 @@ impl When {
         self
     }
 
+    /// Only this share of the requests that meet everything else, 0 to 1: a brown-out. Which of them is drawn from the
+    /// script's seed and the number of the request among those.
+    #[must_use]
+    pub const fn share(mut self, share: f64) -> Self {
+        self.share = Some(share);
+        self
+    }
+
     fn holds(&self, asked: &Asked, elapsed: Duration, on: &BTreeSet<String>) -> bool {
         self.wire.is_none_or(|wire| wire == asked.wire)
             && self.model.as_ref().is_none_or(|pattern| matches_pattern(pattern, &asked.model))
@@ -343,6 +507,16 @@ impl Turns {
         } else {
             self.on.remove(name);
         }
+    }
+
+    /// The switches that are on.
+    pub fn switches(&self) -> impl Iterator<Item = &str> {
+        self.on.iter().map(String::as_str)
+    }
+
+    /// Forgets how often a rule matched.
+    pub fn forget(&mut self, rule: &str) {
+        self.calls.remove(rule);
     }
 
     /// Takes `calls` earlier matches of a rule as made: what a resumed scenario tells a new server.
@@ -420,6 +594,32 @@ mod tests {
     }
 
     #[test]
+    fn a_brown_out_takes_its_share_and_the_same_requests_each_time() {
+        let run = |seed, share| -> Vec<bool> {
+            let script = Script::new(seed).rule("brown", When::any().share(share), Behaviour::Overloaded);
+            let mut turns = Turns::default();
+            (0..1_000).map(|_| script.cue(&asked("m", "p"), s(0), &mut turns).rule.is_some()).collect()
+        };
+        let hit = |hits: &[bool]| hits.iter().filter(|hit| **hit).count();
+        assert_eq!((hit(&run(7, 0.0)), hit(&run(7, 1.0))), (0, 1_000));
+        assert!((250..350).contains(&hit(&run(7, 0.3))), "{}", hit(&run(7, 0.3)));
+        assert_eq!(run(7, 0.3), run(7, 0.3));
+        assert_ne!(run(7, 0.3), run(8, 0.3));
+    }
+
+    #[test]
+    fn a_rule_added_later_comes_first_and_replaces_its_namesake() {
+        let mut script = Script::new(1).rule("old", When::any(), Behaviour::ServerError);
+        let said = |script: &Script| script.cue(&asked("m", "p"), s(0), &mut Turns::default()).then;
+        script.add(Rule { name: "new".into(), when: When::any(), then: Behaviour::Overloaded });
+        assert_eq!(said(&script), Behaviour::Overloaded);
+        script.add(Rule { name: "new".into(), when: When::any(), then: Behaviour::Html });
+        assert_eq!((said(&script), script.rules.len()), (Behaviour::Html, 2));
+        assert!(script.remove("new") && !script.remove("new"));
+        assert_eq!(said(&script), Behaviour::ServerError);
+    }
+
+    #[test]
     fn a_rate_limit_without_a_time_lasts_to_the_end_of_its_window() {
         let script = Script::new(1).rule(
             "quota",
@@ -428,6 +628,10 @@ mod tests {
         );
         let cue = script.cue(&asked("m", "p"), s(90), &mut Turns::default());
         assert_eq!(cue.then, Behaviour::RateLimited { retry_after: Some(s(50)) });
+        let endless = When::any().between(s(80), Duration::MAX);
+        let script = Script::new(1).rule("quota", endless, Behaviour::RateLimited { retry_after: None });
+        let cue = script.cue(&asked("m", "p"), s(90), &mut Turns::default());
+        assert_eq!(cue.then, Behaviour::RateLimited { retry_after: Some(s(0)) });
     }
 
     #[test]

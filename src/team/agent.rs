@@ -24,7 +24,7 @@ use crate::task::TaskId;
 /// What an agent can be told.
 pub(crate) enum AgentMessage {
     /// Work on this delivery, claimed for you.
-    Assign(Box<Record>),
+    Assign(Arc<Record>),
     /// A call of yours has ended and is settled; with the panic's message if it panicked.
     Finished { task: TaskId, fence: u64, panic: Option<String> },
     /// Stop working on this task: it was cancelled.
@@ -76,7 +76,7 @@ impl Actor for AgentActor {
         calls: &mut Calls,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            AgentMessage::Assign(record) => self.assign(myself, *record, calls),
+            AgentMessage::Assign(record) => self.assign(myself, record, calls),
             AgentMessage::Finished { task, fence, panic } => self.finished(task, fence, panic, calls)?,
             AgentMessage::Cancel(task) => calls.halt(Halt::Cancelled, |running| running == task),
             AgentMessage::HandBack => calls.halt(Halt::Draining, |_| true),
@@ -95,7 +95,7 @@ impl Actor for AgentActor {
 
 impl AgentActor {
     /// Starts the call as a task of its own: a mailbox that waits for a model is deaf for minutes.
-    fn assign(&self, myself: ActorRef<AgentMessage>, record: Record, calls: &mut Calls) {
+    fn assign(&self, myself: ActorRef<AgentMessage>, record: Arc<Record>, calls: &mut Calls) {
         let (task, fence) = (record.task.id, record.fence);
         let halt = CancellationToken::new();
         let why = Arc::new(std::sync::Mutex::new(Halt::Cancelled));
@@ -110,7 +110,7 @@ impl AgentActor {
         let work = attempt::run(
             Arc::clone(&self.office),
             Arc::clone(&self.seat),
-            record.clone(),
+            Arc::clone(&record),
             halt.clone(),
             Arc::clone(&why),
         );

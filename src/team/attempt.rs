@@ -36,7 +36,7 @@ pub(crate) enum Halt {
 pub(crate) async fn run(
     office: Arc<Office>,
     seat: Arc<Seat>,
-    record: Record,
+    record: Arc<Record>,
     halt: CancellationToken,
     why: Arc<Mutex<Halt>>,
 ) {
@@ -92,17 +92,17 @@ async fn settle_it(work: Work, tried: Tried) {
 }
 
 /// Settles a delivery whose call panicked.
-pub(crate) async fn crashed(office: &Arc<Office>, seat: &Arc<Seat>, record: &Record, panic: &str) {
+pub(crate) async fn crashed(office: &Arc<Office>, seat: &Arc<Seat>, record: &Arc<Record>, panic: &str) {
     let detail = office.one_line(panic, 500);
     tracing::error!(task = %record.task.id, panic = %detail, "the agent panicked");
     let steps = read(office, record).await.unwrap_or_default();
-    let work = Work::new(Arc::clone(office), Arc::clone(seat), record.clone(), steps);
+    let work = Work::new(Arc::clone(office), Arc::clone(seat), Arc::clone(record), steps);
     fail(work, Cause::Crash(Crash { how: Death::Panic, detail }), Vec::new()).await;
 }
 
 async fn attempt(work: &mut Work, halt: &CancellationToken, why: &Mutex<Halt>) -> Tried {
     let office = Arc::clone(&work.office);
-    let record = work.record.clone();
+    let record = Arc::clone(&work.record);
     let stall = office.limits(&record).stall;
     let progress = Arc::clone(&work.progress);
     let ended = tokio::select! {
@@ -160,7 +160,7 @@ fn cut_short(office: &Office, record: &Record, cause: Cause) -> Cause {
 
 /// Renews the lease while the work goes on; ends when it is lost.
 async fn lease_lost(office: &Office, record: &Record) {
-    let lease_for = office.policy_of(record).policy.ack_wait;
+    let lease_for = office.retry_of(record).ack_wait;
     let mut ends = record.lease.as_ref().map_or_else(|| office.now() + lease_for, |lease| lease.deadline);
     loop {
         let left = office.now().until(ends);
@@ -223,7 +223,7 @@ async fn finish(
         let entry = Entry { fence: record.fence, lines: lines.clone(), events: Vec::new(), command: Some(command) };
         office.engine.journal(record.task.id, entry, office.now())
     };
-    let until = office.now() + office.policy_of(record).policy.ack_wait;
+    let until = office.now() + office.retry_of(record).ack_wait;
     match office.insist(until, write).await {
         Ok(_) => {}
         Err(engine::Error::Refused(refused)) => {

@@ -186,7 +186,7 @@ impl Crew {
             AfterDeath::Restart { after } => (AgentState::Restarting, after),
             AfterDeath::CrashLoop { probe_at } => (AgentState::CrashLoop, now.until(probe_at)),
         };
-        let newly_looping = condition == AgentState::CrashLoop && seat.view().condition != AgentState::CrashLoop;
+        let newly_looping = condition == AgentState::CrashLoop && seat.condition() != AgentState::CrashLoop;
         seat.down(condition, deaths, format!("{how}: {detail}"), now);
         let mut events = vec![
             Happening::AgentDied {
@@ -237,7 +237,7 @@ impl Crew {
     fn round(&self, myself: &ActorRef<CrewMessage>, roster: &mut Roster) {
         let mut busy = false;
         for (name, incarnation) in roster.up.values() {
-            let Some(seat) = self.0.seats.get(name).filter(|seat| !seat.view().running.is_empty()) else { continue };
+            let Some(seat) = self.0.seats.get(name).filter(|seat| seat.works()) else { continue };
             busy = true;
             let Some(agent) = seat.addr.get() else { continue };
             let (myself, name, incarnation) = (myself.clone(), name.clone(), *incarnation);

@@ -3,7 +3,7 @@
 //! Everybody who changes something kicks it; one timer stands for the nearest due time. Stateless: if it dies it looks
 //! again when it is back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,13 +23,15 @@ use crate::journal;
 use crate::judgement::{Judgement, Scene, classify};
 use crate::ledger::{Command, Record, State};
 use crate::query::Filter;
-use crate::task::Integration;
+use crate::task::{AgentName, Integration};
 use crate::time::Timestamp;
 
 /// How many records one look takes at once; what is left is looked at again at once.
 const BATCH: u32 = 200;
 /// A look even when nobody asks for one: a belt, should a hint ever be lost.
 const SWEEP: Duration = Duration::from_secs(60);
+/// How often the belt is doubled, at most, while nothing waits and nothing runs: up to 16 minutes.
+const DOUBLINGS: u32 = 4;
 /// How often a guard whose probes are all out is looked at when nothing else happens.
 const PROBE_LOOK: Duration = Duration::from_secs(30);
 
@@ -49,6 +51,15 @@ pub(crate) struct Dispatcher(pub(crate) Arc<Office>);
 pub(crate) struct Timer {
     number: u64,
     armed: Option<AbortOnDropHandle<()>>,
+    /// How many looks in a row, since the last hint, found nothing that waits or runs.
+    idle: u32,
+}
+
+/// For whom something waits, and whether anything runs.
+#[derive(Default)]
+struct Standing {
+    waiting: BTreeSet<AgentName>,
+    running: bool,
 }
 
 impl Actor for Dispatcher {
@@ -70,17 +81,21 @@ impl Actor for Dispatcher {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             DispatcherMessage::Due(number) if number != timer.number => return Ok(()),
-            DispatcherMessage::Kick => self.0.dispatcher.heard(),
+            DispatcherMessage::Kick => {
+                self.0.dispatcher.heard();
+                timer.idle = 0;
+            }
             DispatcherMessage::Due(_) => {}
         }
         match self.look().await {
-            Ok(()) if self.0.draining() => {}
-            Ok(()) => {
+            Ok(_) if self.0.draining() => {}
+            Ok(standing) => {
+                let sweep = self.0.now() + belt(&mut timer.idle, &standing);
                 // A store that cannot say what is due is asked again soon; a sweep covers what nobody thought of.
                 let soon = self.0.now() + Duration::from_secs(1);
-                let due = self.0.engine.next_due(self.0.now()).await.unwrap_or(Some(soon));
-                let sweep = self.0.now() + SWEEP;
-                self.arm(&myself, timer, due.unwrap_or(sweep).min(self.guards_due()).min(sweep));
+                let due = self.0.engine.next_due(self.0.now()).await.unwrap_or(Some(soon)).unwrap_or(sweep);
+                let guards = if standing.waiting.is_empty() { sweep } else { self.guards_due() };
+                self.arm(&myself, timer, due.min(guards).min(sweep));
             }
             Err(engine::Error::Closed) => {}
             Err(error) => {
@@ -90,6 +105,17 @@ impl Actor for Dispatcher {
         }
         Ok(())
     }
+}
+
+/// How long until the next look that nobody asked for.
+fn belt(idle: &mut u32, standing: &Standing) -> Duration {
+    if !standing.waiting.is_empty() || standing.running {
+        *idle = 0;
+        return SWEEP;
+    }
+    let doublings = (*idle).min(DOUBLINGS);
+    *idle = doublings + 1;
+    SWEEP * (1 << doublings)
 }
 
 impl Dispatcher {
@@ -116,15 +142,32 @@ impl Dispatcher {
         self.0.guards.integrations().map(until).min().unwrap_or(Timestamp::from_millis(i64::MAX))
     }
 
-    async fn look(&self) -> Result<(), engine::Error> {
+    /// Does what there is to do; how things stood before anything was handed out.
+    async fn look(&self) -> Result<Standing, engine::Error> {
         self.bury_lapsed().await?;
         if self.0.draining() {
-            return Ok(());
+            return Ok(Standing::default());
         }
-        let stances = self.stances();
-        self.park_held(&stances).await?;
-        self.end_overdue().await?;
-        self.hand_out(stances).await
+        let standing = self.standing().await?;
+        if !standing.waiting.is_empty() {
+            let stances = self.stances();
+            self.park_held(&stances).await?;
+            self.end_overdue(&standing.waiting).await?;
+            self.hand_out(stances, &standing.waiting).await?;
+        }
+        Ok(standing)
+    }
+
+    async fn standing(&self) -> Result<Standing, engine::Error> {
+        let mut standing = Standing::default();
+        for depth in self.0.engine.depths().await? {
+            match depth.state {
+                State::Ready | State::Scheduled | State::Parked => drop(standing.waiting.insert(depth.agent)),
+                State::Running => standing.running = true,
+                State::Done | State::Dead | State::WaitingHuman | State::Cancelled => {}
+            }
+        }
+        Ok(standing)
     }
 
     fn stances(&self) -> BTreeMap<Integration, Stance> {
@@ -172,7 +215,7 @@ impl Dispatcher {
                 ..Filter::default()
             };
             for record in self.all(filter).await? {
-                let policy = self.0.policy_of(&record).policy;
+                let policy = self.0.retry_of(&record);
                 let parking = record.parking.as_ref().filter(|parking| parking.why != Hold::Paused);
                 let bound = parking.map_or(now, |parking| parking.since) + policy.park_at_most;
                 if bound <= now {
@@ -187,27 +230,28 @@ impl Dispatcher {
     }
 
     /// What waits for an agent that will not come back soon, or past its deadline, goes to the dead letter queue.
-    async fn end_overdue(&self) -> Result<(), engine::Error> {
+    async fn end_overdue(&self, agents: &BTreeSet<AgentName>) -> Result<(), engine::Error> {
         let now = self.0.now();
-        let waiting = || vec![State::Ready, State::Scheduled, State::Parked];
+        let waiting = |agent: &AgentName| Filter {
+            states: vec![State::Ready, State::Scheduled, State::Parked],
+            agent: Some(agent.clone()),
+            ..Filter::default()
+        };
         for record in self.0.engine.overdue(now, BATCH).await? {
             self.give_up(&record, Cause::DeadlinePassed, "its deadline passed while it waited").await?;
         }
         // Agents that are in the team no more: their work goes to others, or to the dead letter queue.
-        let gone = self.0.engine.depths().await?.into_iter().filter(|depth| depth.tasks > 0).map(|depth| depth.agent);
-        for name in gone.filter(|name| !self.0.seats.contains_key(name)).collect::<std::collections::BTreeSet<_>>() {
-            for record in self.all(Filter { states: waiting(), agent: Some(name.clone()), ..Filter::default() }).await?
-            {
+        for name in agents.iter().filter(|name| !self.0.seats.contains_key(*name)) {
+            for record in self.all(waiting(name)).await? {
                 let cause = Cause::NoAgent { wanted: name.to_string() };
                 self.give_up(&record, cause, "its agent is not in the team any more").await?;
             }
         }
-        for (name, seat) in &self.0.seats {
-            if seat.view().condition != AgentState::CrashLoop {
+        for (name, seat) in self.0.seats.iter().filter(|(name, _)| agents.contains(*name)) {
+            if seat.condition() != AgentState::CrashLoop {
                 continue;
             }
-            for record in self.all(Filter { states: waiting(), agent: Some(name.clone()), ..Filter::default() }).await?
-            {
+            for record in self.all(waiting(name)).await? {
                 let detail = format!("{name} is in a crash loop: {}", seat.view().last_death.unwrap_or_default());
                 let cause = Cause::Crash(Crash { how: Death::StartFailed, detail });
                 // What a peer can take over never died of it, and nobody is woken.
@@ -241,7 +285,12 @@ impl Dispatcher {
         self.0.every(filter).await
     }
 
-    async fn hand_out(&self, stances: BTreeMap<Integration, Stance>) -> Result<(), engine::Error> {
+    /// What is moved to another agent meanwhile comes with a hint of its own.
+    async fn hand_out(
+        &self,
+        stances: BTreeMap<Integration, Stance>,
+        agents: &BTreeSet<AgentName>,
+    ) -> Result<(), engine::Error> {
         let mut probes: BTreeMap<Integration, u32> = BTreeMap::new();
         let mut held: Vec<Integration> = Vec::new();
         for (integration, stance) in stances {
@@ -254,7 +303,7 @@ impl Dispatcher {
                 },
             }
         }
-        for (name, seat) in &self.0.seats {
+        for (name, seat) in self.0.seats.iter().filter(|(name, _)| agents.contains(*name)) {
             let (mut free, incarnation) = seat.free();
             while free > 0 {
                 // While an integration is probed one delivery at a time is claimed, so that no more are than may go.
@@ -292,7 +341,8 @@ impl Dispatcher {
     async fn assign(&self, seat: &Seat, record: Record) -> Result<(), engine::Error> {
         seat.begin(record.task.id, record.fence);
         self.0.guards.coming(&record.integration, record.task.id, record.fence);
-        if seat.addr.tell(AgentMessage::Assign(Box::new(record.clone()))) {
+        let record = Arc::new(record);
+        if seat.addr.tell(AgentMessage::Assign(Arc::clone(&record))) {
             self.0.crew.tell(super::crew::CrewMessage::Watch);
             return Ok(());
         }
@@ -333,4 +383,22 @@ pub(crate) async fn hand_back(office: &Office, record: &Record, cause: Cause) ->
         seat.end(record.task.id, record.fence);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_belt_is_doubled_while_nothing_waits_or_runs_up_to_sixteen_minutes() {
+        let mut idle = 0;
+        let mut next = |standing: &Standing| belt(&mut idle, standing).as_secs();
+        let nothing = Standing::default();
+        let waits: Vec<u64> = (0..7).map(|_| next(&nothing)).collect();
+        assert_eq!(waits, [60, 120, 240, 480, 960, 960, 960]);
+        let waiting = BTreeSet::from([AgentName::new("cto").expect("a name")]);
+        for standing in [Standing { waiting, running: false }, Standing { running: true, ..Standing::default() }] {
+            assert_eq!([next(&standing), next(&standing), next(&nothing), next(&nothing)], [60, 60, 60, 120]);
+        }
+    }
 }

@@ -1,5 +1,9 @@
 //! Typed documents of the engine: read, changed by a pure function, saved with a compare-and-set.
 
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -62,6 +66,35 @@ pub(crate) async fn all<T: Kept>(engine: &dyn Engine) -> Result<Vec<Stored<T>>, 
     Ok(found)
 }
 
+/// What was read last of each kind, and the engine's count of saves from before it was read: the actors look at every
+/// change of any task, and documents are rarely what changed.
+#[derive(Default)]
+pub(crate) struct Drawer(Mutex<BTreeMap<&'static str, Read>>);
+
+/// The count of saves, and a list of [`Stored`].
+type Read = (u64, Arc<dyn Any + Send + Sync>);
+
+impl Drawer {
+    /// [`all`], read anew only when something was saved meanwhile.
+    pub(crate) async fn all<T: Kept + Send + Sync + 'static>(
+        &self,
+        engine: &dyn Engine,
+    ) -> Result<Arc<Vec<Stored<T>>>, engine::Error> {
+        let Some(saves) = engine.saves() else { return Ok(Arc::new(all(engine).await?)) };
+        let known = self.known(T::KIND).filter(|(before, _)| *before == saves);
+        if let Some(Ok(known)) = known.map(|(_, known)| known.downcast()) {
+            return Ok(known);
+        }
+        let read = Arc::new(all::<T>(engine).await?);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(T::KIND, (saves, read.clone()));
+        Ok(read)
+    }
+
+    fn known(&self, kind: &str) -> Option<Read> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(kind).cloned()
+    }
+}
+
 /// The one of this name.
 pub(crate) async fn one<T: Kept>(engine: &dyn Engine, key: &str) -> Result<Option<Stored<T>>, engine::Error> {
     Ok(all::<T>(engine).await?.into_iter().find(|stored| stored.value.key() == key))
@@ -103,5 +136,28 @@ pub(crate) async fn change<T: Kept + Clone, E: From<engine::Error>>(
             Err(engine::Error::DocumentConflict { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::engine::memory::Memory;
+
+    #[tokio::test]
+    async fn documents_are_read_anew_once_something_was_saved_and_not_before() {
+        let (engine, drawer, now) = (Memory::new(), Drawer::default(), Timestamp::from_millis(0));
+        let other = |version| Document { kind: "other".to_owned(), key: "a".to_owned(), version, body: json!({}) };
+        let read = async || drawer.all::<crate::replay::Replay>(&engine).await.expect("read");
+        let first = read().await;
+        assert!(first.is_empty());
+        assert!(Arc::ptr_eq(&first, &read().await), "nothing was saved, and it was read anew");
+        engine.save(vec![other(0)], Vec::new(), now).await.expect("saved");
+        let second = read().await;
+        assert!(!Arc::ptr_eq(&first, &second), "something was saved, and it was not read anew");
+        engine.save(vec![other(0)], Vec::new(), now).await.expect_err("another version is stored");
+        assert!(Arc::ptr_eq(&second, &read().await), "nothing was saved, and it was read anew");
     }
 }

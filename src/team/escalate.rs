@@ -44,7 +44,7 @@ pub(crate) async fn look(office: &Office) -> Result<Option<Timestamp>, engine::E
     bring_up_judgements(office).await?;
     remind(office).await?;
     let overdue = watch_the_ceo(office).await?;
-    let incidents = drawer::all::<Incident>(&*office.engine).await?;
+    let incidents = office.kept::<Incident>().await?;
     let reminders =
         incidents.iter().filter_map(|stored| stored.value.standing()).filter_map(|open| escalation::next_at(&open));
     Ok(reminders.chain(overdue).min())
@@ -59,11 +59,11 @@ async fn count_dead_letters(office: &Office) -> Result<(), engine::Error> {
     if deaths.is_empty() {
         return Ok(());
     }
-    let incidents = values(drawer::all::<Incident>(&*office.engine).await?);
+    let incidents = values(&office.kept::<Incident>().await?);
     for (incident, deaths) in incident::explained(&incidents, &deaths) {
         append(office, &incident.id, deaths).await?;
     }
-    let incidents = values(drawer::all::<Incident>(&*office.engine).await?);
+    let incidents = values(&office.kept::<Incident>().await?);
     let open = incidents.iter().find(|incident| incident.is_open() && incident.trigger == Trigger::DeadLetters);
     let standing = open.and_then(Incident::standing);
     for step in escalation::judge(&deaths, &incident::counted(&incidents), standing.as_ref(), &rules, now) {
@@ -84,7 +84,10 @@ async fn count_dead_letters(office: &Office) -> Result<(), engine::Error> {
 async fn bring_up_judgements(office: &Office) -> Result<(), engine::Error> {
     let filter = Filter { states: vec![State::WaitingHuman], ..Filter::default() };
     let waiting = office.every(filter).await?;
-    let mut incidents = values(drawer::all::<Incident>(&*office.engine).await?);
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let mut incidents = values(&office.kept::<Incident>().await?);
     for record in waiting {
         let Some(death) = escalation::death_of(&record) else { continue };
         if incidents.iter().any(|incident| incident.deaths.contains(&(death.task, death.generation))) {
@@ -96,7 +99,7 @@ async fn bring_up_judgements(office: &Office) -> Result<(), engine::Error> {
             Home::Own(subject) => open_one(office, Trigger::Judgement, &subject, vec![death], &asked).await?,
         }
         // Read anew: the next may belong to the incident this one opened.
-        incidents = values(drawer::all::<Incident>(&*office.engine).await?);
+        incidents = values(&office.kept::<Incident>().await?);
     }
     Ok(())
 }
@@ -128,8 +131,8 @@ async fn bring_up_integrations(office: &Office) -> Result<(), engine::Error> {
         if office.guards.with(integration, |guard| guard.held_by_person()) == Some(true) {
             continue;
         }
-        let incidents = values(drawer::all::<Incident>(&*office.engine).await?);
-        let brought_up = incidents.iter().any(|incident| {
+        let incidents = office.kept::<Incident>().await?;
+        let brought_up = incidents.iter().map(|stored| &stored.value).any(|incident| {
             incident.is_open() && incident.trigger == Trigger::Integration && incident.subject == integration.as_str()
         });
         if !brought_up {
@@ -142,7 +145,7 @@ async fn bring_up_integrations(office: &Office) -> Result<(), engine::Error> {
 
 /// What was brought up one by one is part of the incident about dead letters now: one trouble, one call.
 async fn absorb(office: &Office) -> Result<(), engine::Error> {
-    let incidents = values(drawer::all::<Incident>(&*office.engine).await?);
+    let incidents = values(&office.kept::<Incident>().await?);
     let open = |trigger| move |incident: &&Incident| incident.is_open() && incident.trigger == trigger;
     let Some(whole) = incidents.iter().find(open(Trigger::DeadLetters)) else { return Ok(()) };
     for part in incidents.iter().filter(open(Trigger::Judgement)) {
@@ -156,7 +159,7 @@ async fn absorb(office: &Office) -> Result<(), engine::Error> {
 
 async fn remind(office: &Office) -> Result<(), engine::Error> {
     let now = office.now();
-    for incident in values(drawer::all::<Incident>(&*office.engine).await?) {
+    for incident in office.kept::<Incident>().await?.iter().map(|stored| &stored.value) {
         let Some(open) = incident.standing() else { continue };
         for step in escalation::remind(&open, now) {
             match step {
@@ -179,7 +182,7 @@ pub(crate) async fn open_one(
 ) -> Result<(), engine::Error> {
     let in_doubt = outcome::lines(office, &deaths).await?;
     loop {
-        let known = drawer::all::<Incident>(&*office.engine).await?;
+        let known = office.kept::<Incident>().await?;
         // Somebody was faster, or this was asked before a crash: one incident per cause.
         let same =
             |incident: &Incident| incident.is_open() && incident.trigger == trigger && incident.subject == subject;
@@ -259,6 +262,6 @@ fn pages(office: &Office, change: &IncidentChange) -> Vec<engine::Document> {
     change.pages.iter().flat_map(write).map(|page| drawer::document(&page, 0)).collect()
 }
 
-fn values<T>(stored: Vec<Stored<T>>) -> Vec<T> {
-    stored.into_iter().map(|stored| stored.value).collect()
+fn values<T: Clone>(stored: &[Stored<T>]) -> Vec<T> {
+    stored.iter().map(|stored| stored.value.clone()).collect()
 }

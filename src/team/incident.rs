@@ -99,7 +99,11 @@ impl Pager {
     ) -> Result<Option<Timestamp>, engine::Error> {
         let mut next = escalate::look(&self.0).await?;
         let now = self.0.now();
-        let pages = self.stand_in(drawer::all::<Page>(&*self.0.engine).await?, &outbox.sending).await?;
+        let pages = self.0.kept::<Page>().await?;
+        if pages.is_empty() {
+            return Ok(next);
+        }
+        let pages = self.stand_in(pages.to_vec(), &outbox.sending).await?;
         for page in pages {
             if page.value.delivered_at.is_some() || page.value.abandoned || outbox.sending.contains(&page.value.id) {
                 continue;
@@ -121,11 +125,11 @@ impl Pager {
         pages: Vec<Stored<Page>>,
         sending: &BTreeSet<String>,
     ) -> Result<Vec<Stored<Page>>, engine::Error> {
-        let over: BTreeSet<String> = drawer::all::<Incident>(&*self.0.engine)
-            .await?
-            .into_iter()
+        let incidents = self.0.kept::<Incident>().await?;
+        let over: BTreeSet<&str> = incidents
+            .iter()
             .filter(|incident| !incident.value.is_open())
-            .map(|incident| incident.value.id)
+            .map(|incident| incident.value.id.as_str())
             .collect();
         let now = self.0.now();
         let mut outboxes: BTreeMap<String, Vec<Page>> = BTreeMap::new();
@@ -136,7 +140,7 @@ impl Pager {
         }
         for mut page in pages {
             let settled = page.value.delivered_at.is_some() || page.value.abandoned;
-            let over = over.contains(&page.value.incident.id) || page.value.action == PageAction::Update;
+            let over = over.contains(page.value.incident.id.as_str()) || page.value.action == PageAction::Update;
             if settled && !sending.contains(&page.value.id) && over {
                 documents.push(drawer::removed(&page.value, page.version));
                 continue;
@@ -151,7 +155,7 @@ impl Pager {
         }
         let steps = escalate::steps(&self.0);
         for (incident, pages) in &outboxes {
-            if over.contains(incident) {
+            if over.contains(incident.as_str()) {
                 continue;
             }
             for page in outbox::stand_ins(pages, &steps, now) {

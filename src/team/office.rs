@@ -14,6 +14,7 @@ use super::clock::{Clock, Dice};
 use super::crew::CrewMessage;
 use super::desk::AgentState;
 use super::dispatcher::DispatcherMessage;
+use super::drawer::{Drawer, Kept, Stored};
 use super::guards::Guards;
 use super::incident::PagerMessage;
 use super::purse::Money;
@@ -22,7 +23,7 @@ use super::seat::Seat;
 use crate::agent::{Agent, ModelRef};
 use crate::answer::Validator;
 use crate::budget;
-use crate::config::Config;
+use crate::config::{Config, ModelFacts};
 use crate::dead_letter::Circumstances;
 use crate::engine::{self, Engine};
 use crate::event::NewEvent;
@@ -32,7 +33,7 @@ use crate::pager::Channel;
 use crate::prompt::Prompt;
 use crate::query::{Filter, PageAsk};
 use crate::redact::{self, Redactor};
-use crate::retry::Effective;
+use crate::retry::{Effective, RetryPolicy};
 use crate::task::{AgentName, Effect, Integration, TaskType};
 use crate::time::Timestamp;
 use crate::tool::{ToolRef, ToolRule};
@@ -68,6 +69,8 @@ impl Person {
 /// Everything a team's actors share.
 pub(crate) struct Office {
     pub(crate) config: Config,
+    /// [`Config::dearest`], found once: it is asked at every call, and reads the whole price list.
+    pub(crate) dearest: ModelFacts,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) providers: BTreeMap<Integration, Arc<dyn Provider>>,
     pub(crate) on_call: Vec<Person>,
@@ -80,6 +83,7 @@ pub(crate) struct Office {
     pub(crate) money: Money,
     pub(crate) redactor: Redactor,
     pub(crate) validators: Validators,
+    pub(crate) drawer: Drawer,
     pub(crate) dispatcher: Addr<DispatcherMessage>,
     pub(crate) ceo: Addr<CeoMessage>,
     pub(crate) pager: Addr<PagerMessage>,
@@ -109,6 +113,7 @@ impl Office {
         let seat = |agent: &Agent| (agent.name.clone(), Arc::new(Seat::new(Arc::new(agent.clone()), now)));
         let seats = parts.config.agents.values().map(seat).collect();
         Self {
+            dearest: parts.config.dearest(),
             config: parts.config,
             engine: parts.engine,
             providers: parts.providers,
@@ -122,6 +127,7 @@ impl Office {
             money: parts.money,
             redactor: parts.redactor,
             validators: Validators::default(),
+            drawer: Drawer::default(),
             dispatcher: Addr::default(),
             ceo: Addr::default(),
             pager: Addr::default(),
@@ -187,12 +193,17 @@ impl Office {
         self.policy(&record.task.task_type, &record.agent, &record.integration)
     }
 
+    /// The same, where nobody asks how it came about.
+    pub(crate) fn retry_of(&self, record: &Record) -> &RetryPolicy {
+        self.config.policy_in_force(&record.task.task_type, &record.agent, &record.integration)
+    }
+
     /// What the work on a task may take in one round.
     pub(crate) fn limits(&self, record: &Record) -> Limits {
-        let policy = self.policy_of(record).policy;
+        let policy = self.retry_of(record);
         let Some(agent) = self.config.agents.get(&record.agent) else { return Limits::default() };
         Limits {
-            asks: budget::calls_max(agent, &policy, record.task.effect, record.task.deadline),
+            asks: budget::calls_max(agent, policy, record.task.effect, record.task.deadline),
             calls_at_once: usize::try_from(agent.max_tool_calls).unwrap_or(usize::MAX),
             tokens_per_minute: agent.max_tokens_per_minute,
             stall: agent.stall,
@@ -231,7 +242,7 @@ impl Office {
             agents: self
                 .seats
                 .iter()
-                .map(|(name, seat)| (name.clone(), seat.view().condition.as_str().to_owned()))
+                .map(|(name, seat)| (name.clone(), seat.condition().as_str().to_owned()))
                 .collect(),
             policy: Some(policy.policy.clone()),
             policy_from: policy.winner.clone(),
@@ -266,10 +277,15 @@ impl Office {
 
     /// Is this agent there to take work, now or in a moment?
     pub(crate) fn in_reach(&self, agent: &AgentName) -> bool {
-        self.seats.get(agent).is_some_and(|seat| match seat.view().condition {
+        self.seats.get(agent).is_some_and(|seat| match seat.condition() {
             AgentState::Healthy | AgentState::Busy | AgentState::Restarting => true,
             AgentState::CrashLoop | AgentState::Wedged | AgentState::Draining => false,
         })
+    }
+
+    /// Every document of a kind, as it stands now.
+    pub(crate) async fn kept<T: Kept + Send + Sync + 'static>(&self) -> Result<Arc<Vec<Stored<T>>>, engine::Error> {
+        self.drawer.all(&*self.engine).await
     }
 
     /// Every record that matches, page by page, oldest first.

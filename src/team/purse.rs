@@ -86,7 +86,7 @@ impl Office {
                 budget::INPUT_TOKENS_MAX
             ));
         }
-        let worst = budget::worst(bytes, 0, u64::from(request.max_output_tokens), &facts, &self.config.dearest());
+        let worst = budget::worst(bytes, 0, u64::from(request.max_output_tokens), &facts, &self.dearest);
         let caps = self.config.caps(&record.task.task_type, &record.agent);
         let task_spent = steps.iter().fold(0, |sum: u64, step| sum.saturating_add(step.counted));
         let ask = Ask { task: record.task.id, task_spent, agent: &record.agent, micro_usd: worst };
@@ -112,6 +112,6 @@ impl Office {
 
     /// What a call counts for once its tokens are known.
     pub(crate) fn counted(&self, model: &ModelRef, usage: Usage, micro_usd: Option<u64>) -> u64 {
-        micro_usd.unwrap_or_else(|| budget::charge(usage, &self.config.model_facts(model), &self.config.dearest()))
+        micro_usd.unwrap_or_else(|| budget::charge(usage, &self.config.model_facts(model), &self.dearest))
     }
 }

@@ -84,11 +84,11 @@ impl Replayer {
             return Ok(None);
         }
         let mut next: Option<Timestamp> = None;
-        for stored in drawer::all::<Replay>(&*self.0.engine).await? {
+        for stored in self.0.kept::<Replay>().await?.iter() {
             if !matches!(stored.value.state, ReplayState::Running | ReplayState::Paused) {
                 continue;
             }
-            let due = self.advance(stored).await?;
+            let due = self.advance(stored.clone()).await?;
             next = [next, due].into_iter().flatten().min();
         }
         Ok(next)

@@ -52,10 +52,23 @@ impl Seat {
     /// How it is, with `busy` told from `healthy` by its slots.
     pub(crate) fn view(&self) -> SeatState {
         let mut view = self.lock().clone();
-        if view.condition == AgentState::Healthy && view.running.len() >= self.slots() {
-            view.condition = AgentState::Busy;
-        }
+        view.condition = self.told(&view);
         view
+    }
+
+    /// The condition of its [`Seat::view`].
+    pub(crate) fn condition(&self) -> AgentState {
+        self.told(&self.lock())
+    }
+
+    /// Does it hold anything?
+    pub(crate) fn works(&self) -> bool {
+        !self.lock().running.is_empty()
+    }
+
+    fn told(&self, state: &SeatState) -> AgentState {
+        let full = state.running.len() >= self.slots();
+        if state.condition == AgentState::Healthy && full { AgentState::Busy } else { state.condition }
     }
 
     fn slots(&self) -> usize {

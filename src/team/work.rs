@@ -64,7 +64,7 @@ pub(crate) enum Tried {
 pub(crate) struct Work {
     pub(crate) office: Arc<Office>,
     pub(crate) seat: Arc<Seat>,
-    pub(crate) record: Record,
+    pub(crate) record: Arc<Record>,
     /// The journal as far as it is known, what is unwritten included.
     pub(crate) steps: Vec<Step>,
     /// What is known and not yet durable.
@@ -90,7 +90,7 @@ const BYTES_PER_TOKEN: u64 = 3;
 const CONTEXT_UNKNOWN: u64 = 200_000;
 
 impl Work {
-    pub(crate) fn new(office: Arc<Office>, seat: Arc<Seat>, record: Record, steps: Vec<Step>) -> Self {
+    pub(crate) fn new(office: Arc<Office>, seat: Arc<Seat>, record: Arc<Record>, steps: Vec<Step>) -> Self {
         let progress = Arc::new(AtomicI64::new(office.now().millis()));
         Self {
             office,
@@ -340,7 +340,7 @@ impl Work {
             agent: &self.seat.agent,
             task: &record.task,
             attempt: record.attempt,
-            max_deliveries: office.policy_of(record).policy.max_deliveries,
+            max_deliveries: office.retry_of(record).max_deliveries,
             fault: last_fault(record),
             amendments: &record.amendments,
             schema,
@@ -471,7 +471,7 @@ impl Work {
         }
         let entry = Entry { fence: self.record.fence, lines: all, events, command: None };
         let (office, id) = (Arc::clone(&self.office), self.record.task.id);
-        let until = office.now() + office.policy_of(&self.record).policy.ack_wait;
+        let until = office.now() + office.retry_of(&self.record).ack_wait;
         // On its own: an agent that dies now must not take with it what is known.
         let writing =
             async move { office.insist(until, || office.engine.journal(id, entry.clone(), office.now())).await };

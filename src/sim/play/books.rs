@@ -97,6 +97,8 @@ pub struct Message {
     pub channel: String,
     /// Of which incident.
     pub incident: String,
+    /// Which message of its incident it is, first = 1: the same through every channel.
+    pub number: u32,
     /// What it does there: trigger, update, acknowledge, resolve.
     pub action: String,
     /// Is it a reminder?

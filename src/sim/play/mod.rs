@@ -4,6 +4,7 @@
 //! - [`stage`] is the time, the dice and which faults are on; [`books`] what the world saw.
 //! - `model`, `pager` and `person` stand in for the world; `store` is the disk.
 //! - [`play`] is the director: work comes, things break, and in the end everything comes to rest.
+//! - [`play_on_the_wire`] is the same director in real time: the team asks the outage server through its own adapters.
 //!
 //! Each run has a runtime of its own on the thread that plays it: nothing of one run is seen by another.
 
@@ -22,13 +23,14 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use self::books::{Asked, Ledgers};
+use self::books::{Asked, Call, CallEnd, Ledgers};
 use self::model::VirtualModel;
 use self::pager::Inbox;
 use self::person::Person;
 use self::stage::{Shared, Stage, Ticket};
 use self::store::Store;
-use crate::config::Config;
+use crate::cause::Usage;
+use crate::config::{Config, Wire};
 use crate::definitions::LoadedScenario;
 use crate::engine::memory::Memory;
 use crate::engine::{self, Engine};
@@ -38,10 +40,13 @@ use crate::journal::Step;
 use crate::ledger::{Balance, LetterStatus, Record, State};
 use crate::query::{Filter, PageAsk};
 use crate::scenario::{FaultKind, Load, Target, Window};
-use crate::task::{IdempotencyKey, TaskError, hex};
+use crate::sim::breakage::on_the_wire;
+use crate::sim::outage::{Now, OutageServer, Served};
+use crate::task::{IdempotencyKey, Integration, TaskError, hex};
 use crate::team::clock::Clock;
 use crate::team::desk::{Desk, NewTask};
 use crate::team::{self, Part, Team};
+use crate::time::Timestamp;
 
 /// What of a run is kept beyond what every report needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +102,16 @@ pub enum Error {
     /// A name.
     #[error(transparent)]
     Task(#[from] TaskError),
+    /// On the wire providers are told apart by what they speak.
+    #[error(
+        "{one} and {other} speak the same wire, and the outage server could not tell them apart; play it in virtual time (`backstop sim run`)"
+    )]
+    SameWire {
+        /// One of them.
+        one: Integration,
+        /// The other.
+        other: Integration,
+    },
     /// The code that is simulated ended in a panic that nobody caught: a bug.
     #[error("seed {seed}: the simulated team panicked: {panic}")]
     Panicked {
@@ -113,7 +128,21 @@ pub enum Error {
 /// When the team does not start or the code under simulation panics where nobody catches it.
 pub fn play(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    let played = catch_unwind(AssertUnwindSafe(|| runtime.block_on(Director::direct(loaded, seed, keep))));
+    caught(seed, || runtime.block_on(Director::direct(loaded, seed, keep, false)))
+}
+
+/// Plays a scenario to its end in real time, on this thread: the team asks the outage server over HTTP, through the
+/// adapters it asks real providers with, and the server follows the same scenario with the same seed.
+///
+/// # Errors
+/// As [`play`]; and when two providers speak the same wire, or no port on loopback can be had.
+pub fn play_on_the_wire(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    caught(seed, || runtime.block_on(Director::direct(loaded, seed, keep, true)))
+}
+
+fn caught(seed: u64, work: impl FnOnce() -> Result<Run, Error>) -> Result<Run, Error> {
+    let played = catch_unwind(AssertUnwindSafe(work));
     played.unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().cloned();
         let words = words.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -132,9 +161,18 @@ pub fn feed(events: &[Event]) -> String {
     lines
 }
 
+/// Where the models are.
+enum World {
+    /// In this process, in virtual time.
+    Virtual,
+    /// Behind HTTP, in real time.
+    Wire(OutageServer),
+}
+
 struct Director<'a> {
     loaded: &'a LoadedScenario,
     seed: u64,
+    world: World,
     stage: Shared,
     store: Arc<Store>,
     team: Option<Team>,
@@ -153,8 +191,15 @@ struct Director<'a> {
 }
 
 impl<'a> Director<'a> {
-    async fn direct(loaded: &'a LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
+    async fn direct(loaded: &'a LoadedScenario, seed: u64, keep: Keep, wire: bool) -> Result<Run, Error> {
         let stage = Arc::new(Stage::new(loaded.scenario.clone(), seed, keep.prompts));
+        let world = if wire {
+            let (script, clock) = (on_the_wire(loaded, &stage.windows, seed, true).script, Arc::clone(&stage));
+            let now: Now = Arc::new(move || Timestamp::default() + clock.elapsed());
+            World::Wire(OutageServer::start_at(script, now, Timestamp::default()).await?)
+        } else {
+            World::Virtual
+        };
         let by_hand = |window: &&Window| match loaded.scenario.faults[window.fault].kind {
             FaultKind::DiskFull | FaultKind::PagerDown | FaultKind::MailDown => false,
             kind => kind.target() != Target::Calls,
@@ -163,6 +208,7 @@ impl<'a> Director<'a> {
         let mut director = Self {
             loaded,
             seed,
+            world,
             store: Arc::new(Store::new(Memory::new(), Arc::clone(&stage))),
             stage,
             team: None,
@@ -177,6 +223,8 @@ impl<'a> Director<'a> {
             struck: 0,
         };
         director.start().await?;
+        // In real time a team takes a moment to start; the scenario begins when it is up.
+        director.stage.begin();
         director.perform().await?;
         let at_rest = director.come_to_rest().await?;
         director.close(keep, at_rest).await
@@ -190,12 +238,17 @@ impl<'a> Director<'a> {
         stage.team_is_up(clock.clone());
         let engine: Arc<dyn Engine> = self.store.clone();
         let epoch = engine.epoch();
-        let mut builder = Team::builder(stage.dressed(self.loaded.config.clone()))
+        let mut config = stage.dressed(self.loaded.config.clone());
+        if let World::Wire(server) = &self.world {
+            point_at(server, &mut config)?;
+        }
+        let mut builder = Team::builder(config)
             .engine(engine)
             .clock(clock)
             // Another process has other dice, but the same ones for the same seed.
             .seed(self.seed.wrapping_mul(1_000_003).wrapping_add(epoch));
-        for (name, settings) in &self.loaded.config.providers {
+        let in_process = matches!(self.world, World::Virtual);
+        for (name, settings) in self.loaded.config.providers.iter().filter(|_| in_process) {
             builder = builder.provider(VirtualModel::new(name.clone(), settings.clone(), Arc::clone(stage)));
         }
         let person: Vec<Arc<dyn crate::pager::Channel>> = vec![
@@ -362,8 +415,9 @@ impl<'a> Director<'a> {
                 return Ok(false);
             }
             // Looked at often at first, and then as often as anything in the team looks by itself.
-            let pause = if now < stage.scenario.run + Duration::from_secs(3_600) { 10 } else { 60 };
-            self.wait((now + Duration::from_secs(pause)).min(end)).await?;
+            let waited = now.saturating_sub(stage.scenario.run);
+            let pause = (waited / 60).clamp(Duration::from_secs(1), Duration::from_secs(60));
+            self.wait((now + pause).min(end)).await?;
         }
     }
 
@@ -412,7 +466,11 @@ impl<'a> Director<'a> {
         let balance = self.store.balance().await?;
         let hash = hex(&Sha256::digest(feed(&events)));
         drop(self.team.take());
-        let books = self.stage.books.open().clone();
+        let mut books = self.stage.books.open().clone();
+        if let World::Wire(server) = self.world {
+            books.calls = server.requests().iter().map(|served| heard(served, self.loaded)).collect();
+            server.shutdown().await;
+        }
         Ok(Run {
             seed: self.seed,
             config: self.loaded.config.clone(),
@@ -430,6 +488,44 @@ impl<'a> Director<'a> {
     }
 }
 
+/// Has every provider ask the outage server, with a key it does not look at.
+fn point_at(server: &OutageServer, config: &mut Config) -> Result<(), Error> {
+    let mut seen: Vec<(Wire, Integration)> = Vec::new();
+    for (name, settings) in &mut config.providers {
+        if let Some((_, other)) = seen.iter().find(|(wire, _)| *wire == settings.wire) {
+            return Err(Error::SameWire { one: other.clone(), other: name.clone() });
+        }
+        seen.push((settings.wire, name.clone()));
+        settings.base_url = server.base_url(settings.wire);
+        settings.api_key = Some("a key the server does not look at".into());
+    }
+    Ok(())
+}
+
+/// A request as the outage server wrote it down, as the books have it.
+fn heard(served: &Served, loaded: &LoadedScenario) -> Call {
+    let provider = loaded.config.providers.iter().find(|(_, settings)| settings.wire == served.wire);
+    let at = served.at.since(Timestamp::default());
+    let fault = served.rule.as_ref();
+    let fault = fault.and_then(|rule| loaded.scenario.faults.iter().position(|fault| fault.name == *rule));
+    let (agent, task, adviser) = stage::asker(&served.prompt, &served.prompt);
+    Call {
+        at,
+        clock: loaded.scenario.start + at,
+        // Requests come from the team's own adapters, one wire each.
+        provider: provider.map(|(name, _)| name.clone()).expect("the wire is of a provider of the team"),
+        model: served.model.clone(),
+        agent,
+        task,
+        adviser,
+        fault,
+        ended: Some((at, if served.answered() { CallEnd::Answered } else { CallEnd::Failed })),
+        usage: Usage { input: served.input_tokens, output: served.output_tokens, ..Usage::default() },
+        prompt: served.prompt.clone(),
+        retry_after: None,
+    }
+}
+
 /// The submission of a ticket. Its key makes a second one the same task.
 fn task(load: &Load, number: u64, seed: u64) -> Result<NewTask, TaskError> {
     let ticket = format!("T-{number:05}");
@@ -442,7 +538,7 @@ fn task(load: &Load, number: u64, seed: u64) -> Result<NewTask, TaskError> {
 }
 
 /// A payload with the ticket in its place.
-pub(super) fn filled(payload: &Value, ticket: &str) -> Value {
+pub(crate) fn filled(payload: &Value, ticket: &str) -> Value {
     match payload {
         Value::String(text) => Value::String(text.replace("{ticket}", ticket)),
         Value::Array(items) => items.iter().map(|item| filled(item, ticket)).collect(),

@@ -10,7 +10,7 @@ use super::stage::{Shared, asker};
 use crate::cause::{Fault as Broken, LlmFailure, Phase, Usage};
 use crate::config::{ProviderConfig, Wire};
 use crate::llm::{self, Progress, Provider, Reply, Request, ToolCall, simulated};
-use crate::scenario::{CallSeen, Fault, FaultKind, ModelBehaviour};
+use crate::scenario::{CallSeen, Fault, FaultKind, ModelBehaviour, Said};
 use crate::sim::breakage;
 use crate::sim::sample::sample;
 use crate::stuck::{CHANT_LENGTH, CHANT_REPEATS};
@@ -80,7 +80,7 @@ impl Provider for VirtualModel {
             };
             let struck = stage.strikes(&seen, &about, nth);
             let plan = match &struck {
-                Some((_, fault, left)) => self.broken(fault, *left, request, &about, nth),
+                Some((_, fault)) => self.broken(fault, request, &about, nth),
                 None => self.sound(request, &about, nth),
             };
             let number = stage.books.begin(Call {
@@ -91,7 +91,7 @@ impl Provider for VirtualModel {
                 agent: agent.clone(),
                 task,
                 adviser,
-                fault: struck.as_ref().map(|(place, _, _)| *place),
+                fault: struck.as_ref().map(|(place, _)| *place),
                 ended: None,
                 usage: Usage::default(),
                 prompt: if stage.keep_prompts { prompt.clone() } else { String::new() },
@@ -100,7 +100,7 @@ impl Provider for VirtualModel {
             // Who goes away half-way has had what was read billed.
             let read = Usage { output: 0, ..plan.usage };
             let mut open = Open { stage, number, usage: read, done: false };
-            if struck.as_ref().is_some_and(|(_, fault, _)| fault.kind == FaultKind::AgentPanic) {
+            if struck.as_ref().is_some_and(|(_, fault)| fault.kind == FaultKind::AgentPanic) {
                 open.done = true;
                 stage.books.end(number, stage.elapsed(), CallEnd::Failed, Usage::default());
                 drop(open);
@@ -194,8 +194,10 @@ impl VirtualModel {
             }
         }
         let prompt = said(request);
-        let fits = |has: &Option<String>| has.as_ref().is_none_or(|words| prompt.contains(words.as_str()));
-        let text = behaviour.answers.iter().find(|said| fits(&said.prompt_has)).map(|said| said.text.clone());
+        let fits = |(number, said): &(usize, &Said)| {
+            said.fits(&prompt) && self.stage.says(&self.integration, &request.model, *number, said.calls)
+        };
+        let text = behaviour.answers.iter().enumerate().find(fits).map(|(_, said)| said.text.clone());
         let text = text.unwrap_or_else(|| self.good(request, about, nth));
         self.says(request, about, nth, CallEnd::Answered, text, Vec::new())
     }
@@ -276,7 +278,7 @@ impl VirtualModel {
     }
 
     /// What a broken provider does.
-    fn broken(&self, fault: &Fault, left: Duration, request: &Request, about: &str, nth: u64) -> Plan {
+    fn broken(&self, fault: &Fault, request: &Request, about: &str, nth: u64) -> Plan {
         let timers = self.settings.timeouts;
         let usage = self.usage(request, about, nth);
         let (read, half) = (Usage { output: 0, ..usage }, Usage { output: usage.output.div_ceil(2), ..usage });
@@ -358,7 +360,7 @@ impl VirtualModel {
             | FaultKind::ModelRetired
             | FaultKind::TooLong
             | FaultKind::AdviserDown => {
-                let refused = breakage::refused(fault, left, self.settings.wire, &request.model);
+                let refused = breakage::refused(fault, self.settings.wire, &request.model);
                 let failure = self.failure(request, Phase::Headers, Broken::Status, Usage::default());
                 let plan = fails(
                     Duration::from_millis(200),

@@ -42,6 +42,7 @@ impl Channel for Inbox {
                 at: self.stage.elapsed(),
                 channel: self.name.to_owned(),
                 incident: page.incident.id.clone(),
+                number: page.incident.messages,
                 action: page.action.as_str().to_owned(),
                 again: page.again,
                 taken,

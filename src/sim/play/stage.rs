@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::books::Books;
 use crate::config::Config;
 use crate::prompt::Prompt;
-use crate::scenario::{CallSeen, Fault, FaultKind, Scenario, Target, Window};
-use crate::task::{AgentName, TaskId, TaskType};
+use crate::scenario::{CallSeen, Fault, FaultKind, Scenario, Scope, Target, Window};
+use crate::task::{AgentName, Integration, TaskId, TaskType};
 use crate::team::clock::{Clock, Dice};
 use crate::time::Timestamp;
 
@@ -20,7 +20,7 @@ use crate::time::Timestamp;
 pub struct Stage {
     /// What is played.
     pub scenario: Scenario,
-    /// The chances of the world; the team has dice of its own.
+    /// The chances of the world.
     pub dice: Dice,
     /// When which fault strikes.
     pub windows: Vec<Window>,
@@ -28,7 +28,6 @@ pub struct Stage {
     pub books: Books,
     /// Are prompts kept in the books?
     pub keep_prompts: bool,
-    began: Instant,
     /// By how much the wall clock was set since, in milliseconds.
     set_by: AtomicI64,
     /// No fault strikes any more: the time of the last check.
@@ -36,10 +35,13 @@ pub struct Stage {
     room: Mutex<Room>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Room {
+    began: Instant,
     /// How often each fault saw a call in its scope.
     seen: BTreeMap<usize, u64>,
+    /// How often each fixed answer fitted: by provider, model and place.
+    said: BTreeMap<(Integration, String, usize), u64>,
     /// Which task has which ticket.
     tickets: BTreeMap<TaskId, Ticket>,
     /// The clock of the team that is up.
@@ -47,6 +49,20 @@ struct Room {
     /// The windows that may be on: an index into `windows`, which only moves forward.
     passed: usize,
     open: Vec<usize>,
+}
+
+impl Room {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            seen: BTreeMap::new(),
+            said: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            clock: None,
+            passed: 0,
+            open: Vec::new(),
+        }
+    }
 }
 
 /// What is known of a task by its ticket.
@@ -71,7 +87,7 @@ impl Stage {
     /// A stage whose time begins now.
     #[must_use]
     pub fn new(scenario: Scenario, seed: u64, keep_prompts: bool) -> Self {
-        let dice = Dice::seeded(seed ^ 0x5EED_0F_7E57);
+        let dice = Self::dice(seed);
         let windows = scenario.windows(&|purpose, about, number| dice.roll(purpose, about, number));
         Self {
             scenario,
@@ -79,11 +95,16 @@ impl Stage {
             windows,
             books: Books::default(),
             keep_prompts,
-            began: Instant::now(),
             set_by: AtomicI64::new(0),
             calm: AtomicBool::new(false),
-            room: Mutex::default(),
+            room: Mutex::new(Room::new()),
         }
+    }
+
+    /// The dice of the world for a seed; the team's are others.
+    #[must_use]
+    pub fn dice(seed: u64) -> Dice {
+        Dice::seeded(seed ^ 0x5EED_0F7E_5700)
     }
 
     fn room(&self) -> std::sync::MutexGuard<'_, Room> {
@@ -94,12 +115,19 @@ impl Stage {
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         // Whole milliseconds: what everybody here counts in.
-        Duration::from_millis(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+        let began = self.room().began;
+        Duration::from_millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The scenario begins now.
+    pub(super) fn begin(&self) {
+        self.room().began = Instant::now();
     }
 
     /// Waits until then.
     pub async fn until(&self, then: Duration) {
-        tokio::time::sleep_until(self.began + then).await;
+        let began = self.room().began;
+        tokio::time::sleep_until(began + then).await;
     }
 
     /// What the wall clock shows.
@@ -162,9 +190,8 @@ impl Stage {
             })
     }
 
-    /// The fault that strikes this call, if one does: the first in the order of the scenario, with its place and how
-    /// long it will last.
-    pub fn strikes(&self, call: &CallSeen<'_>, about: &str, nth: u64) -> Option<(usize, &Fault, Duration)> {
+    /// The fault that strikes this call, if one does: the first in the order of the scenario, with its place.
+    pub fn strikes(&self, call: &CallSeen<'_>, about: &str, nth: u64) -> Option<(usize, &Fault)> {
         let elapsed = self.elapsed();
         if self.is_calm() {
             return None;
@@ -192,9 +219,17 @@ impl Stage {
             if fault.share < 1.0 && self.dice.roll("fault strikes", &about, nth) >= fault.share {
                 continue;
             }
-            return Some((window.fault, fault, window.until.saturating_sub(elapsed)));
+            return Some((window.fault, fault));
         }
         None
+    }
+
+    /// Is a fixed answer given this time? Counts that it fitted.
+    pub(super) fn says(&self, provider: &Integration, model: &str, place: usize, calls: Option<(u64, u64)>) -> bool {
+        let mut room = self.room();
+        let count = room.said.entry((provider.clone(), model.to_owned(), place)).or_default();
+        *count += 1;
+        calls.is_none_or(|(first, last)| (first..=last).contains(count))
     }
 
     /// Opens the windows that have begun and closes those that are over: time only moves forward.
@@ -215,7 +250,7 @@ impl Stage {
                 "triage" => marked(prompt, ADVISER_MARK),
                 "page" | "verify" => {}
                 partial if partial.starts_with('_') => {}
-                _ => marked(prompt, &format!("{TASK_MARK}{{{{ task.id }}}})")),
+                _ => marked(prompt, &format!("{TASK_MARK}{{{{ task.id }}}} of {{{{ task.type }}}})")),
             }
         }
         for (name, agent) in &mut config.agents {
@@ -226,15 +261,24 @@ impl Stage {
     }
 }
 
+/// The words by which the calls in a scope are told apart on a wire, when prompts bear the marks.
+#[must_use]
+pub(crate) fn marks(scope: &Scope, kind: FaultKind) -> Vec<String> {
+    let agent = scope.agent.as_ref().map(|name| format!("{AGENT_MARK}{name})"));
+    let of_type = scope.task_type.as_ref().map(|task_type| format!(" of {task_type})"));
+    let adviser = (kind == FaultKind::AdviserDown).then(|| ADVISER_MARK.to_owned());
+    [agent, of_type, adviser, scope.prompt_has.clone()].into_iter().flatten().collect()
+}
+
 /// Who asks, read from the marks of a request.
 #[must_use]
-pub(super) fn asker(system: &str, first: &str) -> (Option<AgentName>, Option<TaskId>, bool) {
+pub(crate) fn asker(system: &str, first: &str) -> (Option<AgentName>, Option<TaskId>, bool) {
     let marked = |text: &str, mark: &str| {
         let rest = &text[text.rfind(mark)? + mark.len()..];
         Some(rest[..rest.find(')')?].to_owned())
     };
     let agent = marked(system, AGENT_MARK).and_then(|name| AgentName::new(name).ok());
-    let task = marked(first, TASK_MARK).and_then(|id| id.parse().ok());
+    let task = marked(first, TASK_MARK).and_then(|mark| mark.split(' ').next()?.parse().ok());
     (agent, task, first.contains(ADVISER_MARK) || system.contains(ADVISER_MARK))
 }
 

@@ -1,4 +1,5 @@
-//! The story of the demo as data: who asks for what and when, what fails how, and what the person does.
+//! The story of the demo: `scenarios/demo.yaml`, told by people's clocks: who asks for what and when, what fails how, and
+//! what the person does.
 //!
 //! Times are the team's, counted from the first submission. Nothing here runs; `demo.rs` does. What has already
 //! happened is read from the durable record, so that a demo that was killed goes on where it was.
@@ -7,25 +8,25 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::breakage::{on_the_wire, said_by};
+use super::play::filled;
 use super::repository;
 use super::scene::{Scene, Watcher};
 use super::script::{Answer, Behaviour, Script, When};
 use crate::agent::ModelRef;
 use crate::config::{ChannelConfig, Config, OnCall, ProviderConfig, Timeouts, Wire};
+use crate::definitions::{self, Problems};
 use crate::retry::{Backoff, RetryPolicy};
-use crate::task::{AgentName, Effect, IdempotencyKey, Integration, TaskError, TaskType};
+use crate::scenario::{Latency, Window};
+use crate::task::{AgentName, Effect, IdempotencyKey, Integration, TaskError, TaskType, words};
 use crate::team::desk::NewTask;
 use crate::time::Timestamp;
 
 /// How many tasks are submitted.
 pub const TASKS: usize = 60;
-/// When OpenAI begins to ask for silence, and for how long.
-pub const RATE_LIMIT: (Duration, Duration) = (secs(100), secs(50));
-/// Anthropic answers everything with 500: from, and until when at the earliest. (A 529 would hold the gate, and never
-/// open the breaker.)
-pub const OUTAGE: (Duration, Duration) = (secs(240), secs(420));
 /// For how long Anthropic asks for silence whenever the review with tools is at its middle.
 pub const REVIEW_LIMIT: Duration = secs(20);
 /// How long the person needs to take an incident on.
@@ -40,39 +41,55 @@ pub const OVERRIDE_AT: Duration = secs(480);
 pub const CURTAIN: Duration = secs(550);
 /// The words with which the person sends refused work round again.
 pub const PERMISSION: &str = "We own this system and have agreed to this audit in writing (SEC-104).";
-/// The switch of the outage, and the name of its rule.
+/// The fault that is the outage, and its switch.
 pub const OUTAGE_SWITCH: &str = "outage";
 const RATE_LIMIT_SWITCH: &str = "rate limit";
 /// The person on call.
 pub const PERSON: &str = "you";
+/// The file.
+const FILE: &str = "demo.yaml";
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// What one task is in the story for, when it is not only work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// Its first call meets a 500.
-    Blip,
-    /// Its first answer lacks the title.
-    Careless,
-    /// Its agent panics under it, once.
-    Panic,
-    /// Its agent's answers never meet the schema; another's do.
-    Hopeless,
-    /// A payment whose call fails; the person pays by other means.
-    Payment,
-    /// Another one, at the end; it waits for the person who watches.
-    LatePayment,
-    /// The model declines until a person gives permission.
-    Declined,
-    /// It cannot wait: it falls back early in the outage.
-    Urgent,
-    /// Cancelled while it waits.
-    Obsolete,
-    /// A review with tools, cut half-way by a rate limit that outlasts its retries.
-    Review,
+words! {
+    /// What one task is in the story for, when it is not only work; the word stands in parentheses in its input.
+    Part, "part", "blip, careless, panic, hopeless, payment, late-payment, declined, urgent, obsolete, review" {
+        /// Its first call meets a 500.
+        Blip = "blip",
+        /// Its first answer lacks the title.
+        Careless = "careless",
+        /// Its agent panics under it, once.
+        Panic = "panic",
+        /// Its agent's answers never meet the schema; another's do.
+        Hopeless = "hopeless",
+        /// A payment whose call fails; the person pays by other means.
+        Payment = "payment",
+        /// Another one, at the end; it waits for the person who watches.
+        LatePayment = "late-payment",
+        /// The model declines until a person gives permission.
+        Declined = "declined",
+        /// It cannot wait: it falls back early in the outage.
+        Urgent = "urgent",
+        /// Cancelled while it waits.
+        Obsolete = "obsolete",
+        /// A review with tools, cut half-way by a rate limit that outlasts its retries.
+        Review = "review",
+    }
+}
+
+impl Part {
+    /// How it stands in an input.
+    #[must_use]
+    pub fn mark(self) -> String {
+        format!("({self})")
+    }
+
+    fn of(payload: &Value) -> Option<Self> {
+        let text = payload.to_string();
+        Self::ALL.iter().copied().find(|part| text.contains(&part.mark()))
+    }
 }
 
 /// One task of the story.
@@ -83,9 +100,11 @@ pub struct Ask {
     /// When it is submitted.
     pub at: Duration,
     /// To whom.
-    pub agent: &'static str,
+    pub agent: AgentName,
     /// Of which type.
-    pub task_type: &'static str,
+    pub task_type: TaskType,
+    /// What is asked, with the ticket in its place.
+    pub payload: Value,
     /// What it is in the story for.
     pub part: Option<Part>,
 }
@@ -103,9 +122,9 @@ impl Ask {
     /// Never, as the names are constants; the checks are those of every submission.
     pub fn task(&self, seed: u64) -> Result<NewTask, TaskError> {
         Ok(NewTask {
-            task_type: TaskType::new(self.task_type)?,
-            payload: payload(self.task_type, &self.ticket()),
-            agent: Some(AgentName::new(self.agent)?),
+            task_type: self.task_type.clone(),
+            payload: self.payload.clone(),
+            agent: Some(self.agent.clone()),
             effect: None,
             priority: None,
             idempotency_key: Some(IdempotencyKey::new(key(seed, self.number))?),
@@ -118,14 +137,20 @@ impl Ask {
 
 /// The whole story for one seed.
 #[derive(Clone, Debug)]
-pub struct Scenario {
+pub struct Story {
     /// Where its chances come from.
     pub seed: u64,
     /// What is asked, in order of time.
     pub asks: Vec<Ask>,
+    /// Anthropic answers everything with 500: from, and until when at the earliest.
+    pub outage: (Duration, Duration),
+    /// When OpenAI begins to ask for silence, and for how long.
+    pub rate_limit: (Duration, Duration),
+    /// What fails and what is answered, at the team's pace.
+    script: Script,
 }
 
-/// Who does what, in the order in which they take turns. Types of the default team, Anthropic's agents and OpenAI's mixed.
+/// What is asked for, and of whom. Types of the default team, Anthropic's agents and OpenAI's mixed.
 const WORK: [(&str, &str); 10] = [
     ("cto", "code_review"),
     ("marketing", "blog_post"),
@@ -138,8 +163,6 @@ const WORK: [(&str, &str); 10] = [
     ("cso", "charge_card"),
     ("frontend", "frontend.tokens"),
 ];
-/// How many of [`WORK`] take turns; the others are asked for by the story only.
-const TURNS: usize = 7;
 
 /// Which model each agent asks in the demo, and to which it may fall back.
 const MODELS: [(&str, &str, &str); 7] = [
@@ -156,69 +179,44 @@ fn key(seed: u64, number: usize) -> String {
     format!("demo/{seed}/{number}")
 }
 
-/// The input of a task. Its ticket stands where the task's prompt will show it.
-fn payload(task_type: &str, ticket: &str) -> Value {
-    match task_type {
-        "code_review" => json!({"diff": format!("{ticket}\n-    retry();\n+    retry_with_jitter();")}),
-        "blog_post" => {
-            json!({"topic": format!("What {ticket} brings"), "notes": "It is faster, and it loses nothing."})
-        }
-        "backend.endpoint" => json!({"ticket": ticket, "ask": "Design the endpoint of this ticket."}),
-        "infra.plan" => json!({"ticket": ticket, "ask": "Plan the rollout of this ticket."}),
-        "security_review" => json!({"ticket": ticket, "ask": "Try to break into our own login service."}),
-        "frontend.component" | "frontend.tokens" => json!({"ticket": ticket, "ask": "Specify what this ticket wants."}),
-        "architecture.review" => json!({"ticket": ticket, "ask": "Judge this design; the release waits for it."}),
-        "charge_card" => json!({"ticket": ticket, "customer": "C-1042", "usd": 49}),
-        _ => json!({"ticket": ticket, "ask": "Say in three sentences how the week went."}),
-    }
-}
-
-impl Scenario {
+impl Story {
     /// The story with this seed: the same tasks, other moments and other latencies.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        let mut asks: Vec<Ask> = Vec::new();
-        let mut add = |at: u64, agent, task_type, part| {
-            asks.push(Ask { number: 0, at: secs(at), agent, task_type, part });
-        };
-        // The morning: everybody has work, and each kind of failure comes once.
-        add(4, "cto", "code_review", Some(Part::Blip));
-        add(8, "marketing", "blog_post", Some(Part::Careless));
-        add(14, "devops", "infra.plan", Some(Part::Panic));
-        add(20, "cso", "charge_card", Some(Part::Payment));
-        add(26, "frontend", "frontend.tokens", Some(Part::Hopeless));
-        // Two refused audits make the third and fourth dead letter of the hour.
-        add(166, "cso", "security_review", Some(Part::Declined));
-        add(170, "cso", "security_review", Some(Part::Declined));
-        // The outage: some work cannot wait, one thing is not needed any more.
-        for step in 0..4 {
-            add(246 + step, "cto", "architecture.review", Some(Part::Urgent));
-        }
-        add(262, "backend", "backend.endpoint", Some(Part::Obsolete));
-        // After it: Anthropic has no room for one long review, however often it is asked.
-        add(440, "cto", "code_review", Some(Part::Review));
-        add(510, "cso", "charge_card", Some(Part::LatePayment));
-        let ordinary = TASKS - asks.len();
-        let turns = WORK.iter().take(TURNS).cycle().map(|(agent, task_type)| (*agent, *task_type));
-        for (index, (agent, task_type)) in turns.take(ordinary).enumerate() {
-            let (step, at) = (index as u64, index);
-            // Three waves: the morning, the rate limit, the outage.
-            let at = match at {
-                0..16 => step * 4,
-                16..30 => 96 + (step - 16) * 3,
-                _ => 236 + (step - 30) * 2,
-            };
-            asks.push(Ask { number: 0, at: secs(at), agent, task_type, part: None });
-        }
+    ///
+    /// # Errors
+    /// Never for the file that is built in; the checks are those of every scenario.
+    pub fn new(seed: u64) -> Result<Self, Problems> {
+        let (_, text) = super::library::named("demo").unwrap_or_default();
+        let loaded = definitions::scenario_text(FILE, text, None)?;
+        // Nothing in the file is left to chance but what the dice below add.
+        let windows = loaded.scenario.windows(&|_, _, _| 0.0);
+        let script = on_the_wire(&loaded, &windows, seed, false).script;
         let dice = Script::new(seed);
-        for (index, ask) in asks.iter_mut().enumerate() {
-            ask.at += Duration::from_millis(dice.dice(&["arrival", &index.to_string()]) % 1_500);
+        let mut asks: Vec<Ask> = Vec::new();
+        for (index, (at, load)) in loaded.scenario.arrivals(&|_, _, _| 0.0).into_iter().enumerate() {
+            let load = &loaded.scenario.load[load];
+            let handles = loaded.config.agents.values().find(|agent| agent.handles(&load.task_type));
+            let agent = load.agent.clone().or_else(|| handles.map(|agent| agent.name.clone()));
+            asks.extend(agent.map(|agent| Ask {
+                number: 0,
+                at: at + Duration::from_millis(dice.dice(&["arrival", &index.to_string()]) % 1_500),
+                agent,
+                task_type: load.task_type.clone(),
+                part: Part::of(&load.payload),
+                payload: load.payload.clone(),
+            }));
         }
         asks.sort_by_key(|ask| ask.at);
         for (index, ask) in asks.iter_mut().enumerate() {
             ask.number = index + 1;
+            ask.payload = filled(&ask.payload, &ask.ticket());
         }
-        Self { seed, asks }
+        let window = |name: &str| {
+            let named = |window: &&Window| loaded.scenario.faults[window.fault].name == name;
+            windows.iter().find(named).map_or((Duration::MAX, Duration::MAX), |window| (window.from, window.until))
+        };
+        let (limited, free) = window(RATE_LIMIT_SWITCH);
+        let rate_limit = (limited, free.saturating_sub(limited));
+        Ok(Self { seed, asks, outage: window(OUTAGE_SWITCH), rate_limit, script })
     }
 
     /// The tasks with this part.
@@ -236,11 +234,11 @@ impl Scenario {
     #[must_use]
     pub fn recalled(&self, ask: &Ask, calls: u64) -> Vec<(String, u64)> {
         match ask.part {
-            Some(Part::Blip | Part::Payment | Part::LatePayment) => vec![(ask.ticket(), calls)],
-            Some(Part::Hopeless) => vec![
-                (format!("{} at first", ask.ticket()), calls),
-                (format!("{} then", ask.ticket()), calls.saturating_sub(1)),
-            ],
+            Some(Part::Blip) => vec![("blip".to_owned(), calls)],
+            Some(Part::Payment) => vec![("payment".to_owned(), calls)],
+            Some(Part::LatePayment) => vec![("late payment".to_owned(), calls)],
+            // The second of the fixed answers, and the third.
+            Some(Part::Hopeless) => vec![(said_by("*", 1), calls), (said_by("*", 2), calls.saturating_sub(1))],
             Some(Part::Careless | Part::Panic | Part::Declined | Part::Urgent | Part::Obsolete | Part::Review)
             | None => Vec::new(),
         }
@@ -249,57 +247,40 @@ impl Scenario {
     /// Which switches of the script are on. Each trouble lasts until it has had its effect, so that a slow machine sees
     /// the same story.
     #[must_use]
-    pub fn switches(elapsed: Duration, now: Timestamp, watcher: &Watcher) -> [(&'static str, bool); 2] {
+    pub fn switches(&self, elapsed: Duration, now: Timestamp, watcher: &Watcher) -> [(&'static str, bool); 2] {
         let silent_until = Integration::new("openai").ok().and_then(|openai| watcher.first_gate(&openai));
         // Over a little before it was said to be: whoever asks on the dot must not be too early.
-        let limited = elapsed >= RATE_LIMIT.0 && silent_until.is_none_or(|until| now + secs(5) < until);
+        let limited = elapsed >= self.rate_limit.0 && silent_until.is_none_or(|until| now + secs(5) < until);
         let felt = watcher.seen().contains(&Scene::BreakerOpen) && watcher.seen().contains(&Scene::Parked);
-        let down = elapsed >= OUTAGE.0 && !(elapsed >= OUTAGE.1 && felt);
+        let down = elapsed >= self.outage.0 && !(elapsed >= self.outage.1 && felt);
         [(RATE_LIMIT_SWITCH, limited), (OUTAGE_SWITCH, down)]
     }
 
     /// What the outage server does. Latencies shrink with the speed, so that they take the team the same time.
     #[must_use]
     pub fn script(&self, speed: f64) -> Script {
-        let pace = |millis: u64| Duration::from_millis(millis).div_f64(speed.max(f64::MIN_POSITIVE));
-        // The one whose answers are to be refused, and by nothing else, is spared however slow the machine is.
-        let spared = |when: When| self.cast(Part::Hopeless).fold(when, |when, ask| when.prompt_lacks(ask.ticket()));
-        let mut script = Script::new(self.seed)
-            .latency(pace(800), pace(3_000))
-            .rule(OUTAGE_SWITCH, When::any().wire(Wire::Anthropic).switch(OUTAGE_SWITCH), Behaviour::ServerError)
-            .rule(
-                RATE_LIMIT_SWITCH,
-                spared(When::any().wire(Wire::OpenAi).switch(RATE_LIMIT_SWITCH)),
-                Behaviour::RateLimited { retry_after: Some(RATE_LIMIT.1) },
-            );
+        let mut script = self.script.clone();
+        for (_, latency) in &mut script.paces {
+            if let Latency::Between(least, most) = latency {
+                (*least, *most) = (least.div_f64(speed), most.div_f64(speed));
+            }
+        }
+        // A refusal takes as long as an answer: on a screen things that happen at once are hard to follow.
+        script.refusal = None;
+        for rule in &mut script.rules {
+            if let Some(switch) = [OUTAGE_SWITCH, RATE_LIMIT_SWITCH].into_iter().find(|name| *name == rule.name) {
+                rule.when.between = None;
+                rule.when.switch = Some(switch.to_owned());
+            }
+        }
+        let say = |body: Value| Behaviour::Answer(Answer::Text(body.to_string()));
         for ask in &self.asks {
-            let this = || When::any().prompt_has(ask.ticket());
-            let name = ask.ticket();
-            let say = |body: Value| Behaviour::Answer(Answer::Text(body.to_string()));
-            script = match ask.part {
-                Some(Part::Blip | Part::Payment | Part::LatePayment) => {
-                    script.rule(name, this().calls(1..=1), Behaviour::ServerError)
-                }
-                Some(Part::Careless) => {
-                    let careless = say(
-                        json!({"summary": "All about the release.", "body": "It is faster. ".repeat(10), "tags": ["release"]}),
-                    );
-                    script.rule(name, this().prompt_lacks("/title: is required but missing"), careless)
-                }
-                Some(Part::Hopeless) => script
-                    .rule(format!("{name} at first"), this().calls(1..=1), say(json!({"title": "x"})))
-                    .rule(format!("{name} then"), this().calls(1..=1), say(json!({"title": "Tokens", "body": 7}))),
-                Some(Part::Declined) => script.rule(
-                    name,
-                    this().prompt_lacks(PERMISSION),
-                    Behaviour::Refuse("I can't help with breaking into a login service.".to_owned()),
-                ),
-                Some(Part::Review) => review(script, &name),
-                Some(Part::Panic | Part::Urgent | Part::Obsolete) | None => script,
-            };
+            if ask.part == Some(Part::Review) {
+                script = review(script, &ask.ticket());
+            }
             // With tools on offer a server that is only compatible with OpenAI's is not sent the schema of the answer.
             if let Some(answer) = answer(ask) {
-                let unasked = this().wire(Wire::OpenAi).offers(repository::TOOLS[0]);
+                let unasked = When::any().prompt_has(ask.ticket()).wire(Wire::OpenAi).offers(repository::TOOLS[0]);
                 script = script.rule(format!("{} answer", ask.ticket()), unasked, say(answer));
             }
         }
@@ -423,7 +404,7 @@ fn review(script: Script, ticket: &str) -> Script {
 
 /// What is answered to the agent with tools, where the server is not told the schema.
 fn answer(ask: &Ask) -> Option<Value> {
-    match ask.task_type {
+    match ask.task_type.as_str() {
         "code_review" => Some(json!({
             "verdict": "request_changes",
             "summary": "The jitter is right; the fifth try still sleeps before it gives up.",
@@ -450,7 +431,7 @@ mod tests {
     #[test]
     fn every_seed_has_the_same_cast_in_order_of_time() {
         for seed in [0, 7, u64::MAX] {
-            let story = Scenario::new(seed);
+            let story = Story::new(seed).expect("sound");
             assert_eq!(story.asks.len(), TASKS);
             assert!(story.asks.iter().enumerate().all(|(index, ask)| ask.number == index + 1));
             assert!(story.asks.windows(2).all(|pair| pair[0].at <= pair[1].at));
@@ -469,25 +450,29 @@ mod tests {
                 assert_eq!(story.cast(part).count(), count, "{part:?}");
             }
             for (agent, _, _) in MODELS {
-                assert!(story.asks.iter().any(|ask| ask.agent == agent), "{agent} has no work");
+                assert!(story.asks.iter().any(|ask| ask.agent.as_str() == agent), "{agent} has no work");
             }
         }
     }
 
     #[test]
     fn the_work_is_declared_and_every_submission_is_sound() {
-        for ask in &Scenario::new(7).asks {
-            assert!(WORK.iter().any(|(agent, kind)| (*agent, *kind) == (ask.agent, ask.task_type)), "{ask:?}");
+        for ask in &Story::new(7).expect("sound").asks {
+            assert!(
+                WORK.iter().any(|(agent, kind)| (*agent, *kind) == (ask.agent.as_str(), ask.task_type.as_str())),
+                "{ask:?}"
+            );
             ask.task(7).expect("a sound task");
         }
     }
 
     #[test]
     fn the_outage_meets_at_least_five_calls_at_once() {
-        let story = Scenario::new(7);
+        let story = Story::new(7).expect("sound");
         let meets = |ask: &&Ask| {
-            let anthropic = MODELS.iter().any(|(name, model, _)| *name == ask.agent && model.starts_with("anthropic/"));
-            anthropic && ask.at >= OUTAGE.0 && ask.at < OUTAGE.0 + secs(30)
+            let anthropic =
+                MODELS.iter().any(|(name, model, _)| *name == ask.agent.as_str() && model.starts_with("anthropic/"));
+            anthropic && ask.at >= story.outage.0 && ask.at < story.outage.0 + secs(30)
         };
         assert!(story.asks.iter().filter(meets).count() >= 8);
     }

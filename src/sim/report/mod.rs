@@ -1,0 +1,282 @@
+//! What a run came to: a value for every measure, the story of its worst hour, and what happened when.
+//!
+//! Everything is read from what the world wrote down (`play/books.rs`), from the event feed and from the records, never
+//! from the product's own counters: a product that miscounts is found out here.
+//!
+//! - `ends` says how each task ended and how long it took; `bill` what the models cost, and for what.
+//! - [`figures`] makes a value of every measure; [`timeline`] says what stood when; [`story`] tells the worst hour.
+//! - [`spread`] holds many seeds against each other; [`text`], [`junit`] and [`html`] write it down.
+
+mod bill;
+mod ends;
+pub mod figures;
+pub mod html;
+mod html_parts;
+pub mod junit;
+pub mod spread;
+pub mod story;
+mod story_facts;
+mod svg;
+pub mod text;
+pub mod timeline;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use self::bill::Bill;
+use self::ends::Ends;
+use self::timeline::Timeline;
+use super::play::Run;
+use crate::agent::ModelRef;
+use crate::assertion::{Assertion, Measure, Unit};
+use crate::decision::DecisionKind;
+use crate::definitions::LoadedScenario;
+use crate::event::Happening;
+use crate::failure::{Class, Kind};
+use crate::time::Timestamp;
+
+/// The version of the JSON form of a report.
+pub const FORMAT: u32 = 1;
+
+/// What one run came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// The version of this form: [`FORMAT`].
+    pub format: u32,
+    /// The scenario's name.
+    pub scenario: String,
+    /// What it shows.
+    pub about: String,
+    /// The name of the team.
+    pub team: String,
+    /// The fingerprint of its configuration.
+    pub configuration: String,
+    /// The seed of the dice.
+    pub seed: u64,
+    /// What the clock showed at the beginning.
+    pub start: Timestamp,
+    /// For how long work came, in seconds of virtual time.
+    pub run_s: f64,
+    /// When everything had come to rest, in seconds of virtual time.
+    pub elapsed_s: f64,
+    /// Did everything come to rest in time?
+    pub at_rest: bool,
+    /// SHA-256 of the event feed as JSON lines.
+    pub hash: String,
+    /// Every measure; one that is not known is null.
+    pub measures: BTreeMap<Measure, f64>,
+    /// What must be true, and whether it is.
+    pub assertions: Vec<Checked>,
+    /// Invariants that were broken; none when nobody looked.
+    pub violations: Option<Vec<String>>,
+    /// Deaths by the class of their last failure.
+    pub deaths_by_class: BTreeMap<Class, u64>,
+    /// Deaths by its kind.
+    pub deaths_by_kind: BTreeMap<Kind, u64>,
+    /// Decisions by what was decided.
+    pub decisions: BTreeMap<DecisionKind, u64>,
+    /// What each model cost.
+    pub bill: Vec<BillLine>,
+    /// What each fault of the scenario did.
+    pub faults: Vec<FaultLine>,
+    /// The worst hour, a sentence each.
+    pub story: Vec<String>,
+    /// What stood when.
+    pub timeline: Timeline,
+    /// What must be true, as it was asked.
+    #[serde(skip)]
+    asked: Vec<Assertion>,
+}
+
+/// An assertion and what was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Checked {
+    /// What must be true.
+    pub assertion: String,
+    /// What was measured; null when it is not known.
+    pub measured: f64,
+    /// The same for people.
+    pub words: String,
+    /// Is it true?
+    pub holds: bool,
+}
+
+/// The bill of one model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BillLine {
+    /// Which.
+    pub model: ModelRef,
+    /// How often it was called.
+    pub calls: u64,
+    /// Tokens it read and wrote.
+    pub tokens: u64,
+    /// Their price in millionths of a US dollar; null when it is not known, which is not zero.
+    pub micro_usd: Option<u64>,
+}
+
+/// What one fault of the scenario did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FaultLine {
+    /// Its name.
+    pub name: String,
+    /// What breaks where, such as `overloaded of anthropic`.
+    pub what: String,
+    /// How often it struck.
+    pub times: u64,
+    /// For how long in all, in seconds.
+    pub seconds: f64,
+    /// How many calls met it.
+    pub calls: u64,
+}
+
+impl Report {
+    /// What a run came to. It must have been played with its steps kept, or what depends on them is not known.
+    #[must_use]
+    pub fn of(loaded: &LoadedScenario, run: &Run) -> Self {
+        let scenario = &loaded.scenario;
+        let moments = moments(run, scenario.start);
+        let ends = Ends::of(run, &moments);
+        let bill = Bill::of(run, &ends);
+        let mut report = Self {
+            format: FORMAT,
+            scenario: scenario.name.clone(),
+            about: scenario.about.clone(),
+            team: run.config.team.clone(),
+            configuration: run.config.fingerprint.clone(),
+            seed: run.seed,
+            start: scenario.start,
+            run_s: scenario.run.as_secs_f64(),
+            elapsed_s: run.elapsed.as_secs_f64(),
+            at_rest: run.at_rest,
+            hash: run.hash.clone(),
+            measures: figures::measures(scenario, run, &ends, &bill),
+            assertions: Vec::new(),
+            violations: None,
+            deaths_by_class: BTreeMap::new(),
+            deaths_by_kind: BTreeMap::new(),
+            decisions: BTreeMap::new(),
+            faults: faults(loaded, run),
+            story: story::worst_hour(scenario, run, &moments),
+            timeline: Timeline::of(scenario, run, &moments, &bill),
+            bill: bill.lines,
+            asked: scenario.assertions.clone(),
+        };
+        report.count(run);
+        report.check();
+        report
+    }
+
+    /// The same, with what an outside check of invariants found.
+    #[must_use]
+    pub fn with_violations(mut self, violations: Vec<String>) -> Self {
+        #[allow(clippy::cast_precision_loss, reason = "a count of broken invariants")]
+        self.measures.insert(Measure::Violations, violations.len() as f64);
+        self.violations = Some(violations);
+        self.check();
+        self
+    }
+
+    /// The value of a measure; not a number when it is not known.
+    #[must_use]
+    pub fn measure(&self, measure: Measure) -> f64 {
+        self.measures.get(&measure).copied().unwrap_or(f64::NAN)
+    }
+
+    /// A measure for people.
+    #[must_use]
+    pub fn words(&self, measure: Measure) -> String {
+        words(measure, self.measure(measure))
+    }
+
+    /// Is everything true that must be?
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.assertions.iter().all(|checked| checked.holds)
+    }
+
+    /// A count and what is counted: `1 page`, `3 pages`.
+    fn many(&self, measure: Measure, what: &str) -> String {
+        let words = self.words(measure);
+        let plural = if words == "1" { "" } else { "s" };
+        format!("{words} {what}{plural}")
+    }
+
+    fn check(&mut self) {
+        let checked = |assertion: &Assertion| {
+            let measured = self.measure(assertion.measure);
+            Checked {
+                assertion: assertion.to_string(),
+                measured,
+                words: words(assertion.measure, measured),
+                // What is not known is not true.
+                holds: !measured.is_nan() && assertion.holds(measured),
+            }
+        };
+        self.assertions = self.asked.iter().map(checked).collect();
+    }
+
+    fn count(&mut self, run: &Run) {
+        #[allow(clippy::wildcard_enum_match_arm, reason = "of the feed only deaths and decisions are counted here")]
+        for event in &run.events {
+            match &event.what {
+                Happening::DeadLettered { failure, .. } => {
+                    *self.deaths_by_class.entry(failure.class).or_default() += 1;
+                    *self.deaths_by_kind.entry(failure.kind).or_default() += 1;
+                }
+                Happening::Decided { decided, .. } => {
+                    *self.decisions.entry(decided.decision.kind()).or_default() += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A value of a measure for people.
+#[must_use]
+pub fn words(measure: Measure, value: f64) -> String {
+    if value.is_nan() {
+        "not known".to_owned()
+    } else if value.is_infinite() {
+        "without end".to_owned()
+    } else if measure.unit() == Unit::Count && value.fract() != 0.0 {
+        // The middle of two counts.
+        format!("{value:.1}")
+    } else if measure.unit() == Unit::Seconds && value >= 10.0 {
+        measure.unit().words(value.round())
+    } else {
+        measure.unit().words(value)
+    }
+}
+
+/// When each event happened since the beginning of the run. The wall clock may be set, time itself cannot: each start of
+/// the process is a fixed point of both.
+fn moments(run: &Run, start: Timestamp) -> Vec<Duration> {
+    let mut ups = run.books.runs.iter().map(|(from, _)| *from);
+    let (mut began, mut clock, mut last) = (Duration::ZERO, start, Duration::ZERO);
+    let moment = |event: &crate::event::Event| {
+        if matches!(event.what, Happening::TeamStarted { .. }) {
+            began = ups.next().unwrap_or(began);
+            clock = event.at;
+        }
+        last = last.max(began + event.at.since(clock));
+        last
+    };
+    run.events.iter().map(moment).collect()
+}
+
+fn faults(loaded: &LoadedScenario, run: &Run) -> Vec<FaultLine> {
+    let line = |(place, fault): (usize, &crate::scenario::Fault)| {
+        let windows = run.windows.iter().filter(|window| window.fault == place);
+        FaultLine {
+            name: fault.name.clone(),
+            what: fault.to_string(),
+            times: windows.clone().count() as u64,
+            seconds: windows.map(|window| window.until.saturating_sub(window.from).as_secs_f64()).sum(),
+            calls: run.books.calls.iter().filter(|call| call.fault == Some(place)).count() as u64,
+        }
+    };
+    loaded.scenario.faults.iter().enumerate().map(line).collect()
+}
