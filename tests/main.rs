@@ -40,6 +40,7 @@ mod restart_intensity;
 mod resume;
 mod retry_after;
 mod retry_budget;
+mod scenarios;
 mod sim_cli;
 mod sim_record;
 mod sim_report;

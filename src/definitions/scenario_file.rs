@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::decode::{Keys, Notes, Table, Value, kebab, ours_only};
 use super::files::{Files, Home};
+use super::templates::TEAMS;
 use super::tools::json;
 use super::yaml::{self, Kind, Place, cut};
 use super::{Env, Problems, Purpose, load_from};
@@ -43,16 +44,17 @@ pub struct LoadedScenario {
 pub fn scenario(path: &Path, team: Option<&TeamSource>) -> Result<LoadedScenario, Problems> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("scenario.yaml").to_owned();
-    read(&Files::new(Home::Directory(dir), &|_| None, Purpose::Bound), &name, dir, team)
+    read(&Files::new(Home::Directory(dir), &|_| None, Purpose::Bound), &name, Some(dir), team)
 }
 
-/// Reads a scenario from a text, such as one that is shipped; its team is the shipped one unless `team` is given.
+/// Reads a scenario from a text, such as one that is shipped; a team it names is looked for among those that are shipped
+/// with scenarios, then from where the program runs.
 ///
 /// # Errors
 /// As [`scenario`].
 pub fn scenario_text(name: &str, text: &str, team: Option<&TeamSource>) -> Result<LoadedScenario, Problems> {
     let given = [(name, text)];
-    read(&Files::new(Home::Given(&given), &|_| None, Purpose::Bound), name, Path::new("."), team)
+    read(&Files::new(Home::Given(&given), &|_| None, Purpose::Bound), name, None, team)
 }
 
 /// The team every `backstop init` begins with, as if every key were there.
@@ -64,17 +66,26 @@ pub fn shipped_team() -> Result<Config, Problems> {
     load_from(Home::Given(super::templates()), none, Purpose::Bound).map(|loaded| loaded.config)
 }
 
-fn team_of(source: &TeamSource, dir: &Path) -> Result<Config, Problems> {
+/// `dir` is where the scenario's file is; a shipped one is in none, and its team is shipped with it.
+fn team_of(source: &TeamSource, dir: Option<&Path>) -> Result<Config, Problems> {
+    let none: Env<'_> = &|_| None;
+    let shipped = |path: &str| TEAMS.iter().find(|(team, _)| dir.is_none() && *team == path);
     match source {
         TeamSource::Shipped => shipped_team(),
         TeamSource::Directory(path) => {
-            let none: Env<'_> = &|_| None;
-            load_from(Home::Directory(&dir.join(path)), none, Purpose::Bound).map(|loaded| loaded.config)
+            let there = dir.unwrap_or(Path::new(".")).join(path);
+            let home = shipped(path).map_or(Home::Directory(&there), |(_, files)| Home::Given(files));
+            load_from(home, none, Purpose::Bound).map(|loaded| loaded.config)
         }
     }
 }
 
-fn read(files: &Files<'_>, name: &str, dir: &Path, team: Option<&TeamSource>) -> Result<LoadedScenario, Problems> {
+fn read(
+    files: &Files<'_>,
+    name: &str,
+    dir: Option<&Path>,
+    team: Option<&TeamSource>,
+) -> Result<LoadedScenario, Problems> {
     let mut notes = Notes::default();
     let scenario = document(files, name, &mut notes);
     let problems = |notes: Notes<'_>| {
@@ -88,7 +99,7 @@ fn read(files: &Files<'_>, name: &str, dir: &Path, team: Option<&TeamSource>) ->
         scenario.team = team.clone();
     }
     // A team given on the command line is relative to where the command is.
-    let config = team_of(&scenario.team, if team.is_some() { Path::new(".") } else { dir })?;
+    let config = team_of(&scenario.team, if team.is_some() { Some(Path::new(".")) } else { dir })?;
     for flaw in impossible(&scenario, &config) {
         let place = notes.place_of(&flaw.path).cloned().unwrap_or_else(|| Place::file(name));
         notes.error(&place, &flaw.path, flaw.message, flaw.remedy);

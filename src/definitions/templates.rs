@@ -1,4 +1,5 @@
-//! The files `init` writes: the same that stand in this repository, so that what is shipped is what is tested.
+//! The files `init` writes and the teams of shipped scenarios: the same that stand in this repository, so that what is
+//! shipped is what is tested.
 
 /// The files `init` writes: path and content.
 #[must_use]
@@ -26,8 +27,33 @@ pub fn templates() -> &'static [(&'static str, &'static str)] {
         ("schemas/code_review.json", include_str!("../../schemas/code_review.json")),
         ("schemas/deploy.json", include_str!("../../schemas/deploy.json")),
         ("schemas/email.json", include_str!("../../schemas/email.json")),
+        ("scenarios/anthropic-outage.yaml", include_str!("../../scenarios/anthropic-outage.yaml")),
+        ("scenarios/friday-night.yaml", include_str!("../../scenarios/friday-night.yaml")),
         (".env.example", include_str!("init/env.example")),
         (".gitignore", include_str!("init/gitignore")),
         ("AGENTS.md", include_str!("init/AGENTS.md")),
     ]
 }
+
+/// Files of a team, each its path and its content.
+type Files = &'static [(&'static str, &'static str)];
+
+/// The teams that shipped scenarios bring along: the path under which a scenario names one, and its files.
+pub(super) const TEAMS: &[(&str, Files)] = &[
+    (
+        "teams/alone",
+        &[
+            ("backstop.yaml", include_str!("../../scenarios/teams/alone/backstop.yaml")),
+            ("agents/fixer.md", include_str!("../../scenarios/teams/alone/agents/fixer.md")),
+            ("agents/reviewer.md", include_str!("../../scenarios/teams/alone/agents/reviewer.md")),
+        ],
+    ),
+    (
+        "teams/quick",
+        &[
+            ("backstop.yaml", include_str!("../../scenarios/teams/quick/backstop.yaml")),
+            ("agents/answerer.md", include_str!("../../scenarios/teams/quick/agents/answerer.md")),
+            ("agents/writer.md", include_str!("../../scenarios/teams/quick/agents/writer.md")),
+        ],
+    ),
+];

@@ -4,6 +4,8 @@
 //!   [`wire`] writes answers in the vendors' own words; [`outage`] serves them, or breaks those of a real provider.
 //! - [`play`] plays a scenario in virtual time or on the wire, [`breakage`] says what its faults look like there, [`agree`]
 //!   holds the two against each other; [`library`] is what is shipped.
+//! - [`broker`] plays the same on seed B's own configuration, [`uptime`] is one of its measures, and [`published`] puts
+//!   both beside what was published.
 //! - [`pagerduty`] and [`smtp`] take the pages.
 //! - [`repository`] is what its agents read with tools.
 //! - [`report`] says what came of a run; [`many`] plays many seeds at once, [`record`] makes a scenario of a feed.
@@ -25,6 +27,7 @@ pub mod agree;
 pub mod library;
 pub mod uptime;
 pub mod broker;
+pub mod published;
 pub mod outage;
 pub mod pagerduty;
 pub mod smtp;

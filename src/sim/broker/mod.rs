@@ -9,8 +9,8 @@
 //! - There is no breaker and no gate: every delivery calls, whatever the provider has just said to others.
 //! - "Headers of the stored message never change": `X-Last-Error` is never set, so the monitor reads its default,
 //!   `timeout`, and `classifyFailure` says `retry_with_different_model` of everything.
-//! - "Deliveries used up, monitor not listening: advisory lost for good; the message stays asleep." The monitor is down
-//!   while its machine is.
+//! - "Deliveries used up, monitor not listening: advisory lost for good; the message stays asleep." The monitor is one
+//!   pod more: down while its machine is, and it dies as often as one of the agents' does in the mean.
 //! - The CEO needs no time and no model, and follows its tree: first the agent's next model, then the founder. Three
 //!   entries within the hour page, once an hour. The founder sends what waits for them round again.
 //! - A pod that dies takes all its work with it and is back after [`RESTART`].
@@ -37,7 +37,7 @@ use crate::llm::{Message, Progress, Provider, Reply, Request};
 use crate::prices;
 use crate::prompt;
 use crate::scenario::{FaultKind, Target, Window};
-use crate::sim::play::books::{Asked, CallEnd, Ledgers};
+use crate::sim::play::books::{Asked, Call, CallEnd, Ledgers};
 use crate::sim::play::model::VirtualModel;
 use crate::sim::play::stage::{Shared, Stage, Ticket};
 use crate::sim::play::{Error, filled};
@@ -106,16 +106,14 @@ impl BrokerRun {
         let dead = count(&|order| order.entries > 0);
         let calls = number(self.books.calls.len());
         let tokens = |wasted: bool| -> f64 {
-            let calls = self.books.calls.iter().filter(|call| !wasted || !is_answer(call.ended.map(|(_, end)| end)));
-            calls.map(|call| number_of(call.usage.input + call.usage.output)).sum()
+            number_of(self.calls(wasted).map(|call| call.usage.input + call.usage.output).sum())
         };
         let usd = |wasted: bool| -> f64 {
-            let calls = self.books.calls.iter().filter(|call| !wasted || !is_answer(call.ended.map(|(_, end)| end)));
-            let priced = calls.filter_map(|call| {
+            let priced = self.calls(wasted).filter_map(|call| {
                 let model = ModelRef { provider: call.provider.clone(), model: call.model.clone() };
                 prices::price(call.usage, &self.config.model_facts(&model))
             });
-            number_of(priced.sum::<u64>()) / 1e6
+            number_of(priced.sum()) / 1e6
         };
         Some(match measure {
             Measure::Submitted => all,
@@ -164,6 +162,15 @@ impl BrokerRun {
         })
     }
 
+    /// Every call, or those that came to nothing: no answer, or one to a task that had one.
+    fn calls(&self, wasted: bool) -> impl Iterator<Item = &Call> {
+        let mut answered = BTreeSet::new();
+        self.books.calls.iter().filter(move |call| {
+            let first = matches!(call.ended, Some((_, CallEnd::Answered))) && answered.insert(call.task);
+            !wasted || !first
+        })
+    }
+
     /// Calls for a task that reached a model and were not turned away.
     fn acted(&self, task: TaskId) -> usize {
         let calls = self.books.calls.iter().filter(|call| call.task == Some(task));
@@ -178,10 +185,6 @@ impl BrokerRun {
         let rank = (share * number(delays.len())).ceil() as usize;
         delays.get(rank.saturating_sub(1)).map_or(0.0, Duration::as_secs_f64)
     }
-}
-
-fn is_answer(end: Option<CallEnd>) -> bool {
-    matches!(end, Some(CallEnd::Answered))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts of one run are far below 2^52")]
@@ -419,12 +422,19 @@ impl<'a> Floor<'a> {
             while self.free(&name, now) > 0 {
                 let consumer = self.consumers.get_mut(&name).expect("each agent has one");
                 let pulled = consumer.pull(now);
+                let told = !pulled.advisories.is_empty();
                 for message in pulled.advisories {
                     self.used_up(message, now);
                 }
-                let Some((message, _)) = pulled.message else { break };
-                self.deliveries += 1;
-                self.begin(&name, message);
+                match pulled.message {
+                    Some((message, _)) => {
+                        self.deliveries += 1;
+                        self.begin(&name, message);
+                    }
+                    // The CEO may have put something in its place.
+                    None if told => {}
+                    None => break,
+                }
             }
         }
     }
@@ -488,7 +498,13 @@ impl<'a> Floor<'a> {
             Some(Ok(reply)) if self.is_good(message, &reply) => self.answered(message, now),
             // What fails says nothing.
             Some(_) => {}
-            None => self.pod_dies(&agent, now, now + RESTART),
+            None => {
+                self.pod_dies(&agent, now, now + RESTART);
+                let pods = number(self.config.agents.len()).max(1.0);
+                if self.stage.dice.roll("the monitor dies", agent.as_str(), message) < 1.0 / pods {
+                    self.monitor_back = self.monitor_back.max(now + RESTART);
+                }
+            }
         }
     }
 
@@ -643,6 +659,42 @@ impl<'a> Floor<'a> {
             deliveries: self.deliveries,
             uptime,
             config: self.config,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definitions::scenario_text;
+
+    #[test]
+    fn an_advisory_that_nobody_hears_is_lost_for_good_and_three_entries_call_once_an_hour() {
+        let text = "run: 1h\nload: [{ type: code_review, agent: cto, every: 10s }]\n";
+        let loaded = scenario_text("t.yaml", text, None).expect("sound");
+        let mut floor = Floor::new(&loaded, 1);
+        let secs = Duration::from_secs;
+        for ticket in 1..=5 {
+            floor.publish(0, ticket, secs(ticket));
+        }
+        floor.monitor_back = secs(500);
+        floor.used_up(1, secs(499));
+        assert_eq!((floor.unheard, floor.orders[0].entries, floor.orders[0].waits), (1, 0, false));
+        // (message, when, entries of its order, pages so far, letters so far)
+        for (message, at, entries, pages, letters) in [
+            (2, 500, 1, 0, 6),
+            (3, 1_000, 1, 0, 7),
+            (4, 1_500, 1, 1, 8),
+            (5, 1_600, 1, 1, 9),
+            // The second of the same order, on its agent's next model: nothing is left but the founder.
+            (6, 1_700, 2, 1, 9),
+            (7, 5_200, 2, 2, 9),
+        ] {
+            floor.used_up(message, secs(at));
+            let order = floor.letter(message).order;
+            let seen = (floor.orders[order].entries, floor.pages.len(), floor.letters.len());
+            assert_eq!(seen, (entries, pages, letters), "message {message} at {at} s");
+            assert_eq!(floor.orders[order].waits, entries == 2);
         }
     }
 }
