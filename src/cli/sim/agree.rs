@@ -29,7 +29,8 @@ impl Agree {
         context.out.say(&format!("playing {real} over HTTP in real time, and until everything is at rest"));
         // A runtime of its own lives on a thread of its own.
         let played = std::thread::scope(|scope| scope.spawn(|| agree(&loaded, self.seed)).join());
-        let counted = played.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(not_played)?;
+        let played = played.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let counted = played.map_err(|error| not_played(&error, &|seed| again(&self.file, seed, None, &[])))?;
         let mut table = Table::new(&["WHAT", "SIMULATED", "OVER HTTP", ""]);
         for line in &counted {
             let verdict = if line.agrees { "agrees" } else { "DIFFERS" };

@@ -131,9 +131,11 @@ fn played(loaded: &LoadedScenario, seeds: &[u64], again: &dyn Fn(u64) -> String)
 fn not_played(error: &play::Error, again: &dyn Fn(u64) -> String) -> Error {
     let next = match error {
         play::Error::Panicked { seed, .. } => again(*seed),
-        play::Error::Runtime(_) | play::Error::Start(_) | play::Error::Engine(_) | play::Error::Task(_) => {
-            "backstop sim ls".to_owned()
-        }
+        play::Error::Runtime(_)
+        | play::Error::Start(_)
+        | play::Error::Engine(_)
+        | play::Error::Task(_)
+        | play::Error::SameWire { .. } => "backstop sim ls".to_owned(),
     };
     let mut message = error.to_string();
     let mut source = std::error::Error::source(error);
