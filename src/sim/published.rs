@@ -10,6 +10,8 @@ use std::time::Duration;
 use super::broker::BrokerRun;
 use super::play::Run;
 use super::uptime;
+use serde::Serialize;
+
 use crate::assertion::{Measure, Unit};
 use crate::event::Happening;
 use crate::scenario::{Figure, Published, Scenario, Target};
@@ -31,7 +33,7 @@ pub struct Sides<'a> {
 }
 
 /// One figure, three times.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// What it is called.
     pub name: String,

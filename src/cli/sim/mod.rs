@@ -18,7 +18,7 @@ use crate::assertion::Assertion;
 use crate::definitions::{self, LoadedScenario, Problems};
 use crate::scenario::TeamSource;
 use crate::sim::library;
-use crate::sim::play::{self, Keep};
+use crate::sim::play::{self, Keep, Run};
 use crate::sim::report::Report;
 use crate::spelling::nearest;
 use crate::time::format_duration;
@@ -124,7 +124,9 @@ fn seeds(text: &str) -> Result<(u64, u64), String> {
 /// Plays a scenario with each of these seeds; `again` is the command that plays one of them.
 fn played(loaded: &LoadedScenario, seeds: &[u64], again: &dyn Fn(u64) -> String) -> Result<Vec<Report>, Error> {
     let keep = Keep { steps: true, ..Keep::default() };
-    let played = crate::sim::many::play_all(loaded, seeds, keep, |run| Report::of(loaded, run));
+    let of = |run: &Run| Report::of(loaded, run).beside_what_was_published(loaded, run);
+    let played = crate::sim::many::play_all(loaded, seeds, keep, of);
+    let played = played.and_then(|reports| reports.into_iter().collect::<Result<Vec<_>, _>>());
     played.map_err(|error| not_played(&error, again))
 }
 

@@ -39,6 +39,9 @@ pub fn html(played: &Played, again: &dyn Fn(u64) -> String) -> String {
         "What stood when",
         &format!("<div class=\"scroll\">{}</div>", svg::drawn(&report.timeline, report.start)),
     );
+    if let Some(beside) = &report.published {
+        section(&mut out, "What was published", &format!("<pre>{}</pre>\n", escaped(&beside.text)));
+    }
     assertions(&mut out, played);
     faults(&mut out, report);
     costs(&mut out, report);

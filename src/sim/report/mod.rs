@@ -28,7 +28,9 @@ use serde::Serialize;
 use self::bill::Bill;
 use self::ends::Ends;
 use self::timeline::Timeline;
-use super::play::Run;
+use super::broker;
+use super::play::{self, Run};
+use super::published::{self, Row, Sides};
 use crate::agent::ModelRef;
 use crate::assertion::{Assertion, Measure, Unit};
 use crate::decision::DecisionKind;
@@ -81,6 +83,8 @@ pub struct Report {
     pub bill: Vec<BillLine>,
     /// What each fault of the scenario did.
     pub faults: Vec<FaultLine>,
+    /// What was published of the real thing beside this run and the broker's, when the scenario says so.
+    pub published: Option<Beside>,
     /// The worst hour, a sentence each.
     pub story: Vec<String>,
     /// What stood when.
@@ -88,6 +92,17 @@ pub struct Report {
     /// What must be true, as it was asked.
     #[serde(skip)]
     asked: Vec<Assertion>,
+}
+
+/// What was published beside ours and the broker's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Beside {
+    /// Where it was published.
+    pub source: String,
+    /// A figure a row, with why they differ.
+    pub rows: Vec<Row>,
+    /// The same for people.
+    pub text: String,
 }
 
 /// An assertion and what was measured.
@@ -154,6 +169,7 @@ impl Report {
             measures: figures::measures(scenario, run, &ends, &bill),
             assertions: Vec::new(),
             violations: None,
+            published: None,
             deaths_by_class: BTreeMap::new(),
             deaths_by_kind: BTreeMap::new(),
             decisions: BTreeMap::new(),
@@ -166,6 +182,22 @@ impl Report {
         report.count(run);
         report.check();
         report
+    }
+
+    /// The same, with what was published beside it when the scenario has that: plays seed B's configuration, too.
+    ///
+    /// # Errors
+    /// When the broker's run cannot be played.
+    pub fn beside_what_was_published(mut self, loaded: &LoadedScenario, run: &Run) -> Result<Self, play::Error> {
+        if let Some(said) = &loaded.scenario.published {
+            let broker = broker::play(loaded, run.seed)?;
+            let ours = |measure| self.measure(measure);
+            let sides = Sides { scenario: &loaded.scenario, run, ours: &ours, broker: &broker };
+            let rows = published::rows(said, &sides);
+            let text = published::text(said, &rows);
+            self.published = Some(Beside { source: said.source.clone(), rows, text });
+        }
+        Ok(self)
     }
 
     /// The same, with what an outside check of invariants found.

@@ -69,6 +69,14 @@ fn single(report: &Report) -> String {
     for sentence in &report.story {
         let _ = writeln!(out, "  {}", wrapped(sentence, 2));
     }
+    if let Some(beside) = &report.published {
+        out.push_str("\nWHAT WAS PUBLISHED\n");
+        for line in beside.text.lines() {
+            // Rows of the table stand as they are.
+            let line = if line.starts_with("  ") { line.to_owned() } else { format!("  {}", wrapped(line, 2)) };
+            let _ = writeln!(out, "{}", line.trim_end());
+        }
+    }
     if !report.assertions.is_empty() {
         out.push_str("\nWHAT MUST BE TRUE\n");
     }
