@@ -351,10 +351,10 @@ fn infer(events: &[Event], start: Timestamp, run: Duration) -> (Vec<Inferred>, B
                 seen.failed(at, event.task, failure, model.as_ref(), usage.total());
             }
             Happening::Done { model: Some(model), .. } => seen.sound(at, event.task, model),
-            Happening::GateClosed { integration, until, asked } => {
-                if asked.starts_with(ASKED) && !another_kind(&events[place..], integration) {
-                    seen.gate(integration, at, until.since(start));
-                }
+            Happening::GateClosed { integration, until, asked }
+                if asked.starts_with(ASKED) && !another_kind(&events[place..], integration) =>
+            {
+                seen.gate(integration, at, until.since(start));
             }
             Happening::AgentDied { agent, .. } => {
                 seen.faults.push(struck(FaultKind::AgentKill, agent.as_str(), at, at))
@@ -387,7 +387,7 @@ fn another_kind(events: &[Event], gated: &Integration) -> bool {
         (failure.integration.as_ref() == Some(gated)).then_some(failure.kind)
     };
     let soon = events.iter().take_while(|event| event.at.since(now) <= SECOND);
-    soon.filter_map(|event| failure(event)).next().is_some_and(|kind| kind != Kind::RateLimited)
+    soon.filter_map(failure).next().is_some_and(|kind| kind != Kind::RateLimited)
 }
 
 fn struck(kind: FaultKind, of: &str, from: Duration, until: Duration) -> Inferred {
