@@ -19,6 +19,7 @@
 //! - `definitions` reads a team from its directory, `sim` plays the demo, `api` and `cli` are how people speak to a team.
 
 // Files decide: in reading order.
+pub mod mutant;
 pub mod time;
 pub mod spelling;
 pub mod diff;

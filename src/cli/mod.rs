@@ -20,6 +20,8 @@ mod incident;
 mod init;
 mod page;
 mod replay;
+mod sim;
+mod sim_fuzz;
 mod select;
 mod status;
 mod task;
@@ -113,6 +115,9 @@ enum LogFormat {
 enum Command {
     /// Take a team through an LLM outage, in this process, without a key
     Demo(demo::Demo),
+    /// Simulate outages against the production code, in virtual time
+    #[command(subcommand)]
+    Sim(sim::Sim),
     /// Write the files of a team: backstop.yaml, agents/, prompts/
     Init(init::Init),
     /// Check the files of a team, all mistakes at once
@@ -367,6 +372,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Error> {
             Command::Demo(demo) => demo.run(context).await,
             Command::Init(init) => init.run(context),
             Command::Check(check) => check.run(context),
+            Command::Sim(sim) => sim.run(context),
             Command::Bound(bound) => bound.run(context),
             Command::Up(up) => up.run(context).await,
             Command::Status(status) => status.run(context).await,

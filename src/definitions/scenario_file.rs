@@ -55,6 +55,21 @@ pub fn scenario_text(name: &str, text: &str, team: Option<&TeamSource>) -> Resul
     read(&Files::new(Home::Given(&given), &|_| None, Purpose::Bound), name, Path::new("."), team)
 }
 
+/// Reads a scenario from a text, for a team whose configuration is made in code.
+///
+/// # Errors
+/// All mistakes of the text, and what it and the team make impossible together.
+pub fn scenario_for(name: &str, text: &str, config: Config) -> Result<LoadedScenario, Problems> {
+    let given = [(name, text)];
+    let files = Files::new(Home::Given(&given), &|_| None, Purpose::Bound);
+    let mut notes = Notes::default();
+    let scenario = document(&files, name, &mut notes);
+    match scenario.filter(|_| notes.errors.is_empty()) {
+        Some(scenario) => together(scenario, config, name, notes),
+        None => Err(problems(notes)),
+    }
+}
+
 /// The team every `backstop init` begins with, as if every key were there.
 ///
 /// # Errors
@@ -77,18 +92,24 @@ fn team_of(source: &TeamSource, dir: &Path) -> Result<Config, Problems> {
 fn read(files: &Files<'_>, name: &str, dir: &Path, team: Option<&TeamSource>) -> Result<LoadedScenario, Problems> {
     let mut notes = Notes::default();
     let scenario = document(files, name, &mut notes);
-    let problems = |notes: Notes<'_>| {
-        let mut errors = notes.errors;
-        errors.sort();
-        errors.dedup();
-        Problems { errors, warnings: notes.warnings }
-    };
     let Some(mut scenario) = scenario.filter(|_| notes.errors.is_empty()) else { return Err(problems(notes)) };
     if let Some(team) = team {
         scenario.team = team.clone();
     }
     // A team given on the command line is relative to where the command is.
     let config = team_of(&scenario.team, if team.is_some() { Path::new(".") } else { dir })?;
+    together(scenario, config, name, notes)
+}
+
+fn problems(notes: Notes<'_>) -> Problems {
+    let mut errors = notes.errors;
+    errors.sort();
+    errors.dedup();
+    Problems { errors, warnings: notes.warnings }
+}
+
+/// A scenario held against its team.
+fn together(scenario: Scenario, config: Config, name: &str, mut notes: Notes<'_>) -> Result<LoadedScenario, Problems> {
     for flaw in impossible(&scenario, &config) {
         let place = notes.place_of(&flaw.path).cloned().unwrap_or_else(|| Place::file(name));
         notes.error(&place, &flaw.path, flaw.message, flaw.remedy);

@@ -2,6 +2,7 @@
 //!
 //! - [`script`] says which request fails how; [`heard`] reads requests and [`wire`] writes answers in the vendors' own
 //!   words; [`outage`] serves them.
+//! - [`play`] plays a scenario in virtual time, [`invariants`] is what must hold of every run, [`fuzz`] draws scenarios.
 //! - [`pagerduty`] and [`smtp`] take the pages.
 //! - [`repository`] is what its agents read with tools.
 //! - [`scenario`] is the story of `backstop demo`, [`scene`] what must be seen of it, [`screen`] how it looks, [`demo`] runs it.
@@ -14,6 +15,8 @@ pub mod wire;
 pub mod heard;
 pub mod breakage;
 pub mod play;
+pub mod invariants;
+pub mod fuzz;
 pub mod outage;
 pub mod pagerduty;
 pub mod smtp;

@@ -18,6 +18,7 @@ use crate::conversation::ToolCall;
 use crate::event::Happening;
 use crate::guard::Report;
 use crate::journal::{Call, Intent, Judge, Line, Outcome, Step};
+use crate::mutant;
 use crate::spelling::nearest;
 use crate::stand::{self, CallState, Remedy, Standing};
 use crate::task::Effect;
@@ -198,8 +199,14 @@ impl Work {
         Outcome::Returned { text: format!("Error: {}", failure.detail), failed: true, failure: Some(judged) }
     }
 
+    /// The key of a call: the same on every delivery.
+    fn key_of(&self, ask: u32, index: usize) -> crate::task::IdempotencyKey {
+        let ask = if mutant::on("key-changes") { ask + 1_000 * self.record.attempt } else { ask };
+        call_key(self.record.task.id, ask, index)
+    }
+
     fn call_intent(&self, ask: u32, index: usize, tool: ToolRef, class: CallClass) -> Intent {
-        let key = call_key(self.record.task.id, ask, index);
+        let key = self.key_of(ask, index);
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         Intent::Call(Call { ask, index, tool, class, key })
     }
@@ -258,7 +265,7 @@ impl Work {
     /// Makes one call.
     async fn call(&self, ask: u32, step: u32, ready: Ready, lent: Lent) -> Made {
         let Ready { index, call, tool } = ready;
-        let key = call_key(self.record.task.id, ask, index);
+        let key = self.key_of(ask, index);
         let mut arguments = call.arguments;
         if let (KeyPlace::Argument(name), Value::Object(members)) = (&tool.rule.key, &mut arguments) {
             members.insert(name.clone(), Value::String(key.as_str().to_owned()));

@@ -97,7 +97,11 @@ impl Dice {
     /// A number in [0, 1) for one purpose about one thing.
     #[must_use]
     pub fn roll(&self, purpose: &str, about: &str, number: u64) -> f64 {
-        let bits = self.bits(purpose, about, number)[0] >> 11;
+        let mut bits = self.bits(purpose, about, number)[0] >> 11;
+        if crate::mutant::on("real-dice") && purpose == "backoff" {
+            use std::hash::{BuildHasher, Hasher};
+            bits = std::collections::hash_map::RandomState::new().build_hasher().finish() >> 11;
+        }
         // 53 bits are what a double holds exactly.
         #[allow(clippy::cast_precision_loss, reason = "53 bits fit")]
         let fraction = bits as f64 / (1_u64 << 53) as f64;

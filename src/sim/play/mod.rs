@@ -2,12 +2,14 @@
 //! seeded dice, so that months take seconds and the same seed tells the same story to the byte.
 //!
 //! - [`stage`] is the time, the dice and which faults are on; [`books`] what the world saw.
+//! - [`cast`] is who else is on it: the other side of tools, and who knows what really happened.
 //! - `model`, `pager` and `person` stand in for the world; `store` is the disk.
 //! - [`play`] is the director: work comes, things break, and in the end everything comes to rest.
 //!
 //! Each run has a runtime of its own on the thread that plays it: nothing of one run is seen by another.
 
 pub mod books;
+pub mod cast;
 pub mod stage;
 mod model;
 mod pager;
@@ -23,6 +25,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use self::books::{Asked, Ledgers};
+use self::cast::Cast;
 use self::model::VirtualModel;
 use self::pager::Inbox;
 use self::person::Person;
@@ -112,8 +115,16 @@ pub enum Error {
 /// # Errors
 /// When the team does not start or the code under simulation panics where nobody catches it.
 pub fn play(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
+    play_with(loaded, seed, keep, None)
+}
+
+/// As [`play`], with others on the stage besides models and people.
+///
+/// # Errors
+/// As [`play`].
+pub fn play_with(loaded: &LoadedScenario, seed: u64, keep: Keep, cast: Option<Arc<dyn Cast>>) -> Result<Run, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    let played = catch_unwind(AssertUnwindSafe(|| runtime.block_on(Director::direct(loaded, seed, keep))));
+    let played = catch_unwind(AssertUnwindSafe(|| runtime.block_on(Director::direct(loaded, seed, keep, cast))));
     played.unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().cloned();
         let words = words.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -153,8 +164,13 @@ struct Director<'a> {
 }
 
 impl<'a> Director<'a> {
-    async fn direct(loaded: &'a LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
-        let stage = Arc::new(Stage::new(loaded.scenario.clone(), seed, keep.prompts));
+    async fn direct(
+        loaded: &'a LoadedScenario,
+        seed: u64,
+        keep: Keep,
+        cast: Option<Arc<dyn Cast>>,
+    ) -> Result<Run, Error> {
+        let stage = Arc::new(Stage::new(loaded.scenario.clone(), seed, keep.prompts).with(cast));
         let by_hand = |window: &&Window| match loaded.scenario.faults[window.fault].kind {
             FaultKind::DiskFull | FaultKind::PagerDown | FaultKind::MailDown => false,
             kind => kind.target() != Target::Calls,
@@ -198,6 +214,9 @@ impl<'a> Director<'a> {
         for (name, settings) in &self.loaded.config.providers {
             builder = builder.provider(VirtualModel::new(name.clone(), settings.clone(), Arc::clone(stage)));
         }
+        if let Some(server) = stage.cast.as_ref().and_then(|cast| cast.tools(stage)) {
+            builder = builder.tools(server);
+        }
         let person: Vec<Arc<dyn crate::pager::Channel>> = vec![
             Arc::new(Inbox::pagerduty(Arc::clone(stage), self.calls.0.clone())),
             Arc::new(Inbox::mail(Arc::clone(stage), self.calls.0.clone())),
@@ -212,10 +231,15 @@ impl<'a> Director<'a> {
         self.team.as_ref().map(Team::desk)
     }
 
-    /// The process dies: nothing is drained, the disk is what it is.
-    fn kill(&mut self, until: Duration) {
+    /// The process dies: nothing is drained, the disk is what it is. One of the cast may have it told before, as by a
+    /// SIGTERM.
+    async fn kill(&mut self, until: Duration) {
         if let Some(team) = self.team.take() {
-            drop(team);
+            match self.stage.cast.as_ref().and_then(|cast| cast.grace()) {
+                // A store that cannot be closed has lost nothing that was acknowledged.
+                Some(grace) => drop(team.drain(grace).await),
+                None => drop(team),
+            }
             let up = (self.up_since, self.stage.elapsed());
             self.stage.books.open().runs.push(up);
             self.store = Arc::new(self.store.reopened());
@@ -292,7 +316,7 @@ impl<'a> Director<'a> {
         stage.books.open().struck.push((stage.elapsed(), window.fault));
         let desk = self.desk();
         match (fault.kind, &fault.scope.agent, desk) {
-            (FaultKind::ProcessKill, _, _) => self.kill(window.until),
+            (FaultKind::ProcessKill, _, _) => self.kill(window.until).await,
             (FaultKind::ClockJump, _, _) => stage.set_wall(fault.by_millis),
             (FaultKind::AgentKill, Some(agent), Some(desk)) => {
                 // Whether there is such an agent was checked before anything ran.
@@ -332,6 +356,13 @@ impl<'a> Director<'a> {
             Ok(submitted) => {
                 let task = &submitted.record.task;
                 stage.knows(task.id, Ticket { number, task_type: task.task_type.clone(), calls: 0 });
+                let resubmits = stage.cast.is_some() && stage.dice.roll("submitted twice", "client", number) < 0.1;
+                if resubmits {
+                    // A client that never saw the answer asks again, under the same key.
+                    let again = desk.submit(self::task(ask, number, self.seed)?).await;
+                    let again = again.map(|again| again.record.task.id).map_err(|error| error.to_string());
+                    stage.books.open().asked_again.push((task.id, again));
+                }
                 stage.books.open().asked.push(Asked {
                     id: task.id,
                     number,
@@ -381,7 +412,12 @@ impl<'a> Director<'a> {
             return Ok(false);
         }
         let undecided = Filter { states: vec![State::Dead], status: vec![LetterStatus::Open], ..Filter::default() };
-        Ok(self.store.dead_letters(undecided, PageAsk::default()).await?.items.is_empty())
+        if !self.store.dead_letters(undecided, PageAsk::default()).await?.items.is_empty() {
+            return Ok(false);
+        }
+        // A call that nobody has taken yet is something to be done.
+        let waits = |page: &Value| page["delivered_at"].is_null() && page["abandoned"] == Value::Bool(false);
+        Ok(!self.store.documents("page").await?.iter().any(|page| waits(&page.body)))
     }
 
     async fn close(mut self, keep: Keep, at_rest: bool) -> Result<Run, Error> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::books::Books;
+use super::cast::Cast;
 use crate::config::Config;
 use crate::prompt::Prompt;
 use crate::scenario::{CallSeen, Fault, FaultKind, Scenario, Target, Window};
@@ -28,6 +29,8 @@ pub struct Stage {
     pub books: Books,
     /// Are prompts kept in the books?
     pub keep_prompts: bool,
+    /// Who else is on the stage.
+    pub cast: Option<Arc<dyn Cast>>,
     began: Instant,
     /// By how much the wall clock was set since, in milliseconds.
     set_by: AtomicI64,
@@ -79,11 +82,18 @@ impl Stage {
             windows,
             books: Books::default(),
             keep_prompts,
+            cast: None,
             began: Instant::now(),
             set_by: AtomicI64::new(0),
             calm: AtomicBool::new(false),
             room: Mutex::default(),
         }
+    }
+
+    /// With these others on it.
+    #[must_use]
+    pub fn with(self, cast: Option<Arc<dyn Cast>>) -> Self {
+        Self { cast, ..self }
     }
 
     fn room(&self) -> std::sync::MutexGuard<'_, Room> {
@@ -122,6 +132,7 @@ impl Stage {
 
     /// A team is up, with this clock.
     pub fn team_is_up(&self, clock: Clock) {
+        self.books.open().starts.push((self.elapsed(), clock.now()));
         self.room().clock = Some(clock);
     }
 
