@@ -69,8 +69,11 @@ impl Fuzz {
         let first = &violations[0];
         context.out.say(&format!("seed {seed}: {first}"));
         context.out.say(&format!("making seed {seed} small"));
-        let still = |drawn: &Drawn| drawn.judge().violations.iter().any(|violation| violation.id == first.id);
-        let small = shrink::shrink(&draw(*seed), &still);
+        let still = |drawn: &Drawn| {
+            let judged = if first.id == "I-34" { drawn.judge() } else { drawn.judge_once(&drawn.loaded()).0 };
+            judged.violations.iter().any(|violation| violation.id == first.id)
+        };
+        let small = aside(|| shrink::shrink(&draw(*seed), &still));
         let kept = file::keep(&self.keep, &small, first).map_err(|error| chain(&error))?;
         let message = format!("{} of {} seeds failed; the first is kept in {kept}", sum.failed.len(), self.seeds);
         Err(Error::Failed { message, next: Some(format!("backstop sim fuzz --replay {kept}")) })
@@ -114,6 +117,14 @@ impl Fuzz {
     }
 }
 
+/// Plays on a thread of its own: a run has a runtime, and this thread is in one already.
+fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
 fn per_second(count: u64, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64().max(1e-9)
 }
@@ -150,7 +161,7 @@ fn report(context: &Context, sum: &Sum, seeds: u64, took: Duration, cores: u64) 
 }
 
 fn replayed(context: &Context, drawn: &Drawn, path: &str) -> Result<(), Error> {
-    let verdict = drawn.judge();
+    let verdict = aside(|| drawn.judge());
     let raw = json!({
         "seed": drawn.seed,
         "violations": verdict.violations.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -99,8 +99,10 @@ impl Dice {
     pub fn roll(&self, purpose: &str, about: &str, number: u64) -> f64 {
         let mut bits = self.bits(purpose, about, number)[0] >> 11;
         if crate::mutant::on("real-dice") && purpose == "backoff" {
-            use std::hash::{BuildHasher, Hasher};
-            bits = std::collections::hash_map::RandomState::new().build_hasher().finish() >> 11;
+            let mut world = [0; 8];
+            // Where there is no entropy there is no bug either.
+            let _ = getrandom::fill(&mut world);
+            bits = u64::from_le_bytes(world) >> 11;
         }
         // 53 bits are what a double holds exactly.
         #[allow(clippy::cast_precision_loss, reason = "53 bits fit")]

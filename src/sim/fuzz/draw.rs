@@ -46,7 +46,7 @@ impl Hand {
 /// What a seed draws.
 #[must_use]
 pub fn draw(seed: u64) -> Drawn {
-    let hand = Hand(Dice::seeded(seed ^ 0xD1CE_0F_F00D));
+    let hand = Hand(Dice::seeded(seed ^ 0x00D1_CE0F_F00D));
     let run = secs(hand.whole("run", 0, 20, 240) * 60);
     let knobs = knobs(&hand);
     let scenario = Scenario {
@@ -114,6 +114,7 @@ fn knobs(hand: &Hand) -> Knobs {
         lease: *hand.one("lease", 0, &[60, 300, 300]),
         park: *hand.one("park", 0, &[60, 450, 450, 1_200]),
         concurrency: *hand.one("concurrency", 0, &[1, 2, 3, 8]),
+        restarts: *hand.one("restarts", 0, &[1, 5, 5]),
         breaker: *hand.one("breaker", 0, &[2, 5, 5, 8]),
         open_for: *hand.one("open", 0, &[30, 60]),
         threshold: *hand.one("threshold", 0, &[2, 3, 3, 3, 5]),
@@ -127,7 +128,7 @@ fn knobs(hand: &Hand) -> Knobs {
         } else {
             0.0
         },
-        drains: hand.chance("drains", 0, 0.3),
+        drains: hand.chance("drains", 0, 0.5),
     }
 }
 
@@ -220,6 +221,7 @@ fn faults(hand: &Hand, run: Duration, adviser: bool) -> Vec<Fault> {
     faults
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "how long most faults last is no matter of their kind")]
 fn fault(hand: &Hand, kind: FaultKind, number: u64, (time, times): (u64, u64), run: Duration) -> Fault {
     let part = run / u32::try_from(times).unwrap_or(1);
     let from = part * u32::try_from(time).unwrap_or(0) + part.mul_f64(0.6 * hand.0.roll("from", "fault", number));

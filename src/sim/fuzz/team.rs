@@ -49,6 +49,8 @@ pub struct Knobs {
     pub park: u64,
     /// Tasks an agent works on at once.
     pub concurrency: u32,
+    /// Deaths of an agent that are survived.
+    pub restarts: u32,
     /// Failures that open a breaker.
     pub breaker: u32,
     /// How long it stays open.
@@ -155,6 +157,7 @@ fn agents(knobs: &Knobs) -> Result<Vec<Agent>, TaskError> {
             agent = agent.handling(*pattern);
         }
         agent.concurrency = knobs.concurrency;
+        agent.restart.max = knobs.restarts;
         agent.max_output_tokens = 1_500;
         if handles.contains(&"order") {
             agent.tools.clone_from(&tools);

@@ -32,7 +32,7 @@ pub(super) fn check(case: &Case<'_>, found: &mut Vec<Violation>) {
     for (place, event) in case.run.events.iter().enumerate() {
         let Happening::AgentDied { agent, incarnation, how, restart_in, .. } = &event.what else { continue };
         let has_tools = case.run.config.agents.get(agent).is_some_and(|agent| !agent.tools.is_empty());
-        if !struck.contains(agent) && !(tools_break && has_tools) {
+        if !(struck.contains(agent) || tools_break && has_tools) {
             let evidence = format!("{agent} ({how}); struck were {struck:?}");
             found.push(Violation::at("I-29", event.at, "an agent died of another's fault", evidence));
         }

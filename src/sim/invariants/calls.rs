@@ -65,6 +65,9 @@ fn breaker(case: &Case<'_>, provider: &Integration, calls: &[&Call], found: &mut
             ("open" | "forced-open", None) => stand.until,
             _ => stand.from,
         };
+        // A person let it go; while the disk was full the feed could not say so.
+        let let_go = let_go(case, provider).into_iter().filter(|at| *at >= stand.from).min();
+        let shut = let_go.map_or(shut, |at| at.min(shut));
         if let Some(call) = calls.iter().find(|call| stand.from < call.clock && call.clock < shut) {
             let evidence =
                 format!("{provider} is {} from {} until {shut}; {:?} called", stand.state, stand.from, call.agent);
@@ -126,16 +129,16 @@ fn never_opened(
     }
 }
 
+/// When a person closed the breaker of a provider.
+fn let_go(case: &Case<'_>, provider: &Integration) -> Vec<Timestamp> {
+    let words = case.run.books.words.iter();
+    let closed = words.filter(|word| word.what == "close-breaker" && word.about == provider.as_str());
+    closed.map(|word| case.clock(word.at)).collect()
+}
+
 /// I-14: nobody comes before the time that was asked for.
 fn gate(case: &Case<'_>, provider: &Integration, calls: &[&Call], found: &mut Vec<Violation>) {
-    let let_go: Vec<Timestamp> = case
-        .run
-        .books
-        .words
-        .iter()
-        .filter(|word| word.what == "close-breaker" && word.about == provider.as_str())
-        .map(|word| case.clock(word.at))
-        .collect();
+    let let_go = let_go(case, provider);
     for call in calls {
         let (Some(hint), Some(ended)) = (call.retry_after, case.ended(call)) else { continue };
         let heard = call.ended.is_some_and(|(_, end)| end == CallEnd::Failed);

@@ -85,10 +85,13 @@ impl<'a> Case<'a> {
         let mut broken = Vec::new();
         for window in &self.run.windows {
             // What broke takes a little while to be itself again.
-            let slack = match self.scenario.faults[window.fault].kind {
-                FaultKind::ProcessKill | FaultKind::DiskFull => Duration::from_secs(65),
-                FaultKind::CeoKill => Duration::from_secs(10),
-                _ => continue,
+            let kind = self.scenario.faults[window.fault].kind;
+            let slack = if matches!(kind, FaultKind::ProcessKill | FaultKind::DiskFull) {
+                Duration::from_secs(65)
+            } else if kind == FaultKind::CeoKill {
+                Duration::from_secs(10)
+            } else {
+                continue;
             };
             let until = window.until.min(self.run.elapsed);
             broken.push((self.clock(window.from), self.clock(until).max(self.clock(window.from)) + slack));

@@ -28,10 +28,8 @@ pub(super) fn check(case: &Case<'_>, found: &mut Vec<Violation>) {
 }
 
 fn of(event: &Event) -> Option<(&AgentName, &Decided)> {
-    match &event.what {
-        Happening::Decided { agent, decided, .. } => Some((agent, decided)),
-        _ => None,
-    }
+    let Happening::Decided { agent, decided, .. } = &event.what else { return None };
+    Some((agent, decided))
 }
 
 /// I-08: numbered one after the other, and at most one that nobody but the product took for each round.

@@ -121,9 +121,12 @@ fn delivered(case: &Case<'_>, incident: &Incident, found: &mut Vec<Violation>) {
             .count()
     };
     for channel in ["pagerduty", "email"] {
-        // Once, and once more for each time the process died between sending and noting it.
+        // Once, and once more for each time it could not be noted: the process died, or the disk was full.
+        let full = |window: &&crate::scenario::Window| {
+            case.scenario.faults[window.fault].kind == crate::scenario::FaultKind::DiskFull
+        };
         let times = first_time(channel);
-        if times > case.run.books.runs.len() {
+        if times > case.run.books.runs.len() + case.run.windows.iter().filter(full).count() {
             let evidence = format!("{} reached {channel} {times} times as if for the first time", incident.id);
             found.push(Violation::at("I-12", incident.opened_at, "a call was sent several times", evidence));
         }

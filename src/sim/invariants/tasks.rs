@@ -7,8 +7,9 @@ use super::Violation;
 use super::case::{Case, Claim, Story};
 use crate::delivery::Hold;
 use crate::event::Happening;
+use crate::failure::Kind;
 use crate::ledger::Balance;
-use crate::retry::RetryPolicy;
+use crate::retry::{Backoff, Jitter, RetryPolicy};
 use crate::scenario::FaultKind;
 use crate::sim::play::books::CallEnd;
 use crate::task::{Effect, TaskId};
@@ -187,37 +188,29 @@ fn limit(case: &Case<'_>, story: &Story<'_>, claim: &Claim<'_>) -> u32 {
 
 /// What a call met that trying again cannot help.
 const HOPELESS: [FaultKind; 2] = [FaultKind::Refusal, FaultKind::Loop];
-/// What a call met that is worth a correction.
-const FAULTY: [FaultKind; 1] = [FaultKind::SchemaInvalid];
 
 /// I-18: what is hopeless is tried once; what was faulty is told so.
 fn classes(case: &Case<'_>, story: &Story<'_>, found: &mut Vec<Violation>) {
     for pair in story.calls.windows(2) {
         let (Some(one), Some(other)) = (story.claim_of(pair[0]), story.claim_of(pair[1])) else { continue };
         let same_round = one.generation == other.generation && one.fence != other.fence;
-        let Some(met) = case.met(pair[0]).filter(|_| same_round && !has_tools(case, one)) else { continue };
         let answered = pair[0].ended.is_some_and(|(_, end)| end == CallEnd::Flawed);
-        if answered && HOPELESS.contains(&met) {
+        if !same_round || !answered || has_tools(case, one) {
+            continue;
+        }
+        let at = Some(pair[1].clock);
+        if let Some(met) = case.met(pair[0]).filter(|met| HOPELESS.contains(met)) {
             let evidence = format!("met {met} and was asked again in round {}", one.generation);
-            found.push(Violation::of_task(
-                "I-18",
-                story.id(),
-                Some(pair[1].clock),
-                "what cannot be helped was tried again",
-                evidence,
-            ));
+            found.push(Violation::of_task("I-18", story.id(), at, "what cannot be helped was tried again", evidence));
         }
         // Only an answer that was taken and refused: one that came too late, or to nobody, corrects nothing.
-        let refused = one.end.is_some_and(|end| matches!(&end.what, Happening::RetryScheduled { failure, .. } if failure.class == crate::failure::Class::Validation));
-        if answered && refused && FAULTY.contains(&met) && !pair[1].prompt.contains("is required but missing") {
-            let evidence = format!("met {met}; asked then: {}", tail(&pair[1].prompt));
-            found.push(Violation::of_task(
-                "I-18",
-                story.id(),
-                Some(pair[1].clock),
-                "it was asked again without being told what was wrong",
-                evidence,
-            ));
+        let refused = one.end.is_some_and(
+            |end| matches!(&end.what, Happening::RetryScheduled { failure, .. } if failure.kind == Kind::MissingField),
+        );
+        if refused && !pair[1].prompt.contains("is required but missing") {
+            let evidence = format!("asked then: {}", tail(&pair[1].prompt));
+            let text = "it was asked again without being told what was wrong";
+            found.push(Violation::of_task("I-18", story.id(), at, text, evidence));
         }
     }
 }
@@ -243,6 +236,23 @@ const PASSING: [FaultKind; 12] = [
     FaultKind::RateLimited,
 ];
 
+/// The shortest wait after the n-th delivery, taken from the policy's numbers and not from the code that draws it.
+fn least_wait(policy: &RetryPolicy, attempt: u32) -> Duration {
+    let nth = attempt.saturating_sub(1);
+    let base = match &policy.backoff {
+        Backoff::List(list) => list.get(nth as usize).or(list.last()).copied().unwrap_or_default(),
+        Backoff::Exponential { initial, factor, cap } => {
+            initial.mul_f64(factor.powi(i32::try_from(nth).unwrap_or(0)).min(1e6)).min(*cap)
+        }
+    };
+    match policy.jitter {
+        Jitter::None | Jitter::Additive(_) => base,
+        Jitter::Around(spread) => base.mul_f64((1.0 - spread).max(0.0)),
+        Jitter::Equal => base / 2,
+        Jitter::Full | Jitter::Decorrelated => Duration::ZERO,
+    }
+}
+
 /// I-19: nobody comes back sooner than the policy's wait with all its luck.
 fn backoff(case: &Case<'_>, story: &Story<'_>, found: &mut Vec<Violation>) {
     for pair in story.calls.windows(2) {
@@ -252,7 +262,7 @@ fn backoff(case: &Case<'_>, story: &Story<'_>, found: &mut Vec<Violation>) {
         let next = one.generation == other.generation && other.attempt == one.attempt + 1;
         let counted = one.end.is_some_and(|end| matches!(end.what, Happening::RetryScheduled { .. }));
         let Some(ended) = case.ended(pair[0]).filter(|_| failed && passing && next && counted) else { continue };
-        let Some(least) = policy(case, story, one).delay(one.attempt, Duration::ZERO, 0.0) else { continue };
+        let least = least_wait(&policy(case, story, one), one.attempt);
         if pair[1].clock < ended + least {
             let evidence = format!("{} after it failed at {ended}; at least {least:?} is due", pair[1].clock);
             found.push(Violation::of_task(
