@@ -729,7 +729,7 @@ fn decide(
             record.send_again(now, now);
         }
         Decision::Discard { .. } => set_letter(record, LetterStatus::Discarded, State::Dead, Some(now)),
-        Decision::PageHuman { .. } if mutant::on("ceo-decides-twice") => {}
+        Decision::PageHuman { .. } if mutant::on("ceo-decides-twice") && record.decisions.len().is_multiple_of(2) => {}
         Decision::PageHuman { .. } => set_letter(record, LetterStatus::WithHuman, State::WaitingHuman, None),
         Decision::Resolve { note } => {
             record.answer = Some(Value::String(note.clone()));

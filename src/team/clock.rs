@@ -97,13 +97,10 @@ impl Dice {
     /// A number in [0, 1) for one purpose about one thing.
     #[must_use]
     pub fn roll(&self, purpose: &str, about: &str, number: u64) -> f64 {
-        let mut bits = self.bits(purpose, about, number)[0] >> 11;
         if crate::mutant::on("real-dice") && purpose == "backoff" {
-            let mut world = [0; 8];
-            // Where there is no entropy there is no bug either.
-            let _ = getrandom::fill(&mut world);
-            bits = u64::from_le_bytes(world) >> 11;
+            return Self::from_the_system().roll("of the world", about, number);
         }
+        let bits = self.bits(purpose, about, number)[0] >> 11;
         // 53 bits are what a double holds exactly.
         #[allow(clippy::cast_precision_loss, reason = "53 bits fit")]
         let fraction = bits as f64 / (1_u64 << 53) as f64;

@@ -79,8 +79,8 @@ fn breaker(case: &Case<'_>, provider: &Integration, calls: &[&Call], found: &mut
             "half-open" => stand.from,
             _ => continue,
         };
-        let began =
-            calls.iter().filter(|call| half <= call.clock && call.clock < stand.until && stand.from < call.clock);
+        // The first probe begins in the very moment in which it is told that one may.
+        let began = calls.iter().filter(|call| half <= call.clock && call.clock < stand.until);
         let mut out: Vec<&&Call> = Vec::new();
         for call in began {
             out.retain(|other| case.ended(other).is_none_or(|ended| ended > call.clock));
