@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::evidence::{Evidence, QUOTE_MAX, fenced};
+use crate::mutant;
 use crate::triage::{Decision, Facts, Ruling, because, in_words, recommended_action};
 
 /// The most characters an adviser may add to a prompt.
@@ -68,6 +69,10 @@ pub fn parse_advice(text: &str, admissible: &[Decision]) -> Result<Advice, Advic
     }
     let said: Said = serde_json::from_str(text.trim()).map_err(|error| AdviceError::NotAdvice(error.to_string()))?;
     let no_choice = || AdviceError::NoSuchChoice { choice: said.choice, of: admissible.len() };
+    if mutant::on("adviser-unbounded") && said.choice == 99 {
+        let model = "wise/sage".parse().map_err(|_| no_choice())?;
+        return Ok(Advice { index: 0, decision: Decision::RetryOnFallback { model } });
+    }
     let index = usize::try_from(said.choice).ok().and_then(|choice| choice.checked_sub(1)).ok_or_else(no_choice)?;
     let mut decision = admissible.get(index).ok_or_else(no_choice)?.clone();
     let words = said.amendment.unwrap_or_default();

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutant;
 use crate::retry::PolicyError;
 use crate::task::words;
 use crate::time::{self, Timestamp};
@@ -369,7 +370,7 @@ impl Breaker {
             Mode::Closed => {
                 if let Some(failed) = failed {
                     self.remember(failed, took, now);
-                    if self.too_bad(self.config.min_calls, now) {
+                    if self.too_bad(self.config.min_calls, now) && !mutant::on("breaker-never-opens") {
                         self.open(now);
                     }
                 }
@@ -470,7 +471,8 @@ impl Breaker {
             HalfOpenRule::Strict => out,
             HalfOpenRule::Rate => out + results,
         };
-        self.config.permits.saturating_sub(count(taken))
+        let permits = self.config.permits + u32::from(mutant::on("two-probes"));
+        permits.saturating_sub(count(taken))
     }
 
     /// The calls it remembers: those of the window, or the probes' results while it is half-open.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::agent::Agent;
 use crate::cause::Usage;
+use crate::mutant;
 use crate::prices::{self, ModelFacts};
 use crate::retry::RetryPolicy;
 use crate::task::{AgentName, Effect, TaskId};
@@ -257,11 +258,12 @@ impl Purse {
     pub fn reserve(&mut self, ask: &Ask<'_>, caps: &Caps, now: Timestamp) -> Result<Reservation, OverCap> {
         self.look(now);
         let of_task = self.reserved(|out| out.task == ask.task) + u128::from(ask.task_spent);
+        let out = if mutant::on("budget-not-reserved") { 0 } else { self.reserved(|_| true) };
         for (cap, of, taken) in [
             (Cap::Task, caps.task, of_task),
             (Cap::AgentHour, caps.agent_hour, self.agent_hour_taken(ask.agent)),
-            (Cap::TeamHour, caps.team_hour, self.team_hour.sum + self.reserved(|_| true)),
-            (Cap::TeamDay, caps.team_day, self.team_day.sum + self.reserved(|_| true)),
+            (Cap::TeamHour, caps.team_hour, self.team_hour.sum + out),
+            (Cap::TeamDay, caps.team_day, self.team_day.sum + out),
         ] {
             let Some(of) = of else { continue };
             if taken + u128::from(ask.micro_usd) > u128::from(of) {

@@ -9,6 +9,7 @@ use crate::agent::{Incarnation, ModelRef};
 use crate::cause::{Cause, Usage};
 use crate::dead_letter::Circumstances;
 use crate::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
+use crate::mutant;
 use crate::retry::RetryPolicy;
 use crate::retry_budget::RetryBudget;
 use crate::task::{AgentName, Effect, Integration, TaskId, words};
@@ -263,7 +264,7 @@ pub fn settle(
         Outcome::Answered(answer) => Settlement::Ack { answer },
         Outcome::NotBegun { why, until } => facts.not_begun(why, until, now),
         Outcome::Failed(failure) => {
-            if let Some(settlement) = facts.never_again(&failure, now) {
+            if let Some(settlement) = facts.never_again(&failure, now).filter(|_| !mutant::on("payment-retried")) {
                 return settlement;
             }
             match failure.action {
@@ -271,6 +272,7 @@ pub fn settle(
                 Action::ParkIntegration => facts.park(failure, now),
                 Action::FallbackNow => facts.give_up(failure, "this model cannot do it; the CEO chooses another"),
                 Action::ModifyRequeue => facts.requeue(failure, budget, now),
+                Action::DeadLetter if mutant::on("logic-retried") => facts.back_off(failure, budget, now, roll),
                 Action::DeadLetter => facts.give_up(failure, "trying again cannot help"),
                 Action::Human => facts.give_up(failure, "only a person can judge"),
             }
@@ -395,7 +397,11 @@ impl SettleFacts<'_> {
 
     /// The wait before the next delivery; `None` when there is none.
     fn backoff(&self, roll: f64) -> Option<Duration> {
-        let allowed = self.attempt < self.policy.limit(self.effect, self.deadline);
+        let limit = self.policy.limit(self.effect, self.deadline);
+        if mutant::on("attempt-off-by-one") && self.attempt == limit {
+            return Some(Duration::from_secs(30));
+        }
+        let allowed = self.attempt < limit;
         allowed.then(|| self.policy.delay(self.attempt, self.previous_delay, roll)).flatten()
     }
 

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::ledger::Record;
+use crate::mutant;
 use crate::query::Death;
 use crate::task::{TaskId, TaskType};
 use crate::time::Timestamp;
@@ -83,6 +84,14 @@ pub fn judge(
     now: Timestamp,
 ) -> Vec<Step> {
     let fresh = fresh(deaths, counted, rules, now);
+    let rules = &Rules {
+        threshold: match () {
+            () if mutant::on("page-at-two") => rules.threshold - 1,
+            () if mutant::on("page-at-four") => rules.threshold + 1,
+            () => rules.threshold,
+        },
+        ..*rules
+    };
     match open {
         None if fresh.len() >= usize::try_from(rules.threshold).unwrap_or(usize::MAX).max(1) => vec![Step::Open(fresh)],
         None => Vec::new(),
@@ -98,7 +107,7 @@ pub fn judge(
 /// What an open incident needs by itself as time passes: the whole rule for incidents that are not about dead letters.
 #[must_use]
 pub fn remind(open: &Open, now: Timestamp) -> Vec<Step> {
-    if open.repage_at.is_some_and(|at| at <= now) {
+    if open.repage_at.is_some_and(|at| at <= now) && !mutant::on("reminder-lost") {
         vec![Step::Repage]
     } else if open.untold && open.update_at.is_none_or(|at| at <= now) {
         vec![Step::Update]
@@ -141,7 +150,8 @@ fn fresh(deaths: &[Death], counted: &BTreeSet<(TaskId, u32)>, rules: &Rules, now
     let mut seen = counted.clone();
     let mut fresh: Vec<Death> = Vec::new();
     for death in deaths {
-        let young = now.since(death.at) < rules.window;
+        let age = now.since(death.at);
+        let young = age < rules.window || (mutant::on("window-inclusive") && age == rules.window);
         if young && counts(&death.task_type) && seen.insert((death.task, death.generation)) {
             fresh.push(death.clone());
         }

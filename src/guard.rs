@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::breaker::{Breaker, BreakerConfig, BreakerState, CallEnd, Memory, Ticket};
 use crate::delivery::Hold;
 use crate::failure::{Failure, Kind, Origin, Signal};
+use crate::mutant;
 use crate::time::Timestamp;
 
 /// The first wait at a gate when the other side is busy but names no time; doubled for each time in a row.
@@ -176,10 +177,10 @@ impl Guard {
             BreakerState::HalfOpen => Some(self.breaker.free_probes(now)),
             BreakerState::Closed | BreakerState::Disabled => None,
         };
-        if let Some(until) = self.gate_until(now) {
+        if let Some(until) = self.gate_until(now).filter(|_| !mutant::on("gate-not-shared")) {
             return Stance::Held { why: Hold::Gate, until };
         }
-        let places = self.gate.free_places(now, self.lease());
+        let places = self.gate.free_places(now, self.lease()).filter(|_| !mutant::on("gate-not-shared"));
         match (probes, places) {
             (Some(a), Some(b)) => Stance::Probing { free: a.min(b) },
             (Some(free), None) | (None, Some(free)) => Stance::Probing { free },
@@ -449,6 +450,7 @@ impl Gate {
         }
         let doublings = self.strikes.saturating_sub(1).min(16);
         let busy = BUSY_FIRST.saturating_mul(1 << doublings).min(BUSY_MAX);
+        let hint = if mutant::on("retry-after-undercut") { hint.map(|hint| hint / 2) } else { hint };
         let until = now + hint.unwrap_or(busy).min(SILENCE_MAX);
         self.until = Some(self.until.map_or(until, |before| before.max(until)));
         self.generation += 1;

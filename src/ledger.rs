@@ -15,6 +15,7 @@ use crate::decision::{Decided, DeciderKind, Decision};
 use crate::delivery::{Amendment, AmendmentSource, Attempt, AttemptEnd, Hold, Lease, Parking, Settlement, Spent};
 use crate::event::{Happening, NewEvent};
 use crate::failure::Failure;
+use crate::mutant;
 use crate::task::{AgentName, Effect, Integration, Task, words};
 use crate::time::Timestamp;
 
@@ -420,7 +421,7 @@ impl Record {
             micro_usd: spent.micro_usd,
         });
         self.letter = Some(Letter {
-            status: LetterStatus::Open,
+            status: if mutant::on("letter-dropped") { LetterStatus::Discarded } else { LetterStatus::Open },
             at: now,
             first_at,
             generation: self.generation,
@@ -501,7 +502,7 @@ pub fn of_this_run(record: &Record, command: &Command, epoch: u64) -> Result<(),
 
 fn running(record: &Record, fence: u64) -> Result<&Lease, Refused> {
     match &record.lease {
-        Some(lease) if record.state == State::Running && lease.fence == fence => Ok(lease),
+        Some(lease) if record.state == State::Running && (lease.fence == fence || mutant::on("no-fence")) => Ok(lease),
         Some(_) | None => Err(Refused::Stale { said: fence, current: record.fence }),
     }
 }
@@ -520,7 +521,7 @@ pub fn holds(record: &Record, fence: u64, epoch: u64, now: Timestamp) -> Result<
 
 /// A lease is void at `now >= deadline`, even before anybody noticed.
 fn held(record: &Record, fence: u64, now: Timestamp) -> Result<(), Refused> {
-    match running(record, fence)?.deadline > now {
+    match running(record, fence)?.deadline > now || mutant::on("no-fence") {
         true => Ok(()),
         false => Err(Refused::Stale { said: fence, current: record.fence }),
     }
@@ -657,6 +658,9 @@ fn settled(record: &mut Record, settlement: Settlement, spent: Spent, now: Times
                 Hold::Drain => {
                     record.state = if due <= now { State::Ready } else { State::Scheduled };
                     record.due = due;
+                    if mutant::on("lost-at-drain") {
+                        (record.state, record.due) = (State::Scheduled, now + Duration::from_secs(1_000_000_000));
+                    }
                     vec![released]
                 }
                 Hold::BreakerOpen | Hold::Gate | Hold::RetryBudget | Hold::IntegrationParked | Hold::Paused => {
@@ -725,6 +729,7 @@ fn decide(
             record.send_again(now, now);
         }
         Decision::Discard { .. } => set_letter(record, LetterStatus::Discarded, State::Dead, Some(now)),
+        Decision::PageHuman { .. } if mutant::on("ceo-decides-twice") && record.decisions.len().is_multiple_of(2) => {}
         Decision::PageHuman { .. } => set_letter(record, LetterStatus::WithHuman, State::WaitingHuman, None),
         Decision::Resolve { note } => {
             record.answer = Some(Value::String(note.clone()));
@@ -763,13 +768,13 @@ fn automatic_decision_allowed(record: &Record, decision: &Decision) -> Result<()
             }
         }
         Decision::RetryOnFallback { .. } | Decision::RetryAfterCheck { .. } | Decision::Reassign { .. } => {
-            if record.task.effect == Effect::Payment {
+            if record.task.effect == Effect::Payment && !mutant::on("payment-on-fallback") {
                 return Err(Refused::PaymentNeedsPerson);
             }
         }
     }
     let automatic = record.decisions.iter().filter(|decided| decided.by != DeciderKind::Human);
-    if automatic.clone().count() >= DECISIONS_MAX {
+    if automatic.clone().count() >= DECISIONS_MAX && !mutant::on("ceo-without-cap") {
         return Err(Refused::DecisionsUsedUp);
     }
     if automatic.clone().any(|decided| same(&decided.decision, decision)) {
@@ -784,7 +789,7 @@ pub fn same(one: &Decision, other: &Decision) -> bool {
     match (one, other) {
         (Decision::RetryOnFallback { model: a }, Decision::RetryOnFallback { model: b }) => a == b,
         (Decision::Reassign { agent: a, .. }, Decision::Reassign { agent: b, .. }) => a == b,
-        (a, b) => a.kind() == b.kind(),
+        (a, b) => a.kind() == b.kind() && !mutant::on("decision-repeated"),
     }
 }
 

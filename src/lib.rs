@@ -20,6 +20,7 @@
 //!   to a team.
 
 // Files decide: in reading order.
+pub mod mutant;
 pub mod time;
 pub mod spelling;
 pub mod visitor;
@@ -72,6 +73,7 @@ pub mod tool_config;
 pub mod config;
 pub mod check;
 pub mod bound;
+pub mod normal;
 pub mod assertion;
 pub mod scenario;
 pub mod told;

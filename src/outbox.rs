@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::event::{Happening, NewEvent};
 use crate::incident::{Incident, Page, PageAction, PageDraft};
+use crate::mutant;
 use crate::time::Timestamp;
 
 /// The most dead letters a page lists; counts are always complete.
@@ -47,7 +48,10 @@ pub fn pages(incident: &Incident, draft: &PageDraft, team: &str, steps: &[Vec<St
                 incident: shown.clone(),
                 channel: channel.clone(),
                 action: draft.action,
-                dedup_key: dedup_key(team, &incident.id),
+                dedup_key: match mutant::on("page-key-changes") {
+                    true => dedup_key(team, &format!("{}.{}", incident.id, incident.messages)),
+                    false => dedup_key(team, &incident.id),
+                },
                 again: draft.again,
                 level: u32::try_from(step).unwrap_or(u32::MAX),
                 due: now,
@@ -112,7 +116,9 @@ pub fn tried(page: &Page, how: Tried, now: Timestamp) -> (Page, NewEvent) {
             Happening::PageDelivered { incident, channel, to, again: page.again, action: page.action.to_string() }
         }
         Tried::Later { error, retry_after } => {
-            let wait = next_try(next.tries).map(|wait| wait.max(retry_after.unwrap_or_default()).min(PAGE_TRIED_FOR));
+            let wait = next_try(next.tries)
+                .filter(|_| !mutant::on("page-lost"))
+                .map(|wait| wait.max(retry_after.unwrap_or_default()).min(PAGE_TRIED_FOR));
             next.abandoned = wait.is_none();
             next.due = wait.map_or(page.due, |wait| now + wait);
             next.last_error = Some(error.clone());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutant;
 use crate::task::Effect;
 use crate::time::{self, Timestamp};
 
@@ -127,6 +128,7 @@ impl RetryPolicy {
         let spread = match self.jitter {
             Jitter::None => base,
             Jitter::Additive(f) => base + roll * f * base,
+            Jitter::Around(f) if mutant::on("jitter-below-floor") => base * (1.0 - f + roll * 2.0 * f) / 2.0,
             Jitter::Around(f) => base * (1.0 - f + roll * 2.0 * f),
             Jitter::Full => roll * base,
             Jitter::Equal => base / 2.0 + roll * base / 2.0,
@@ -150,10 +152,12 @@ impl RetryPolicy {
     #[must_use]
     pub fn limit(&self, effect: Effect, deadline: Option<Timestamp>) -> u32 {
         match (self.max_deliveries, effect) {
-            (_, Effect::Payment) => 1,
+            (_, Effect::Payment) if !mutant::on("payment-retried") => 1,
             (Self::UNLIMITED, Effect::ReadOnly) if deadline.is_some() => Self::UNLIMITED,
-            (Self::UNLIMITED, Effect::ReadOnly | Effect::Notification | Effect::Mutation) => UNLIMITED_COMES_TO,
-            (limit, Effect::ReadOnly | Effect::Notification | Effect::Mutation) => limit,
+            (Self::UNLIMITED, Effect::ReadOnly | Effect::Notification | Effect::Mutation | Effect::Payment) => {
+                UNLIMITED_COMES_TO
+            }
+            (limit, Effect::ReadOnly | Effect::Notification | Effect::Mutation | Effect::Payment) => limit,
         }
     }
 

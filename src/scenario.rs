@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::agent::matches_pattern;
 use crate::assertion::{Assertion, Measure};
 use crate::config::Config;
+use crate::normal;
 use crate::spelling::nearest;
 use crate::task::{AgentName, Integration, Priority, TaskType, words};
 use crate::time::{Timestamp, format_duration};
@@ -211,52 +212,9 @@ impl Latency {
                 let sigma = (p99.as_secs_f64().max(f64::MIN_POSITIVE) / median.as_secs_f64().max(f64::MIN_POSITIVE))
                     .ln()
                     / 2.326;
-                Duration::from_secs_f64((median.as_secs_f64() * (sigma * normal(roll)).exp()).min(86_400.0))
+                Duration::from_secs_f64((median.as_secs_f64() * (sigma * normal::quantile(roll)).exp()).min(86_400.0))
             }
         }
-    }
-}
-
-/// The quantile of the standard normal distribution (Acklam's rational approximation, good to 1e-9 of its value).
-fn normal(roll: f64) -> f64 {
-    const A: [f64; 6] = [
-        -3.969_683_028_665_376e1,
-        2.209_460_984_245_205e2,
-        -2.759_285_104_469_687e2,
-        1.383_577_518_672_690e2,
-        -3.066_479_806_614_716e1,
-        2.506_628_277_459_239,
-    ];
-    const B: [f64; 5] = [
-        -5.447_609_879_822_406e1,
-        1.615_858_368_580_409e2,
-        -1.556_989_798_598_866e2,
-        6.680_131_188_771_972e1,
-        -1.328_068_155_288_572e1,
-    ];
-    const C: [f64; 6] = [
-        -7.784_894_002_430_293e-3,
-        -3.223_964_580_411_365e-1,
-        -2.400_758_277_161_838,
-        -2.549_732_539_343_734,
-        4.374_664_141_464_968,
-        2.938_163_982_698_783,
-    ];
-    const D: [f64; 4] =
-        [7.784_695_709_041_462e-3, 3.224_671_290_700_398e-1, 2.445_134_137_142_996, 3.754_408_661_907_416];
-    let series = |coefficients: &[f64], x: f64| coefficients.iter().fold(0.0, |sum, c| sum * x + c);
-    let p = roll.clamp(1e-9, 1.0 - 1e-9);
-    let tail = |p: f64| {
-        let q = (-2.0 * p.ln()).sqrt();
-        series(&C, q) / (series(&D, q) * q + 1.0)
-    };
-    if p < 0.024_25 {
-        tail(p)
-    } else if p > 1.0 - 0.024_25 {
-        -tail(1.0 - p)
-    } else {
-        let (q, r) = (p - 0.5, (p - 0.5) * (p - 0.5));
-        series(&A, r) * q / (series(&B, r) * r + 1.0)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::agent::ModelRef;
 use crate::cause::Usage;
 use crate::conversation::{Message, ToolCall, ToolResult, call_id, visible};
 use crate::journal::{Intent, Judge, Outcome, Step};
+use crate::mutant;
 use crate::tool::{CallClass, Repeat};
 
 /// The calls in doubt: a person, or a probe, must say of each whether it happened. `running` as in [`Step::in_doubt`].
@@ -220,7 +221,7 @@ fn state(steps: &[Step], ask: u32, index: usize, call: &ToolCall, fence: u64) ->
             };
             told(&format!("This call was carried out, as {who} confirmed; its own answer was lost. {note}"), false)
         }
-        _ if last.in_doubt(fence) => CallState::InDoubt { step: last.number },
+        _ if last.in_doubt(fence) && !mutant::on("effect-repeated") => CallState::InDoubt { step: last.number },
         Some(Outcome::Failed { .. } | Outcome::Unknown { .. } | Outcome::Judged { .. } | Outcome::Replied(_))
         | None => CallState::Due,
     }

@@ -19,6 +19,7 @@ use crate::evidence::{Evidence, fenced, shown};
 use crate::failure::{Action, Failure, Fallback, Kind};
 use crate::journal::Step;
 use crate::ledger::{self, DECISIONS_MAX, Record};
+use crate::mutant;
 use crate::redact::redact;
 use crate::task::{Effect, Integration, words};
 use crate::time::{Timestamp, format_duration};
@@ -234,11 +235,11 @@ impl<'a> Table<'a> {
             reasons.push(why.to_owned());
             (format!("{why}: {}", failure.message), reasons)
         };
-        if record.task.effect == Effect::Payment {
+        if record.task.effect == Effect::Payment && !mutant::on("payment-on-fallback") {
             return person("a payment is never repeated automatically, by anybody", reasons);
         }
         let automatic = record.decisions.iter().filter(|decided| decided.by != DeciderKind::Human).count();
-        if automatic >= DECISIONS_MAX {
+        if automatic >= DECISIONS_MAX && !mutant::on("ceo-without-cap") {
             return person(&format!("{automatic} decisions were taken for it and it failed again"), reasons);
         }
         if failure.kind == Kind::Deadline {

@@ -51,6 +51,12 @@ const WORLDLY: &[&str] = &[
     "eprintln",
     "dbg",
 ];
+/// Files that are pure but for one word, and why.
+const BUT_FOR: &[(&str, &str, &str)] = &[(
+    "src/mutant.rs",
+    "thread_local",
+    "only in builds with seeded bugs: where a bug is seeded, nobody could hand the switch down",
+)];
 /// Doors of the standard library no pure file opens.
 const DOORS: &[&[&str]] = &[
     &["std", "fs"],
@@ -99,7 +105,9 @@ fn modules(lib: &str) -> Vec<String> {
 /// Pure files say no worldly word, not even in their tests.
 fn worldly(file: &File) -> Vec<String> {
     let (said, paths) = (file.words(), file.paths());
-    let words = WORLDLY.iter().filter(|word| said.contains(**word)).map(|word| format!("says `{word}`"));
+    let excused = |word: &str| BUT_FOR.iter().any(|(path, but, _)| *path == file.path && *but == word);
+    let words = WORLDLY.iter().filter(|word| said.contains(**word) && !excused(word));
+    let words = words.map(|word| format!("says `{word}`"));
     let leads = |door: &[&str], path: &[String]| path.len() >= door.len() && path.iter().zip(door).all(|(a, b)| a == b);
     let doors = DOORS.iter().filter(|door| paths.iter().any(|path| leads(door, path)));
     words.chain(doors.map(|door| format!("opens `{}`", door.join("::")))).collect()
@@ -240,6 +248,9 @@ fn every_file_has_a_card() {
 fn no_file_is_endless() {
     check("no file is endless", OURS, |file| too_long(&file.path, &file.text));
     let known: BTreeSet<String> = files(OURS).into_iter().map(|file| file.path).collect();
+    for (path, word, why) in BUT_FOR {
+        assert!(known.contains(*path), "{path} is excused for `{word}` ({why}) but not there");
+    }
     for (path, why) in LONG {
         assert!(known.contains(*path), "{path} is excused ({why}) but not there");
     }

@@ -394,3 +394,37 @@ async fn money_that_was_refused_is_a_persons_matter_and_not_tried_again_by_a_mod
     let steps = desk.engine().steps(id).await.expect("the journal");
     assert_eq!(tools.seen().len(), 1, "{record:#?}\n{steps:#?}");
 }
+
+/// What happened: a write got no answer, though it was done. The next delivery repeated it under its key, as it may, and
+/// the server turned that one away. The model was told that its call had failed, called again, under another key, and
+/// the write was done twice. What a repeat is told says nothing of the first try: that one is still in doubt.
+#[tokio::test(start_paused = true)]
+async fn a_repeat_that_is_turned_away_leaves_its_first_try_in_doubt() {
+    let script = |request: &Request, _: u64| match results(request).len() {
+        0 => calling(&[("upsert", json!({ "order": "O-1" }))]),
+        _ => Scripted::text(r#"{"ok":true}"#),
+    };
+    let tools = Workshop::new(vec![offered("upsert", IDEMPOTENT)], |_, number| match number {
+        0 => Act::DoThen(Trouble::sent(ToolFault::Timeout, "no answer in time")),
+        1 => Act::Fail(Trouble::unsent(ToolFault::Refused, "not now")),
+        _ => Act::Do,
+    });
+    let model = Simulated::new(Integration::new("primary").expect("a name"), script);
+    let team = Team::builder(config())
+        .provider(model)
+        .tools(tools.clone())
+        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    let ask = NewTask::new(TaskType::new("order").expect("a name"), json!({ "order": "O-1" }));
+    let id = desk.submit(ask).await.expect("accepted").record.task.id;
+    let record = desk.wait(id).await.expect("an end");
+    let failure = record.letter.as_ref().expect("a letter").failure.clone();
+    assert_eq!((record.state, failure.kind), (State::WaitingHuman, backstop::failure::Kind::OutcomeUnknown));
+    desk.judge(id, None, true, "it is there", "ana").await.expect("an answer");
+    let record = desk.wait(id).await.expect("an end");
+    let keys: BTreeSet<String> = tools.seen().into_iter().filter(|seen| seen.done).map(|seen| seen.key).collect();
+    assert_eq!((record.state, tools.seen().len(), keys.len()), (State::Done, 2, 1), "{record:#?}");
+}

@@ -15,6 +15,7 @@ mod dlq_replay;
 mod effects;
 mod engine;
 mod evidence;
+mod fuzz;
 mod idempotency;
 mod incidents;
 mod journal;

@@ -34,7 +34,7 @@ mod templates;
 mod tools;
 mod yaml;
 
-pub use scenario_file::{LoadedScenario, scenario, scenario_text, shipped_team};
+pub use scenario_file::{LoadedScenario, scenario, scenario_for, scenario_text, shipped_team};
 pub use templates::templates;
 
 /// The file that makes a directory a team.

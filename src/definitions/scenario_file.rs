@@ -57,6 +57,21 @@ pub fn scenario_text(name: &str, text: &str, team: Option<&TeamSource>) -> Resul
     read(&Files::new(Home::Given(&given), &|_| None, Purpose::Bound), name, None, team)
 }
 
+/// Reads a scenario from a text, for a team whose configuration is made in code.
+///
+/// # Errors
+/// All mistakes of the text, and what it and the team make impossible together.
+pub fn scenario_for(name: &str, text: &str, config: Config) -> Result<LoadedScenario, Problems> {
+    let given = [(name, text)];
+    let files = Files::new(Home::Given(&given), &|_| None, Purpose::Bound);
+    let mut notes = Notes::default();
+    let scenario = document(&files, name, &mut notes);
+    match scenario.filter(|_| notes.errors.is_empty()) {
+        Some(scenario) => together(scenario, config, name, notes),
+        None => Err(problems(notes)),
+    }
+}
+
 /// The team every `backstop init` begins with, as if every key were there.
 ///
 /// # Errors
@@ -88,18 +103,24 @@ fn read(
 ) -> Result<LoadedScenario, Problems> {
     let mut notes = Notes::default();
     let scenario = document(files, name, &mut notes);
-    let problems = |notes: Notes<'_>| {
-        let mut errors = notes.errors;
-        errors.sort();
-        errors.dedup();
-        Problems { errors, warnings: notes.warnings }
-    };
     let Some(mut scenario) = scenario.filter(|_| notes.errors.is_empty()) else { return Err(problems(notes)) };
     if let Some(team) = team {
         scenario.team = team.clone();
     }
     // A team given on the command line is relative to where the command is.
     let config = team_of(&scenario.team, if team.is_some() { Some(Path::new(".")) } else { dir })?;
+    together(scenario, config, name, notes)
+}
+
+fn problems(notes: Notes<'_>) -> Problems {
+    let mut errors = notes.errors;
+    errors.sort();
+    errors.dedup();
+    Problems { errors, warnings: notes.warnings }
+}
+
+/// A scenario held against its team.
+fn together(scenario: Scenario, config: Config, name: &str, mut notes: Notes<'_>) -> Result<LoadedScenario, Problems> {
     for flaw in impossible(&scenario, &config) {
         let place = notes.place_of(&flaw.path).cloned().unwrap_or_else(|| Place::file(name));
         notes.error(&place, &flaw.path, flaw.message, flaw.remedy);
@@ -319,12 +340,9 @@ fn recorded(value: &Value, path: &str, run: Duration, files: &Files<'_>, notes: 
             }
         };
         first.get_or_insert(event.at);
-        #[allow(clippy::wildcard_enum_match_arm, reason = "of a feed only what was asked for is played again")]
-        match event.what {
-            Happening::Submitted { agent, task_type, priority, .. } => {
-                groups.entry((task_type, agent, priority)).or_default().push(event.at);
-            }
-            _ => {}
+        // Of a feed only what was asked for is played again.
+        if let Happening::Submitted { agent, task_type, priority, .. } = event.what {
+            groups.entry((task_type, agent, priority)).or_default().push(event.at);
         }
     }
     let first = first.unwrap_or_default();

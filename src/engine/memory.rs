@@ -16,6 +16,7 @@ use crate::event::{Event, NewEvent};
 use crate::failure::Class;
 use crate::journal::{self, End, Spending, Step};
 use crate::ledger::{self, Balance, Command, LetterStatus, Record, State};
+use crate::mutant;
 use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk, failure_told};
 use crate::queue::{Entry, Queues};
 use crate::task::{AgentName, IdempotencyKey, Integration, Task, TaskId, TaskType};
@@ -45,6 +46,7 @@ impl Memory {
     #[must_use]
     pub fn reopened(&self) -> Self {
         let mut shelf = std::mem::take(&mut *self.locked());
+        shelf.lose_what_was_not_synced();
         self.locked().closed = true;
         shelf.epoch += 1;
         shelf.closed = false;
@@ -116,6 +118,30 @@ struct Shelf {
 impl Shelf {
     fn last_event(&self) -> u64 {
         self.events.last().map_or(0, |event| event.seq)
+    }
+
+    /// What a store that acknowledges before it syncs would lose with its process.
+    fn lose_what_was_not_synced(&mut self) {
+        if mutant::on("submit-not-durable")
+            && let Some(last) = self.records.pop()
+        {
+            let seq = self.records.len() as u64 + 1;
+            Entry::of(&last).iter().for_each(|entry| self.queues.leave(seq, entry));
+            self.running.retain(|(_, running)| *running != seq);
+            self.letters.values_mut().for_each(|letters| letters.retain(|(_, letter)| *letter != seq));
+            self.stands_no_more(seq, (last.agent.clone(), last.state));
+            self.keys.retain(|_, keyed| *keyed != seq);
+            self.ids.remove(&last.task.id);
+            self.journals.remove(&seq);
+        }
+        if mutant::on("done-not-durable")
+            && let Some(place) = self.records.iter().rposition(|record| record.state == State::Done)
+        {
+            let mut record = self.records[place].clone();
+            (record.state, record.answer, record.ended_at, record.due) = (State::Ready, None, None, self.high_water);
+            self.journals.remove(&(place as u64 + 1));
+            self.store(place as u64 + 1, record, Vec::new(), self.high_water);
+        }
     }
 
     fn at(&self, seq: u64) -> &Record {
@@ -368,6 +394,9 @@ impl Shelf {
         let over = |record: &&Record| {
             record.lease.as_ref().is_some_and(|lease| lease.deadline <= now || lease.epoch != self.epoch)
         };
+        if mutant::on("lease-never-lapses") {
+            return Vec::new();
+        }
         self.running().filter(over).take(limit as usize).cloned().collect()
     }
 }

@@ -6,6 +6,7 @@
 //!   holds the two against each other; [`library`] is what is shipped.
 //! - [`broker`] plays the same on seed B's own configuration, [`uptime`] is one of its measures, and [`published`] puts
 //!   both beside what was published.
+//! - [`invariants`] is what must hold of every run, [`fuzz`] draws scenarios to hold against it.
 //! - [`pagerduty`] and [`smtp`] take the pages.
 //! - [`repository`] is what its agents read with tools.
 //! - [`report`] says what came of a run; [`many`] plays many seeds at once, [`record`] makes a scenario of a feed.
@@ -28,6 +29,8 @@ pub mod library;
 pub mod uptime;
 pub mod broker;
 pub mod published;
+pub mod invariants;
+pub mod fuzz;
 pub mod outage;
 pub mod pagerduty;
 pub mod smtp;

@@ -16,8 +16,10 @@ use crate::bound::MARGIN;
 use crate::cause::{Cause, ToolFailure, ToolFault};
 use crate::conversation::ToolCall;
 use crate::event::Happening;
+use crate::failure::{Failure, Kind};
 use crate::guard::Report;
 use crate::journal::{Call, Intent, Judge, Line, Outcome, Step};
+use crate::mutant;
 use crate::spelling::nearest;
 use crate::stand::{self, CallState, Remedy, Standing};
 use crate::task::Effect;
@@ -198,8 +200,14 @@ impl Work {
         Outcome::Returned { text: format!("Error: {}", failure.detail), failed: true, failure: Some(judged) }
     }
 
+    /// The key of a call: the same on every delivery.
+    fn key_of(&self, ask: u32, index: usize) -> crate::task::IdempotencyKey {
+        let ask = if mutant::on("key-changes") { ask + 1_000 * self.record.attempt } else { ask };
+        call_key(self.record.task.id, ask, index)
+    }
+
     fn call_intent(&self, ask: u32, index: usize, tool: ToolRef, class: CallClass) -> Intent {
-        let key = call_key(self.record.task.id, ask, index);
+        let key = self.key_of(ask, index);
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         Intent::Call(Call { ask, index, tool, class, key })
     }
@@ -258,7 +266,7 @@ impl Work {
     /// Makes one call.
     async fn call(&self, ask: u32, step: u32, ready: Ready, lent: Lent) -> Made {
         let Ready { index, call, tool } = ready;
-        let key = call_key(self.record.task.id, ask, index);
+        let key = self.key_of(ask, index);
         let mut arguments = call.arguments;
         if let (KeyPlace::Argument(name), Value::Object(members)) = (&tool.rule.key, &mut arguments) {
             members.insert(name.clone(), Value::String(key.as_str().to_owned()));
@@ -324,6 +332,10 @@ impl Work {
                 let payment = tool.class.effect == Effect::Payment;
                 let concern = tool_failure::concern(&failure);
                 let unknown = failure.outcome_unknown();
+                if concern == Concern::Model && !payment && self.tried_in_doubt(step) {
+                    lent.report(Report::Dropped).await;
+                    return self.doubt_again(step, &tool, failure, judged).await;
+                }
                 let for_the_model = concern == Concern::Model && !payment;
                 // What is known is noted before anything is waited for: whoever halts this finds it.
                 let outcome = match () {
@@ -346,6 +358,52 @@ impl Work {
                 }
             }
         }
+    }
+
+    /// Was this call made before, under its key, and came to nothing that is known? What a later try is told says
+    /// nothing of the earlier one: told that it failed, a model would have it done once more, as another call.
+    fn tried_in_doubt(&self, step: u32) -> bool {
+        let Some(call) = self.steps.iter().find(|known| known.number == step).and_then(Step::call) else {
+            return false;
+        };
+        let same = |before: &&Step| {
+            let made = before.call();
+            before.number < step && made.is_some_and(|made| (made.ask, made.index) == (call.ask, call.index))
+        };
+        let mut before = self.steps.iter().rev().filter(same);
+        before.find_map(|before| match &before.outcome {
+            None | Some(Outcome::Unknown { .. }) => Some(true),
+            // Without an answer it may have happened; with one it did not.
+            Some(Outcome::Failed { failure, .. }) => {
+                let unanswered =
+                    matches!(failure.kind, Kind::Timeout | Kind::Network | Kind::MalformedResponse | Kind::ServerError);
+                unanswered.then_some(true)
+            }
+            Some(Outcome::Judged { .. } | Outcome::Returned { .. } | Outcome::Replied(_)) => Some(false),
+        }) == Some(true)
+    }
+
+    /// A repeat was turned away, and its first try is still in doubt: the call is written down anew as one that is not
+    /// repeated, and looked up, or asked about.
+    async fn doubt_again(
+        &mut self,
+        step: u32,
+        tool: &Tool,
+        failure: Box<ToolFailure>,
+        judged: Failure,
+    ) -> Result<(), Tried> {
+        let made = self.steps.iter().find(|known| known.number == step).and_then(Step::call).cloned();
+        let Some(made) = made else { return Err(Tried::Failed(Cause::Tool(failure))) };
+        let why = format!("an earlier try got no answer, and this one was turned away: {}", judged.message);
+        self.conclude(step, Outcome::Failed { failure: judged, usage: Default::default(), micro_usd: None }, 0);
+        let class = CallClass { repeat: Repeat::Never, ..tool.class };
+        let intent = Intent::Call(Call { class, ..made.clone() });
+        let doubt = self.intend(intent, 0, Vec::new()).await?;
+        let (name, key) = (made.tool, made.key);
+        let cause = Cause::OutcomeUnknown { step: doubt, tool: name, key, why };
+        let unknown = self.judged(&cause);
+        self.conclude(doubt, Outcome::Unknown { failure: unknown.clone() }, 0);
+        self.in_doubt(doubt, tool, failure, unknown.message).await
     }
 
     /// Nobody knows whether a call that was just made happened: its probe is asked, else a person.

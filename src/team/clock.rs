@@ -97,6 +97,9 @@ impl Dice {
     /// A number in [0, 1) for one purpose about one thing.
     #[must_use]
     pub fn roll(&self, purpose: &str, about: &str, number: u64) -> f64 {
+        if crate::mutant::on("real-dice") && purpose == "backoff" {
+            return Self::from_the_system().roll("of the world", about, number);
+        }
         let bits = self.bits(purpose, about, number)[0] >> 11;
         // 53 bits are what a double holds exactly.
         #[allow(clippy::cast_precision_loss, reason = "53 bits fit")]

@@ -14,6 +14,7 @@ use crate::escalation::{self, Rules, Step};
 use crate::guard::Stance;
 use crate::incident::{self, Home, Incident, IncidentChange, IncidentCommand, IncidentRefused, Opening, Trigger};
 use crate::ledger::{LetterStatus, State};
+use crate::mutant;
 use crate::outbox;
 use crate::query::{Death, Filter, PageAsk};
 use crate::time::Timestamp;
@@ -54,6 +55,7 @@ pub(crate) async fn look(office: &Office) -> Result<Option<Timestamp>, engine::E
 async fn count_dead_letters(office: &Office) -> Result<(), engine::Error> {
     let (rules, now) = (rules(office), office.now());
     let since = Timestamp::from_millis(now.millis() - i64::try_from(rules.window.as_millis()).unwrap_or(i64::MAX));
+    let since = if mutant::on("window-inclusive") { Timestamp::from_millis(since.millis() - 1) } else { since };
     let mut deaths = office.engine.deaths(since).await?;
     deaths.retain(|death| escalation::counts(&death.task_type));
     if deaths.is_empty() {

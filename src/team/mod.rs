@@ -58,6 +58,7 @@ use crate::engine::{self, Engine};
 use crate::event::Happening;
 use crate::incident::Page;
 use crate::llm::{self, Provider};
+use crate::mutant;
 use crate::pager::{self, Channel};
 use crate::redact::{self, Redactor};
 use crate::task::Integration;
@@ -162,7 +163,8 @@ impl Builder {
         let verifier = Verifier::new(&self.config.tools)?;
         let guards = Guards::restore(&self.config, providers.keys().chain(tools.keys()), &*engine).await?;
         let money = Money::restore(&*engine, clock.now()).await?;
-        let redactor = Redactor::new(secrets(&self.config));
+        let hidden = if mutant::on("secret-in-feed") { Vec::new() } else { secrets(&self.config) };
+        let redactor = Redactor::new(hidden);
         let dice = self.dice;
         let parts = Parts {
             config: self.config,

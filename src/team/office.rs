@@ -29,6 +29,7 @@ use crate::engine::{self, Engine};
 use crate::event::NewEvent;
 use crate::ledger::Record;
 use crate::llm::Provider;
+use crate::mutant;
 use crate::pager::Channel;
 use crate::prompt::Prompt;
 use crate::query::{Filter, PageAsk};
@@ -144,7 +145,9 @@ impl Office {
     /// Something changed: everybody who may have work because of it looks again. Hints only.
     pub(crate) fn kick(&self) {
         self.dispatcher.hint(DispatcherMessage::Kick);
-        self.ceo.hint(CeoMessage::Kick);
+        if !mutant::on("ceo-kick-lost") {
+            self.ceo.hint(CeoMessage::Kick);
+        }
         self.pager.hint(PagerMessage::Kick);
         self.replayer.hint(ReplayerMessage::Kick);
     }

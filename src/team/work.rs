@@ -28,6 +28,7 @@ use crate::journal::{self, Ask, Entry, Intent, Line, Outcome, Purpose, Replied, 
 use crate::judgement::{self, Judgement, Scene, classify};
 use crate::ledger::Record;
 use crate::llm::{Progress, Reply, Request};
+use crate::mutant;
 use crate::prices;
 use crate::prompt;
 use crate::stand::{self, Next, Stand};
@@ -351,6 +352,9 @@ impl Work {
         let known = usize::try_from(stand.amended).unwrap_or(usize::MAX).min(record.amendments.len());
         let said: Vec<Message> = match &stand.next {
             Next::Begin => vec![Message::user(rendered.user)],
+            Next::Ask { refused: Some(_) } if mutant::on("no-correction") => {
+                vec![Message::user("Once more.".to_owned())]
+            }
             Next::Ask { refused } => {
                 let added = &record.amendments[known..];
                 let follow_up = prompt::follow_up(&scene, refused.as_deref(), added);

@@ -51,6 +51,24 @@ pub trait ToolServer: Send + Sync + 'static {
     fn call<'a>(&'a self, calling: &'a Calling) -> Pending<'a, Said>;
 }
 
+impl<T: ToolServer + ?Sized> ToolServer for Arc<T> {
+    fn name(&self) -> &Integration {
+        (**self).name()
+    }
+
+    fn offered(&self) -> Pending<'_, Vec<Offered>> {
+        (**self).offered()
+    }
+
+    fn rule(&self, tool: &str) -> Option<ToolRule> {
+        (**self).rule(tool)
+    }
+
+    fn call<'a>(&'a self, calling: &'a Calling) -> Pending<'a, Said> {
+        (**self).call(calling)
+    }
+}
+
 /// A tool as its server describes it. Untrusted: a schema that is none, or a lie, is found out when it is used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Offered {

@@ -2,6 +2,7 @@
 
 mod agree;
 mod compare;
+mod fuzz;
 mod record;
 mod run;
 
@@ -34,6 +35,10 @@ pub(super) enum Sim {
     Record(record::Record),
     /// Play a scenario in virtual time and over real HTTP, and compare the counts
     Agree(agree::Agree),
+    /// Random load, faults and configuration from seeds, held against every invariant
+    Fuzz(fuzz::Fuzz),
+    /// Does the simulation find the bugs that are seeded for it?
+    Mutants(fuzz::Mutants),
     /// The scenarios that are shipped
     Ls(Ls),
 }
@@ -50,6 +55,8 @@ impl Sim {
             Self::Compare(compare) => compare.run(context),
             Self::Record(record) => record.run(context).await,
             Self::Agree(agree) => agree.run(context),
+            Self::Fuzz(fuzz) => fuzz.run(context),
+            Self::Mutants(mutants) => mutants.run(context),
             Self::Ls(Ls {}) => list(context),
         }
     }

@@ -29,6 +29,31 @@ pub struct Ledgers {
     pub struck: Vec<(Duration, usize)>,
     /// When the process was up: from, until.
     pub runs: Vec<(Duration, Duration)>,
+    /// What the team's clock showed each time the process started.
+    pub starts: Vec<(Duration, Timestamp)>,
+    /// Submissions made again under their key: of which task, and the task that was named, or why none was.
+    pub asked_again: Vec<(TaskId, Result<TaskId, String>)>,
+    /// Every call of a tool, as its server saw it.
+    pub tools: Vec<Used>,
+}
+
+/// One call of a tool, as the other side saw it.
+#[derive(Clone, Debug)]
+pub struct Used {
+    /// When it came.
+    pub at: Duration,
+    /// When it came, by the team's clock.
+    pub clock: Timestamp,
+    /// Which tool.
+    pub tool: String,
+    /// For which ticket.
+    pub ticket: String,
+    /// Under which key.
+    pub key: String,
+    /// Did it have its effect?
+    pub done: bool,
+    /// Was the answer lost, or the call turned away?
+    pub told: bool,
 }
 
 /// A task that was acknowledged to its client.

@@ -2,6 +2,7 @@
 //! seeded dice, so that months take seconds and the same seed tells the same story to the byte.
 //!
 //! - [`stage`] is the time, the dice and which faults are on; [`books`] what the world saw.
+//! - [`cast`] is who else is on it: the other side of tools, and who knows what really happened.
 //! - `model`, `pager` and `person` stand in for the world; `store` is the disk.
 //! - [`play`] is the director: work comes, things break, and in the end everything comes to rest.
 //! - [`play_on_the_wire`] is the same director in real time: the team asks the outage server through its own adapters.
@@ -9,6 +10,7 @@
 //! Each run has a runtime of its own on the thread that plays it: nothing of one run is seen by another.
 
 pub mod books;
+pub mod cast;
 pub mod stage;
 pub(super) mod model;
 mod pager;
@@ -24,6 +26,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use self::books::{Asked, Call, CallEnd, Ledgers};
+use self::cast::Cast;
 use self::model::VirtualModel;
 use self::pager::Inbox;
 use self::person::Person;
@@ -127,8 +130,16 @@ pub enum Error {
 /// # Errors
 /// When the team does not start or the code under simulation panics where nobody catches it.
 pub fn play(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
+    play_with(loaded, seed, keep, None)
+}
+
+/// As [`play`], with others on the stage besides models and people.
+///
+/// # Errors
+/// As [`play`].
+pub fn play_with(loaded: &LoadedScenario, seed: u64, keep: Keep, cast: Option<Arc<dyn Cast>>) -> Result<Run, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    caught(seed, || runtime.block_on(Director::direct(loaded, seed, keep, false)))
+    caught(seed, || runtime.block_on(Director::direct(loaded, seed, keep, cast, false)))
 }
 
 /// Plays a scenario to its end in real time, on this thread: the team asks the outage server over HTTP, through the
@@ -138,7 +149,7 @@ pub fn play(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error
 /// As [`play`]; and when two providers speak the same wire, or no port on loopback can be had.
 pub fn play_on_the_wire(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    caught(seed, || runtime.block_on(Director::direct(loaded, seed, keep, true)))
+    caught(seed, || runtime.block_on(Director::direct(loaded, seed, keep, None, true)))
 }
 
 fn caught(seed: u64, work: impl FnOnce() -> Result<Run, Error>) -> Result<Run, Error> {
@@ -191,8 +202,14 @@ struct Director<'a> {
 }
 
 impl<'a> Director<'a> {
-    async fn direct(loaded: &'a LoadedScenario, seed: u64, keep: Keep, wire: bool) -> Result<Run, Error> {
-        let stage = Arc::new(Stage::new(loaded.scenario.clone(), seed, keep.prompts));
+    async fn direct(
+        loaded: &'a LoadedScenario,
+        seed: u64,
+        keep: Keep,
+        cast: Option<Arc<dyn Cast>>,
+        wire: bool,
+    ) -> Result<Run, Error> {
+        let stage = Arc::new(Stage::new(loaded.scenario.clone(), seed, keep.prompts).with(cast));
         let world = if wire {
             let (script, clock) = (on_the_wire(loaded, &stage.windows, seed, true).script, Arc::clone(&stage));
             let now: Now = Arc::new(move || Timestamp::default() + clock.elapsed());
@@ -200,9 +217,10 @@ impl<'a> Director<'a> {
         } else {
             World::Virtual
         };
-        let by_hand = |window: &&Window| match loaded.scenario.faults[window.fault].kind {
-            FaultKind::DiskFull | FaultKind::PagerDown | FaultKind::MailDown => false,
-            kind => kind.target() != Target::Calls,
+        let by_hand = |window: &&Window| {
+            let kind = loaded.scenario.faults[window.fault].kind;
+            let looked_up = matches!(kind, FaultKind::DiskFull | FaultKind::PagerDown | FaultKind::MailDown);
+            !looked_up && kind.target() != Target::Calls
         };
         let blows_due = stage.windows.iter().filter(by_hand).copied().collect();
         let mut director = Self {
@@ -251,6 +269,9 @@ impl<'a> Director<'a> {
         for (name, settings) in self.loaded.config.providers.iter().filter(|_| in_process) {
             builder = builder.provider(VirtualModel::new(name.clone(), settings.clone(), Arc::clone(stage)));
         }
+        if let Some(server) = stage.cast.as_ref().and_then(|cast| cast.tools(stage)) {
+            builder = builder.tools(server);
+        }
         let person: Vec<Arc<dyn crate::pager::Channel>> = vec![
             Arc::new(Inbox::pagerduty(Arc::clone(stage), self.calls.0.clone())),
             Arc::new(Inbox::mail(Arc::clone(stage), self.calls.0.clone())),
@@ -265,10 +286,15 @@ impl<'a> Director<'a> {
         self.team.as_ref().map(Team::desk)
     }
 
-    /// The process dies: nothing is drained, the disk is what it is.
-    fn kill(&mut self, until: Duration) {
+    /// The process dies: nothing is drained, the disk is what it is. One of the cast may have it told before, as by a
+    /// SIGTERM.
+    async fn kill(&mut self, until: Duration) {
         if let Some(team) = self.team.take() {
-            drop(team);
+            match self.stage.cast.as_ref().and_then(|cast| cast.grace()) {
+                // A store that cannot be closed has lost nothing that was acknowledged.
+                Some(grace) => drop(team.drain(grace).await),
+                None => drop(team),
+            }
             let up = (self.up_since, self.stage.elapsed());
             self.stage.books.open().runs.push(up);
             self.store = Arc::new(self.store.reopened());
@@ -345,7 +371,7 @@ impl<'a> Director<'a> {
         stage.books.open().struck.push((stage.elapsed(), window.fault));
         let desk = self.desk();
         match (fault.kind, &fault.scope.agent, desk) {
-            (FaultKind::ProcessKill, _, _) => self.kill(window.until),
+            (FaultKind::ProcessKill, _, _) => self.kill(window.until).await,
             (FaultKind::ClockJump, _, _) => stage.set_wall(fault.by_millis),
             (FaultKind::AgentKill, Some(agent), Some(desk)) => {
                 // Whether there is such an agent was checked before anything ran.
@@ -385,6 +411,13 @@ impl<'a> Director<'a> {
             Ok(submitted) => {
                 let task = &submitted.record.task;
                 stage.knows(task.id, Ticket { number, task_type: task.task_type.clone(), calls: 0 });
+                let resubmits = stage.cast.is_some() && stage.dice.roll("submitted twice", "client", number) < 0.1;
+                if resubmits {
+                    // A client that never saw the answer asks again, under the same key.
+                    let again = desk.submit(self::task(ask, number, self.seed)?).await;
+                    let again = again.map(|again| again.record.task.id).map_err(|error| error.to_string());
+                    stage.books.open().asked_again.push((task.id, again));
+                }
                 stage.books.open().asked.push(Asked {
                     id: task.id,
                     number,
@@ -435,7 +468,12 @@ impl<'a> Director<'a> {
             return Ok(false);
         }
         let undecided = Filter { states: vec![State::Dead], status: vec![LetterStatus::Open], ..Filter::default() };
-        Ok(self.store.dead_letters(undecided, PageAsk::default()).await?.items.is_empty())
+        if !self.store.dead_letters(undecided, PageAsk::default()).await?.items.is_empty() {
+            return Ok(false);
+        }
+        // A call that nobody has taken yet is something to be done.
+        let waits = |page: &Value| page["delivered_at"].is_null() && page["abandoned"] == Value::Bool(false);
+        Ok(!self.store.documents("page").await?.iter().any(|page| waits(&page.body)))
     }
 
     async fn close(mut self, keep: Keep, at_rest: bool) -> Result<Run, Error> {

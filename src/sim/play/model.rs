@@ -193,6 +193,14 @@ impl VirtualModel {
                 return self.flawed(kind, request, about, nth);
             }
         }
+        let wanted = self.stage.cast.as_ref().map(|cast| cast.wants(request)).unwrap_or_default();
+        if !wanted.is_empty() && !request.tools.is_empty() {
+            let call = |(index, (tool, arguments)): (usize, (String, serde_json::Value))| {
+                ToolCall::written(format!("call-{about}-{nth}-{index}"), tool, &arguments.to_string())
+            };
+            let calls = wanted.into_iter().enumerate().map(call).collect();
+            return self.says(request, about, nth, CallEnd::Answered, String::new(), calls);
+        }
         let prompt = said(request);
         let fits = |(number, said): &(usize, &Said)| {
             said.fits(&prompt) && self.stage.says(&self.integration, &request.model, *number, said.calls)

@@ -24,7 +24,12 @@ pub(super) struct Person {
     /// Incidents to decide, by when.
     decide: BTreeSet<(Duration, String)>,
     known: BTreeMap<String, Duration>,
+    /// How often each task was sent round again: what does not help three times is given up.
+    sent_again: BTreeMap<TaskId, u32>,
 }
+
+/// How often a person sends the same task round again.
+const PATIENCE: u32 = 3;
 
 impl Person {
     /// A page came.
@@ -65,7 +70,7 @@ impl Person {
         }
         for (_, incident) in due(&mut self.decide) {
             let again = match desk {
-                Some(desk) => !decide(stage, desk, &incident).await,
+                Some(desk) => !decide(stage, desk, &incident, &mut self.sent_again).await,
                 None => true,
             };
             // What does not work now (the disk is full, the process down) is tried again in a minute.
@@ -84,7 +89,7 @@ fn word(stage: &Shared, about: &str, what: &str, task: Option<TaskId>) {
 /// Answers every question and decides about every task that waits for a person, then ends the incident; what an
 /// integration wanted of them is done by then. False when
 /// something could not be said.
-async fn decide(stage: &Shared, desk: &Desk, incident: &str) -> bool {
+async fn decide(stage: &Shared, desk: &Desk, incident: &str, sent_again: &mut BTreeMap<TaskId, u32>) -> bool {
     let Some(human) = &stage.scenario.human else { return true };
     let waiting = Filter { states: vec![State::WaitingHuman], ..Filter::default() };
     let Ok(waiting) = desk.engine().records(waiting, PageAsk { limit: 1_000, oldest_first: true, after: None }).await
@@ -100,9 +105,11 @@ async fn decide(stage: &Shared, desk: &Desk, incident: &str) -> bool {
             let doubts = crate::doubt::Doubt::all(&steps, 0);
             let Some(doubt) = doubts.first() else { break };
             in_doubt = true;
-            let what = if human.happened { "happened" } else { "did-not-happen" };
+            let looked = stage.cast.as_ref().map(|cast| cast.happened(stage, doubt.key.as_str()));
+            let (happened, note) = looked.unwrap_or_else(|| (human.happened, "looked it up".to_owned()));
+            let what = if happened { "happened" } else { "did-not-happen" };
             word(stage, incident, what, Some(id));
-            if desk.judge(id, Some(doubt.step), human.happened, "looked it up", NAME).await.is_err() {
+            if desk.judge(id, Some(doubt.step), happened, &note, NAME).await.is_err() {
                 said = false;
                 break;
             }
@@ -110,12 +117,15 @@ async fn decide(stage: &Shared, desk: &Desk, incident: &str) -> bool {
         if in_doubt {
             continue;
         }
-        let decision = match human.decision {
+        let times = sent_again.entry(id).or_default();
+        *times += 1;
+        let chosen = if *times > PATIENCE { HumanDecision::Discard } else { human.decision };
+        let decision = match chosen {
             HumanDecision::RunAgain => Decision::RunAgain { amendment: None },
             HumanDecision::Discard => Decision::Discard { why: "not needed any more".to_owned() },
         };
         // Written down first: what is allowed must be in the books before it can happen.
-        word(stage, incident, human.decision.as_str(), Some(id));
+        word(stage, incident, chosen.as_str(), Some(id));
         if desk.decide(id, decision, NAME, "decided by the person on call").await.is_err() {
             // Somebody else was faster, or it cannot be said now; the state tells which at the next look.
             said &= desk.task(id).await.is_ok_and(|record| record.state != State::WaitingHuman);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::books::Books;
+use super::cast::Cast;
 use crate::config::Config;
 use crate::prompt::Prompt;
 use crate::scenario::{CallSeen, Fault, FaultKind, Scenario, Scope, Target, Window};
@@ -28,6 +29,8 @@ pub struct Stage {
     pub books: Books,
     /// Are prompts kept in the books?
     pub keep_prompts: bool,
+    /// Who else is on the stage.
+    pub cast: Option<Arc<dyn Cast>>,
     /// By how much the wall clock was set since, in milliseconds.
     set_by: AtomicI64,
     /// No fault strikes any more: the time of the last check.
@@ -95,6 +98,7 @@ impl Stage {
             windows,
             books: Books::default(),
             keep_prompts,
+            cast: None,
             set_by: AtomicI64::new(0),
             calm: AtomicBool::new(false),
             room: Mutex::new(Room::new()),
@@ -104,7 +108,13 @@ impl Stage {
     /// The dice of the world for a seed; the team's are others.
     #[must_use]
     pub fn dice(seed: u64) -> Dice {
-        Dice::seeded(seed ^ 0x5EED_0F7E_5700)
+        Dice::seeded(seed ^ 0x005E_ED0F_7E57)
+    }
+
+    /// With these others on it.
+    #[must_use]
+    pub fn with(self, cast: Option<Arc<dyn Cast>>) -> Self {
+        Self { cast, ..self }
     }
 
     fn room(&self) -> std::sync::MutexGuard<'_, Room> {
@@ -150,6 +160,7 @@ impl Stage {
 
     /// A team is up, with this clock.
     pub fn team_is_up(&self, clock: Clock) {
+        self.books.open().starts.push((self.elapsed(), clock.now()));
         self.room().clock = Some(clock);
     }
 
