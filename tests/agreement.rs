@@ -39,7 +39,7 @@ fn config() -> Config {
     config.breaker = BreakerConfig { failures: 100, ..BreakerConfig::default() };
     for (name, wire) in WIRES {
         let agent = Agent::new(name, &format!("{name}/model-1")).expect("a name");
-        config = config.agent(agent.handling(&format!("{name}.ask")));
+        config = config.agent(agent.handling(format!("{name}.ask")));
         let provider = ProviderConfig {
             wire,
             base_url: "http://127.0.0.1:1".to_owned(),
@@ -157,7 +157,9 @@ fn each_fault_is_judged_the_same_on_every_wire_and_in_virtual_time() {
             let (kind, simulated, real) = player.join().expect("it ends");
             assert_eq!(simulated.len(), WIRES.len(), "{kind}");
             for (name, told) in simulated {
-                assert!(told.is_some(), "{kind} on {name} was not felt in virtual time");
+                // Ollama has no stop reason for a refusal: where no schema asks for more, its words are an answer.
+                let an_answer = kind == FaultKind::Refusal && name == "ollama";
+                assert_eq!(told.is_none(), an_answer, "{kind} on {name} in virtual time: {told:?}");
                 if real[&name] != told {
                     wrong.push(format!("{kind} on {name}: simulated {told:?}, real {:?}", real[&name]));
                 }

@@ -256,6 +256,10 @@ impl VirtualModel {
         };
         let tool = request.tools.first();
         match (kind, tool) {
+            // Ollama knows no stop for it: the model only says so.
+            (FaultKind::Refusal, _) if self.settings.wire == Wire::Ollama => {
+                self.says(request, about, nth, CallEnd::Flawed, "I can't help with that.".to_owned(), Vec::new())
+            }
             (FaultKind::Refusal, _) => stopped(refusal(self.settings.wire), "I can't help with that."),
             (FaultKind::Cut, _) => stopped(length(self.settings.wire), "{\"summary\": \"half of"),
             (FaultKind::Loop, Some(tool)) => {
