@@ -188,7 +188,9 @@ fn chain(error: &file::Error) -> Error {
 
 /// Does the simulation find the bugs that are seeded for it?
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  cargo run --release --features mutants -- sim mutants --seeds 500")]
+#[command(
+    after_help = "Examples:\n  backstop sim mutants --seeds 500\n  backstop sim mutants --only no-fence\n\nNeeds a build with the bugs in it: cargo build --release --features mutants"
+)]
 pub(in crate::cli) struct Mutants {
     /// How many seeds are tried for each at most
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]

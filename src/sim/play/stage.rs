@@ -155,7 +155,9 @@ impl Stage {
     /// What the clock of the team that is up shows.
     #[must_use]
     pub fn team_time(&self) -> Timestamp {
-        self.room().clock.as_ref().map_or_else(|| self.wall(), Clock::now)
+        // Asked with the room free: the wall's time is in it, too.
+        let clock = self.room().clock.clone();
+        clock.map_or_else(|| self.wall(), |clock| clock.now())
     }
 
     /// A team is up, with this clock.
