@@ -44,8 +44,8 @@ impl Compare {
             Some(file) => again(file, seed, Some(name), &[]),
             None => again(name, seed, None, &[]),
         };
-        let played_a = played(&a, &seeds, &|seed| again(&self.a, seed))?;
-        let played_b = played(&b, &seeds, &|seed| again(&self.b, seed))?;
+        let played_a = played(&a, &seeds, false, &|seed| again(&self.a, seed))?;
+        let played_b = played(&b, &seeds, false, &|seed| again(&self.b, seed))?;
         let named = |name: &str| match &self.scenario {
             Some(file) => format!("team {name} in {file}"),
             None => name.to_owned(),

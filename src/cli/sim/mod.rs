@@ -128,10 +128,19 @@ fn seeds(text: &str) -> Result<(u64, u64), String> {
     Ok((first, last))
 }
 
-/// Plays a scenario with each of these seeds; `again` is the command that plays one of them.
-fn played(loaded: &LoadedScenario, seeds: &[u64], again: &dyn Fn(u64) -> String) -> Result<Vec<Report>, Error> {
+/// Plays a scenario with each of these seeds, seed B's configuration beside it if that is wanted; `again` is the command
+/// that plays one of them.
+fn played(
+    loaded: &LoadedScenario,
+    seeds: &[u64],
+    published: bool,
+    again: &dyn Fn(u64) -> String,
+) -> Result<Vec<Report>, Error> {
     let keep = Keep { steps: true, ..Keep::default() };
-    let of = |run: &Run| Report::of(loaded, run).beside_what_was_published(loaded, run);
+    let of = |run: &Run| {
+        let report = Report::of(loaded, run);
+        if published { report.beside_what_was_published(loaded, run) } else { Ok(report) }
+    };
     let played = crate::sim::many::play_all(loaded, seeds, keep, of);
     let played = played.and_then(|reports| reports.into_iter().collect::<Result<Vec<_>, _>>());
     played.map_err(|error| not_played(&error, again))

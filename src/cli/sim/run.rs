@@ -40,6 +40,9 @@ pub(in crate::cli) struct RunOf {
     /// Write the event feed there, as JSON lines; of one seed
     #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     feed: Option<PathBuf>,
+    /// Beside what was published of the real thing, and what its own broker would have done, where the scenario has that
+    #[arg(long, conflicts_with = "feed")]
+    published: bool,
     /// Whose agents, instead of those the scenario names: a directory, or `shipped`
     #[arg(long, value_name = "DIR|shipped")]
     team: Option<String>,
@@ -65,7 +68,7 @@ impl RunOf {
         };
         let reports = match &self.feed {
             Some(path) => self.with_feed(&loaded, path)?,
-            None => played(&loaded, &seeds, &|seed| self.again(seed))?,
+            None => played(&loaded, &seeds, self.published, &|seed| self.again(seed))?,
         };
         let played = Played::of(reports);
         self.tell(context, &played)?;
