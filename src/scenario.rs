@@ -479,7 +479,8 @@ impl Scenario {
         for (place, fault) in self.faults.iter().enumerate() {
             let lasts = |number| {
                 let (least, most) = fault.lasts;
-                least + most.saturating_sub(least).mul_f64(roll("fault lasts", &fault.name, number))
+                // Whole milliseconds, as clocks count here: who waits for a fraction of one never sees it pass.
+                millis(least + most.saturating_sub(least).mul_f64(roll("fault lasts", &fault.name, number)))
             };
             match fault.when {
                 When::At(from) => windows.push(Window { from, until: from + lasts(0), fault: place }),

@@ -45,6 +45,26 @@ fn a_ceo_that_is_killed_deciding_holds_up_nobody_else() {
 }
 
 #[test]
+fn a_fault_is_over_at_a_whole_millisecond() {
+    // The fleet's broker stood still after day 150, at full speed: a node was to be back at a fraction of a millisecond, and
+    // a clock that counts whole ones never showed that it had passed.
+    let text = "run: 30d\nload: [{ type: code_review, per-day: 1 }]\n\
+                faults: [{ fault: process-kill, every: 1d, for: [1m, 3m] }]\n";
+    let loaded = loaded("fractions", text);
+    let windows = loaded.scenario.windows(&|purpose, _, number| {
+        if purpose == "fault lasts" { 1.0 / (number as f64 + 3.0) } else { 0.5 }
+    });
+    assert!(windows.len() > 10);
+    for window in windows {
+        assert_eq!(
+            (window.from.subsec_nanos() % 1_000_000, window.until.subsec_nanos() % 1_000_000),
+            (0, 0),
+            "{window:?}"
+        );
+    }
+}
+
+#[test]
 fn what_was_published_is_read_strictly() {
     let text =
         |published: &str| format!("run: 1h\nload: [{{ type: code_review, per-hour: 1 }}]\npublished: {published}\n");
