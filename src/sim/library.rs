@@ -23,12 +23,6 @@ pub const SHIPPED: &[(&str, &str)] = &[
     ("genbrain-fleet", include_str!("../../scenarios/genbrain-fleet.yaml")),
 ];
 
-/// Every one of them, for whoever asks by a call.
-#[must_use]
-pub const fn shipped() -> &'static [(&'static str, &'static str)] {
-    SHIPPED
-}
-
 /// The text of a shipped scenario; its name may be written with `.yaml`.
 #[must_use]
 pub fn named(name: &str) -> Option<(&'static str, &'static str)> {
