@@ -8,7 +8,7 @@ use std::path::Path;
 
 use backstop::definitions;
 use backstop::sim::library;
-use backstop::sim::play::{Keep, play};
+use backstop::sim::play::play;
 use backstop::sim::screen::{Screen, Style};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let loaded = loaded.inspect_err(|problems| problems.errors.iter().for_each(|error| eprintln!("{error}")))?;
 
-    let run = play(&loaded, seed, Keep::default())?;
+    let run = play(&loaded, seed)?;
 
     // Everything worth telling is in the event feed.
     let (mut screen, mut out) = (Screen::new(Style::default()), std::io::stdout());

@@ -51,7 +51,7 @@ pub fn check(config: &Config, integrations: &[Integration]) -> Vec<Flaw> {
     }
     for (name, prompt) in &config.prompts {
         let variables = if FILLED.contains(&name.as_str()) { FILL_VARIABLES } else { VARIABLES };
-        template_flaws(&format!("prompts.{name}"), name, &prompt.body, variables, &prompt.arguments, &mut flaws);
+        template_flaws(&format!("prompts.{name}"), &prompt.body, variables, &prompt.arguments, &mut flaws);
         schema_flaw(&format!("prompts.{name}.output-schema"), prompt.output_schema.as_ref(), &mut flaws);
     }
     task_type_flaws(config, &mut flaws);
@@ -133,7 +133,7 @@ fn agent_flaws(config: &Config, agent: &Agent, integrations: &[Integration], fla
         }
     }
     tool_pattern_flaws(config, agent, &at, flaws);
-    template_flaws(&at, agent.name.as_str(), &agent.system_prompt, SYSTEM_VARIABLES, &[], flaws);
+    template_flaws(&at, &agent.system_prompt, SYSTEM_VARIABLES, &[], flaws);
     schema_flaw(&format!("{at}.output-schema"), agent.output_schema.as_ref(), flaws);
 }
 
@@ -449,15 +449,8 @@ fn escalation_flaws(config: &Config, flaws: &mut Flaws) {
     }
 }
 
-fn template_flaws(
-    path: &str,
-    name: &str,
-    body: &str,
-    variables: &[&str],
-    arguments: &[prompt::Argument],
-    flaws: &mut Flaws,
-) {
-    for (line, message) in prompt::template_flaws(name, body, variables, arguments) {
+fn template_flaws(path: &str, body: &str, variables: &[&str], arguments: &[prompt::Argument], flaws: &mut Flaws) {
+    for (line, message) in prompt::template_flaws(body, variables, arguments) {
         let declared = arguments.iter().map(|argument| argument.name.as_str());
         let remedy = if message.contains("not among the declared") {
             let word = message.split('`').nth(1).and_then(|path| path.split('.').nth(1)).unwrap_or_default();

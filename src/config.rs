@@ -11,7 +11,7 @@ use crate::breaker::BreakerConfig;
 use crate::budget::Caps;
 use crate::prices;
 pub use crate::prices::ModelFacts;
-use crate::prompt::{self, Prompt};
+use crate::prompt::{self, Prompt, Prompted};
 use crate::retry::{Effective, Level, Levels, RetryPolicy};
 use crate::task::{AgentName, Effect, Integration, Priority, TaskType};
 use crate::tool::ToolRule;
@@ -415,6 +415,12 @@ impl Config {
     #[must_use]
     pub fn dearest(&self) -> ModelFacts {
         prices::dearest(self.providers.values().flat_map(|provider| provider.models.values().copied()))
+    }
+
+    /// The templates of its prompts and agents, read once.
+    #[must_use]
+    pub fn prompted(&self) -> Prompted {
+        Prompted::new(&self.prompts, self.agents.values().map(|agent| agent.system_prompt.as_str()))
     }
 
     /// The caps on a call: for one task the smallest of its type's, its agent's and the team's.

@@ -29,6 +29,7 @@ pub mod task;
 pub mod retry;
 pub mod agent;
 pub mod conversation;
+pub mod template;
 pub mod tool;
 pub mod failure;
 pub mod cause;

@@ -1,21 +1,19 @@
 //! What we say to models: prompt templates, rendered strictly, with the failure in them when there was one.
 //!
-//! The only file that knows the template engine. What comes from payloads, answers and amendments is data: it is never
-//! read as a template, it cannot close the tags that fence it (see `fenced`), and what does not show in it is written out
-//! (see [`visible`]). Errors never hold values.
+//! What comes from payloads, answers and amendments is data (see `template.rs`). Errors never hold values.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use minijinja::context;
 use minijinja::value::{Serde, Value as Data};
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::cause::OutputFault;
-use crate::conversation::{is_invisible, visible};
 use crate::delivery::{Amendment, AmendmentSource};
 use crate::task::{Effect, Task};
+use crate::template::{self, TemplateError, Templates};
 use crate::time::Timestamp;
 
 /// What a template may speak of besides the built-in functions.
@@ -38,8 +36,6 @@ pub const SYSTEM_VARIABLES: &[&str] = &["team", "agent", "now"];
 pub const FILL_VARIABLES: &[&str] = &["args", "team", "now"];
 /// The prompts that are filled in by us rather than rendered for a task.
 pub const FILLED: &[&str] = &["triage", "page", "verify"];
-/// The steps a template may take: far above any prompt, far below a second.
-const FUEL: u64 = 500_000;
 /// How much of a refused answer is shown to the model that gave it, in characters.
 const SHOWN_MAX: usize = 600;
 
@@ -195,41 +191,79 @@ pub enum PromptError {
     },
 }
 
-/// Renders what is said to the model. When an answer was refused and the template does not speak of `failure`, the
-/// partial `_rejected` is added; when words were added and it does not speak of `amendments`, `_reassigned` is: the
-/// promise "requeued with the error in its prompt" does not depend on the author of the prompt.
-///
-/// # Errors
-/// When a required argument is missing, or the template fails.
-pub fn render(prompt: &Prompt, scene: &Scene<'_>) -> Result<Rendered, PromptError> {
-    let refused = scene.amendments.iter().rev().find(|amendment| amendment.from == AmendmentSource::Validation);
-    let ordered: Vec<&Amendment> =
-        scene.amendments.iter().filter(|amendment| amendment.from != AmendmentSource::Validation).collect();
-    let failure = failure(scene.fault, refused);
+/// The templates of a team, read once: a prompt is rendered for every delivery.
+#[derive(Debug)]
+pub struct Prompted {
+    /// Each prompt by itself, as most are delivered: once and well. One with a partial behind it fences the partial's
+    /// tags as well, and is read when it is needed.
+    alone: BTreeMap<String, Templates>,
+    systems: Templates,
+}
 
-    let mut parts = vec![Cow::Borrowed(prompt)];
-    // Most are delivered once and well: what a template speaks of is asked only when there is something to say.
-    if failure.is_some() || !ordered.is_empty() {
-        let spoken_of = names(prompt)?;
-        if failure.is_some() && !spoken_of.contains("failure") {
-            parts.extend(partial(scene.prompts, "_rejected"));
-        }
-        if !ordered.is_empty() && !spoken_of.contains("amendments") {
-            parts.extend(partial(scene.prompts, "_reassigned"));
+impl Prompted {
+    /// Reads the templates of these prompts and system prompts. What is no template says so when it is rendered.
+    #[must_use]
+    pub fn new<'a>(prompts: &BTreeMap<String, Prompt>, systems: impl IntoIterator<Item = &'a str>) -> Self {
+        let read = |prompt: &Prompt| Templates::fencing([prompt.body.as_str()]).with(&prompt.body);
+        let systems: BTreeSet<&str> = systems.into_iter().collect();
+        Self {
+            alone: prompts.values().map(|prompt| (prompt.body.clone(), read(prompt))).collect(),
+            systems: systems.iter().fold(Templates::fencing(systems.iter().copied()), |all, body| all.with(body)),
         }
     }
 
-    let given = given(scene, arguments(prompt, &scene.task.payload)?, failure, &ordered);
-    let environment = environment(tags(parts.iter().map(|part| part.body.as_str())));
-    let user =
-        parts.iter().map(|part| run(&environment, &part.name, &part.body, &given)).collect::<Result<Vec<_>, _>>()?;
-    let system = run(
-        &environment,
-        scene.agent.name.as_str(),
-        &scene.agent.system_prompt,
-        &context! { team => context! { name => scene.team }, agent => agent(scene.agent), now => scene.now.to_string() },
-    )?;
-    Ok(Rendered { system, user: user.join("\n\n") })
+    /// Renders what is said to the model. When an answer was refused and the template does not speak of `failure`, the
+    /// partial `_rejected` is added; when words were added and it does not speak of `amendments`, `_reassigned` is: the
+    /// promise "requeued with the error in its prompt" does not depend on the author of the prompt.
+    ///
+    /// # Errors
+    /// When a required argument is missing, or the template fails.
+    pub fn render(&self, prompt: &Prompt, scene: &Scene<'_>) -> Result<Rendered, PromptError> {
+        let refused = scene.amendments.iter().rev().find(|amendment| amendment.from == AmendmentSource::Validation);
+        let ordered: Vec<&Amendment> =
+            scene.amendments.iter().filter(|amendment| amendment.from != AmendmentSource::Validation).collect();
+        let failure = failure(scene.fault, refused);
+
+        let mut parts = vec![Cow::Borrowed(prompt)];
+        // What a template speaks of is asked only when there is something to say.
+        if failure.is_some() || !ordered.is_empty() {
+            let spoken_of = template::names(&prompt.body).map_err(|error| failed(&prompt.name, error))?;
+            if failure.is_some() && !spoken_of.contains("failure") {
+                parts.extend(partial(scene.prompts, "_rejected"));
+            }
+            if !ordered.is_empty() && !spoken_of.contains("amendments") {
+                parts.extend(partial(scene.prompts, "_reassigned"));
+            }
+        }
+
+        let given = given(scene, arguments(prompt, &scene.task.payload)?, failure, &ordered);
+        let user = match (self.alone.get(&prompt.body), parts.as_slice()) {
+            (Some(read), [_]) => run(read, &prompt.name, &prompt.body, &given)?,
+            _ => joined(&parts, &given)?,
+        };
+        Ok(Rendered { system: said_by(&self.systems, scene.agent, scene.team, scene.now)?, user })
+    }
+}
+
+/// The parts of what is said, each fencing the tags of all.
+fn joined(parts: &[Cow<'_, Prompt>], given: &Data) -> Result<String, PromptError> {
+    let templates = Templates::fencing(parts.iter().map(|part| part.body.as_str()));
+    let said = parts.iter().map(|part| run(&templates, &part.name, &part.body, given));
+    Ok(said.collect::<Result<Vec<_>, _>>()?.join("\n\n"))
+}
+
+fn run(templates: &Templates, name: &str, body: &str, given: &Data) -> Result<String, PromptError> {
+    templates.fill(body, given).map_err(|error| failed(name, error))
+}
+
+fn failed(name: &str, TemplateError { line, message }: TemplateError) -> PromptError {
+    PromptError::Template { name: name.to_owned(), line, message }
+}
+
+/// An agent's system prompt.
+fn said_by(templates: &Templates, of: &Agent, team: &str, now: Timestamp) -> Result<String, PromptError> {
+    let given = context! { team => context! { name => team }, agent => agent(of), now => now.to_string() };
+    run(templates, of.name.as_str(), &of.system_prompt, &given)
 }
 
 /// What every template is given, whether it begins a conversation or goes on with one.
@@ -274,10 +308,7 @@ pub fn follow_up(scene: &Scene<'_>, refused: Option<&str>, added: &[Amendment]) 
         return Ok(None);
     }
     let given = given(scene, context! {}, failure, &ordered);
-    let environment = environment(tags(parts.iter().map(|part| part.body.as_str())));
-    let said =
-        parts.iter().map(|part| run(&environment, &part.name, &part.body, &given)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(said.join("\n\n")))
+    joined(&parts, &given).map(Some)
 }
 
 /// Renders an agent's system prompt by itself.
@@ -285,9 +316,7 @@ pub fn follow_up(scene: &Scene<'_>, refused: Option<&str>, added: &[Amendment]) 
 /// # Errors
 /// When the template fails.
 pub fn system(of: &Agent, team: &str, now: Timestamp) -> Result<String, PromptError> {
-    let environment = environment(tags([of.system_prompt.as_str()]));
-    let given = context! { team => context! { name => team }, agent => agent(of), now => now.to_string() };
-    run(&environment, of.name.as_str(), &of.system_prompt, &given)
+    said_by(&Templates::fencing([of.system_prompt.as_str()]), of, team, now)
 }
 
 /// Renders a prompt that is not a task's: the page to a human, the question to the CEO's adviser.
@@ -297,7 +326,7 @@ pub fn system(of: &Agent, team: &str, now: Timestamp) -> Result<String, PromptEr
 pub fn fill(prompt: &Prompt, args: &Value, team: &str, now: Timestamp) -> Result<String, PromptError> {
     let given =
         context! { args => arguments(prompt, args)?, team => context! { name => team }, now => now.to_string() };
-    run(&environment(tags([prompt.body.as_str()])), &prompt.name, &prompt.body, &given)
+    run(&Templates::fencing([prompt.body.as_str()]), &prompt.name, &prompt.body, &given)
 }
 
 /// The text of the amendment after a refused answer: every violation with its path, and the beginning of the answer.
@@ -311,45 +340,11 @@ pub fn correction(fault: &OutputFault) -> String {
     text
 }
 
-/// What is wrong with a template: does it parse, and does it speak only of what there is? Each with its line in the body.
+/// What is wrong with a template that is given these variables and arguments, each flaw with its line in the body.
 #[must_use]
-pub fn template_flaws(name: &str, body: &str, variables: &[&str], arguments: &[Argument]) -> Vec<(usize, String)> {
-    let environment = environment(BTreeSet::new());
-    let template = match environment.template_from_named_str(name, body) {
-        Ok(template) => template,
-        Err(error) => return vec![(error.line().unwrap_or(1), without_place(&error))],
-    };
-    let known: BTreeSet<&str> = environment.globals().map(|(name, _)| name).chain(variables.iter().copied()).collect();
-    let mut flaws = Vec::new();
-    for path in template.undeclared_variables(true).into_iter().collect::<BTreeSet<String>>() {
-        let mut levels = path.split('.');
-        let first = levels.next().unwrap_or_default();
-        let line = body.lines().position(|line| line.contains(path.as_str())).map_or(1, |at| at + 1);
-        if !known.contains(first) {
-            let near = crate::spelling::nearest(first, variables.iter().copied());
-            let hint = near.map_or_else(String::new, |word| format!("; did you mean `{word}`?"));
-            flaws.push((line, format!("`{first}` is nothing a template is given{hint}")));
-        } else if first == "args"
-            && let Some(second) = levels.next()
-            && !arguments.iter().any(|argument| argument.name == second)
-        {
-            flaws.push((line, format!("`args.{second}` is not among the declared arguments")));
-        }
-    }
-    if flaws.is_empty() {
-        flaws.extend(unknown_words(&environment, name, body, arguments));
-    }
-    flaws
-}
-
-/// Filters and tests that do not exist only show when a template runs; run it once with an example of everything.
-fn unknown_words(
-    environment: &Environment<'_>,
-    name: &str,
-    body: &str,
-    arguments: &[Argument],
-) -> Option<(usize, String)> {
-    let args: BTreeMap<&str, &str> = arguments.iter().map(|argument| (argument.name.as_str(), "example")).collect();
+pub fn template_flaws(body: &str, variables: &[&str], arguments: &[Argument]) -> Vec<(usize, String)> {
+    let arguments: Vec<&str> = arguments.iter().map(|argument| argument.name.as_str()).collect();
+    let args: BTreeMap<&str, &str> = arguments.iter().map(|name| (*name, "example")).collect();
     let example = context! {
         args => args, payload => context! {}, team => context! { name => "example" },
         agent => context! { name => "example", description => "example" },
@@ -358,88 +353,7 @@ fn unknown_words(
         failure => context! { message => "example", path => "", reason => "schema", excerpt => "example", violations => [context! { path => "", message => "example" }] },
         amendments => [context! { from => "ceo", text => "example" }],
     };
-    let error = environment.render_named_str(name, body, example).err()?;
-    let fatal = matches!(
-        error.kind(),
-        ErrorKind::UnknownFilter
-            | ErrorKind::UnknownTest
-            | ErrorKind::UnknownFunction
-            | ErrorKind::TemplateNotFound
-            | ErrorKind::BadInclude
-            | ErrorKind::OutOfFuel
-    );
-    fatal.then(|| (error.line().unwrap_or(1), without_place(&error)))
-}
-
-/// The top-level names a template speaks of.
-fn names(prompt: &Prompt) -> Result<BTreeSet<String>, PromptError> {
-    let environment = environment(BTreeSet::new());
-    let template = environment.template_from_named_str(&prompt.name, &prompt.body);
-    let template = template.map_err(|error| failed(&prompt.name, &error))?;
-    Ok(template.undeclared_variables(false).into_iter().collect())
-}
-
-fn run(environment: &Environment<'_>, name: &str, body: &str, data: &Data) -> Result<String, PromptError> {
-    environment.render_named_str(name, body, data).map_err(|error| failed(name, &error))
-}
-
-fn failed(name: &str, error: &minijinja::Error) -> PromptError {
-    PromptError::Template { name: name.to_owned(), line: error.line().unwrap_or(0), message: without_place(error) }
-}
-
-/// An error without its place (we tell it better) and without values: never `{:#}`, which prints them.
-fn without_place(error: &minijinja::Error) -> String {
-    match error.detail() {
-        Some(detail) if error.kind() == ErrorKind::SyntaxError => format!("syntax error: {detail}"),
-        Some(detail) => detail.to_owned(),
-        None => error.kind().to_string(),
-    }
-}
-
-/// Strict, limited, and with data fenced. `pretty` writes JSON for a model to read; a text stays as it is.
-fn environment(tags: BTreeSet<String>) -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_debug(false);
-    environment.set_fuel(Some(FUEL));
-    environment.add_filter("pretty", |value: Data| match value.as_str() {
-        Some(text) => text.to_owned(),
-        None => serde_json::to_string_pretty(&value).unwrap_or_else(|_| value.to_string()),
-    });
-    environment.set_formatter(move |out, _, value| {
-        if value.is_none() || value.is_undefined() {
-            return Ok(());
-        }
-        Ok(out.write_str(&fenced(&visible(&value.to_string()), &tags))?)
-    });
-    environment
-}
-
-/// The names of the tags that a template puts around its data.
-fn tags<'a>(bodies: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for piece in bodies.into_iter().flat_map(|body| body.split("</").skip(1)) {
-        let name: String = piece.chars().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).collect();
-        if !name.is_empty() {
-            found.insert(name.to_ascii_lowercase());
-        }
-    }
-    found
-}
-
-/// Data that cannot end the fence around it: `</diff>` inside what stands between `<diff>` and `</diff>` becomes `<\/diff>`.
-/// Only the template's own tags are changed, so that HTML in a payload stays HTML.
-fn fenced(text: &str, tags: &BTreeSet<String>) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut pieces = text.split("</");
-    out.push_str(pieces.next().unwrap_or_default());
-    for piece in pieces {
-        let shown: String = piece.chars().filter(|c| !is_invisible(*c)).take(200).collect();
-        let start = shown.trim_start().to_ascii_lowercase();
-        out.push_str(if tags.iter().any(|tag| start.starts_with(tag.as_str())) { "<\\/" } else { "</" });
-        out.push_str(piece);
-    }
-    out
+    template::flaws(body, variables, &arguments, &example)
 }
 
 /// JSON, as templates see it.
@@ -451,7 +365,6 @@ fn agent(agent: &Agent) -> Data {
     context! { name => agent.name.as_str(), description => agent.description.as_str() }
 }
 
-/// The declared arguments out of the payload; an optional one that is not given is `none`.
 /// The required arguments a payload lacks: what [`render`] would refuse, asked before a task is accepted.
 pub fn lacking<'a>(prompt: &'a Prompt, payload: &'a Value) -> impl Iterator<Item = &'a str> {
     let given = |name: &str| payload.get(name).is_some_and(|value| !value.is_null());
@@ -462,6 +375,7 @@ pub fn lacking<'a>(prompt: &'a Prompt, payload: &'a Value) -> impl Iterator<Item
         .map(|argument| argument.name.as_str())
 }
 
+/// The declared arguments out of the payload; an optional one that is not given is `none`.
 fn arguments(prompt: &Prompt, payload: &Value) -> Result<Data, PromptError> {
     let mut args = BTreeMap::new();
     for argument in &prompt.arguments {
@@ -573,7 +487,12 @@ mod tests {
             prompts: &prompts,
             now: NOW,
         };
-        render(prompt, &scene)
+        // Read before or read when it is needed: that cannot be told from what is said.
+        let late = Prompted::new(&BTreeMap::new(), []).render(prompt, &scene);
+        let known = [(prompt.name.clone(), prompt.clone())].into();
+        let early = Prompted::new(&known, [agent.system_prompt.as_str()]).render(prompt, &scene);
+        assert_eq!(early, late);
+        early
     }
 
     fn amendment(from: AmendmentSource, text: &str) -> Amendment {
@@ -585,6 +504,15 @@ mod tests {
         let rendered = said(&builtin()["task"], json!({"diff": "+1"}), None, &[]).expect("renders");
         assert_eq!(rendered.system, "You are the cto of acme.");
         assert!(rendered.user.contains("<payload>\n{\n  \"diff\": \"+1\"\n}\n</payload>"), "{}", rendered.user);
+    }
+
+    #[test]
+    fn a_system_prompt_without_anything_to_fill_in_is_said_as_it_is() {
+        for (body, said) in [("Be brief.\n", "Be brief."), ("Be { brief }.", "Be { brief }."), ("{# why #}Go.", "Go.")]
+        {
+            let agent = Agent::new("cto", "simulated/any").expect("an agent").told(body);
+            assert_eq!(system(&agent, "acme", NOW).as_deref(), Ok(said));
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use backstop::retry::{Backoff, RetryPolicy};
 use backstop::scenario::{
     Arrival, Fault, FaultKind, Latency, Load, ModelBehaviour, START, Scenario, Scope, Target, TeamSource, When,
 };
-use backstop::sim::play::{Keep, Run, play, play_on_the_wire};
+use backstop::sim::play::{Run, play, play_on_the_wire};
 use backstop::task::{Integration, TaskType};
 use serde_json::json;
 
@@ -144,8 +144,8 @@ fn each_fault_is_judged_the_same_on_every_wire_and_in_virtual_time() {
     let play_both = |kind: FaultKind| {
         thread::spawn(move || {
             let loaded = scenario(kind);
-            let simulated = judged(&play(&loaded, 1, Keep::default()).expect("it plays"));
-            let real = judged(&play_on_the_wire(&loaded, 1, Keep::default()).expect("it plays"));
+            let simulated = judged(&play(&loaded, 1).expect("it plays"));
+            let real = judged(&play_on_the_wire(&loaded, 1).expect("it plays"));
             (kind, simulated, real)
         })
     };

@@ -4,7 +4,7 @@ use backstop::assertion::Measure;
 use backstop::definitions::{LoadedScenario, scenario_text};
 use backstop::sim::broker::{self, BrokerRun};
 use backstop::sim::library::SHIPPED;
-use backstop::sim::play::{Keep, play};
+use backstop::sim::play::play;
 use backstop::sim::published;
 use backstop::sim::report::Report;
 
@@ -21,7 +21,7 @@ fn every_shipped_scenario_keeps_its_promises() {
     let mut broken = Vec::new();
     for (name, text) in SHIPPED.iter().filter(|(name, _)| !LONG.contains(name)) {
         let loaded = loaded(name, text);
-        let run = play(&loaded, 1, Keep::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let run = play(&loaded, 1).unwrap_or_else(|error| panic!("{name}: {error}"));
         let report = Report::of(&loaded, &run);
         for assertion in &loaded.scenario.assertions {
             let value = report.measure(assertion.measure);
@@ -40,7 +40,7 @@ fn a_ceo_that_is_killed_deciding_holds_up_nobody_else() {
     // with it, for two days. Seed 2 was the first to show it.
     let (name, text) = backstop::sim::library::named("ceo-kill").expect("shipped");
     let loaded = loaded(name, text);
-    let run = play(&loaded, 2, Keep::default()).expect("played");
+    let run = play(&loaded, 2).expect("played");
     assert_eq!((Report::of(&loaded, &run).measure(Measure::Open), run.at_rest), (0.0, true));
 }
 
@@ -175,7 +175,7 @@ fn the_same_seed_is_the_same_run_on_the_broker_and_the_same_world_as_ours() {
     let (first, second) = (broker::play(&loaded, 3).expect("played"), broker::play(&loaded, 3).expect("played"));
     assert_eq!(story(&first), story(&second));
     assert_ne!(story(&first), story(&broker::play(&loaded, 4).expect("played")));
-    let ours = play(&loaded, 3, Keep::default()).expect("played");
+    let ours = play(&loaded, 3).expect("played");
     let came = |asked: &[backstop::sim::play::books::Asked]| -> Vec<_> {
         asked.iter().map(|asked| (asked.number, asked.at, asked.task_type.clone())).collect()
     };

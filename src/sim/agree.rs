@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::play::{Error, Keep, Run, play, play_on_the_wire};
+use super::play::{Error, Run, play, play_on_the_wire};
 use crate::definitions::LoadedScenario;
 use crate::event::Happening;
 
@@ -33,8 +33,8 @@ pub struct Counted {
 /// # Errors
 /// As [`play`] and [`play_on_the_wire`].
 pub fn agree(loaded: &LoadedScenario, seed: u64) -> Result<Vec<Counted>, Error> {
-    let simulated = counts(&play(loaded, seed, Keep::default())?);
-    let real = counts(&play_on_the_wire(loaded, seed, Keep::default())?);
+    let simulated = counts(&play(loaded, seed)?);
+    let real = counts(&play_on_the_wire(loaded, seed)?);
     let pairs = simulated.into_iter().zip(real);
     Ok(pairs
         .map(|((what, simulated), (_, real))| Counted { what, simulated, real, agrees: near(simulated, real) })

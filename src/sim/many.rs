@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Once, mpsc};
 use std::thread;
 
-use super::play::{self, Error, Keep, Run};
+use super::play::{self, Error, Run};
 use crate::definitions::LoadedScenario;
 
 /// What the threads of a simulation are called: by this a panic on cue is told from one of the program itself.
@@ -19,7 +19,6 @@ const STACK: usize = 8 * 1024 * 1024;
 pub fn play_all<T: Send>(
     loaded: &LoadedScenario,
     seeds: &[u64],
-    keep: Keep,
     of: impl Fn(&Run) -> T + Sync,
 ) -> Result<Vec<T>, Error> {
     keep_simulated_panics_off_the_screen();
@@ -33,7 +32,7 @@ pub fn play_all<T: Send>(
                 loop {
                     let place = next.fetch_add(1, Ordering::Relaxed);
                     let Some(seed) = seeds.get(place) else { break };
-                    let played = play::play(loaded, *seed, keep).map(|run| of(&run));
+                    let played = play::play(loaded, *seed).map(|run| of(&run));
                     // Who listens waits for all of them.
                     let _ = sender.send((place, played));
                 }

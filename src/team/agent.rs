@@ -107,19 +107,20 @@ impl AgentActor {
             agent = %self.seat.agent.name,
             attempt = record.attempt, generation = record.generation
         );
-        let work = attempt::run(
+        // Boxed: a task is moved several times on its way to the runtime, and there are thousands of them.
+        let work = Box::pin(attempt::run(
             Arc::clone(&self.office),
             Arc::clone(&self.seat),
             Arc::clone(&record),
             halt.clone(),
             Arc::clone(&why),
-        );
+        ));
         let (office, seat) = (Arc::clone(&self.office), Arc::clone(&self.seat));
         let call = async move {
             // A panic in a provider or a tool is data about this delivery, not the end of the agent's other calls.
             let panic = AssertUnwindSafe(work).catch_unwind().await.err().map(|payload| panic_text(payload.as_ref()));
             if let Some(text) = &panic {
-                attempt::crashed(&office, &seat, &record, text).await;
+                Box::pin(attempt::crashed(&office, &seat, &record, text)).await;
             }
             seat.end(task, fence);
             office.guards.came(task, fence);

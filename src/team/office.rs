@@ -31,7 +31,7 @@ use crate::ledger::Record;
 use crate::llm::Provider;
 use crate::mutant;
 use crate::pager::Channel;
-use crate::prompt::Prompt;
+use crate::prompt::{Prompt, Prompted};
 use crate::query::{Filter, PageAsk};
 use crate::redact::{self, Redactor};
 use crate::retry::{Effective, RetryPolicy};
@@ -72,6 +72,8 @@ pub(crate) struct Office {
     pub(crate) config: Config,
     /// [`Config::dearest`], found once: it is asked at every call, and reads the whole price list.
     pub(crate) dearest: ModelFacts,
+    /// The prompts of [`Config`], read once.
+    pub(crate) prompted: Prompted,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) providers: BTreeMap<Integration, Arc<dyn Provider>>,
     pub(crate) on_call: Vec<Person>,
@@ -115,6 +117,7 @@ impl Office {
         let seats = parts.config.agents.values().map(seat).collect();
         Self {
             dearest: parts.config.dearest(),
+            prompted: parts.config.prompted(),
             config: parts.config,
             engine: parts.engine,
             providers: parts.providers,

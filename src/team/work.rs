@@ -136,7 +136,8 @@ impl Work {
         }
         let toolbox = self.toolbox().await?;
         match &stand.next {
-            Next::Act { ask, calls } => self.act(*ask, calls.clone(), &toolbox).await,
+            // Boxed: most deliveries have no tools, and none should carry the room for them.
+            Next::Act { ask, calls } => Box::pin(self.act(*ask, calls.clone(), &toolbox)).await,
             Next::Begin | Next::Ask { .. } | Next::Answer { .. } => self.ask(stand, &toolbox).await,
         }
     }
@@ -149,7 +150,7 @@ impl Work {
         let before = refused.map(|reply| reply.text.as_str());
         let before = before.or_else(|| last_fault(&self.record).map(|fault| fault.excerpt.as_str()));
         match answer::validate(text, validator.as_deref(), before) {
-            Ok(answer) => Ok(self.verified(&answer, text).await?.map_or(Ok(answer), Err)),
+            Ok(answer) => Ok(Box::pin(self.verified(&answer, text)).await?.map_or(Ok(answer), Err)),
             Err(fault) => Ok(Err(fault)),
         }
     }
@@ -348,7 +349,7 @@ impl Work {
             prompts: &office.config.prompts,
             now: office.now(),
         };
-        let rendered = prompt::render(template, &scene).map_err(|error| input(error.to_string()))?;
+        let rendered = office.prompted.render(template, &scene).map_err(|error| input(error.to_string()))?;
         let known = usize::try_from(stand.amended).unwrap_or(usize::MAX).min(record.amendments.len());
         let said: Vec<Message> = match &stand.next {
             Next::Begin => vec![Message::user(rendered.user)],

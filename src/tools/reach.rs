@@ -40,13 +40,15 @@ type Lookup = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = std::io::Result<
 pub(super) struct Door {
     hosts: Arc<BTreeMap<Host, HostRule>>,
     headers: BTreeMap<Host, HeaderMap>,
-    client: Client,
+    /// None where no host is listed: setting one up reads every certificate of the system.
+    client: Option<Client>,
 }
 
 /// An address that may be asked.
 pub(super) struct Target<'a> {
     pub(super) url: Url,
     host: &'a Host,
+    client: &'a Client,
 }
 
 /// One request.
@@ -92,19 +94,22 @@ impl Door {
         }
         let hosts = Arc::new(hosts.clone());
         let resolver = Checked { hosts: Arc::clone(&hosts), lookup };
-        // An application may have chosen a provider before us; then that one serves.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .user_agent(concat!("backstop/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .pool_max_idle_per_host(0)
-            .connect_timeout(CONNECT_WITHIN)
-            .dns_resolver(Arc::new(resolver))
-            .build()
-            .map_err(|source| Error::Client { server: server.clone(), source })?;
+        let client = || {
+            // An application may have chosen a provider before us; then that one serves.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            Client::builder()
+                .user_agent(concat!("backstop/", env!("CARGO_PKG_VERSION")))
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .referer(false)
+                .pool_max_idle_per_host(0)
+                .connect_timeout(CONNECT_WITHIN)
+                .dns_resolver(Arc::new(resolver))
+                .build()
+                .map_err(|source| Error::Client { server: server.clone(), source })
+        };
+        let client = if hosts.is_empty() { None } else { Some(client()?) };
         Ok(Self { hosts, headers, client })
     }
 
@@ -114,7 +119,7 @@ impl Door {
         let default = url.scheme() == "https" && asked.port == 443 || url.scheme() == "http" && asked.port == 80;
         let listed = |port| self.hosts.get_key_value(&Host { name: asked.name.clone(), port });
         let found = listed(Some(asked.port)).or_else(|| listed(None).filter(|_| default));
-        let Some((host, rule)) = found else {
+        let (Some((host, rule)), Some(client)) = (found, &self.client) else {
             return Err(format!("{} is not among the hosts that may be asked: {}", asked.shown(), self.told()));
         };
         if !rule.allows(method) {
@@ -123,7 +128,7 @@ impl Door {
         if url.scheme() == "http" && !rule.headers.is_empty() && !is_this_machine(&host.name) {
             return Err(format!("{host} is asked with headers of ours, which go over https only"));
         }
-        Ok(Target { url, host })
+        Ok(Target { url, host, client })
     }
 
     /// The hosts and their methods, for the model.
@@ -138,7 +143,7 @@ impl Door {
         let sent = Arc::new(AtomicBool::new(ask.body.is_none()));
         let mut headers = ask.headers;
         headers.extend(self.headers.get(ask.target.host).cloned().unwrap_or_default());
-        let mut request = self.client.request(ask.method, ask.target.url).headers(headers);
+        let mut request = ask.target.client.request(ask.method, ask.target.url).headers(headers);
         if let Some(body) = ask.body {
             request = request.body(reqwest::Body::wrap(Upload { body: Some(body), sent: Arc::clone(&sent) }));
         }

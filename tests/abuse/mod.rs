@@ -175,7 +175,7 @@ fn rendered(payload: Value, amendments: &[Amendment]) -> String {
         prompts: &prompts,
         now: Timestamp::from_millis(0),
     };
-    prompt::render(&prompts["task"], &scene).expect("renders").user
+    prompt::Prompted::new(&prompts, []).render(&prompts["task"], &scene).expect("renders").user
 }
 
 fn a_payment_is_not_repeated_because_its_payload_says_so(case: &Case) {

@@ -19,7 +19,7 @@ use crate::assertion::Assertion;
 use crate::definitions::{self, LoadedScenario, Problems};
 use crate::scenario::TeamSource;
 use crate::sim::library;
-use crate::sim::play::{self, Keep, Run};
+use crate::sim::play::{self, Run};
 use crate::sim::report::Report;
 use crate::spelling::nearest;
 use crate::time::format_duration;
@@ -136,12 +136,11 @@ fn played(
     published: bool,
     again: &dyn Fn(u64) -> String,
 ) -> Result<Vec<Report>, Error> {
-    let keep = Keep { steps: true, ..Keep::default() };
     let of = |run: &Run| {
         let report = Report::of(loaded, run);
         if published { report.beside_what_was_published(loaded, run) } else { Ok(report) }
     };
-    let played = crate::sim::many::play_all(loaded, seeds, keep, of);
+    let played = crate::sim::many::play_all(loaded, seeds, of);
     let played = played.and_then(|reports| reports.into_iter().collect::<Result<Vec<_>, _>>());
     played.map_err(|error| not_played(&error, again))
 }

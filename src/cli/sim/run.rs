@@ -10,7 +10,7 @@ use crate::assertion::Assertion;
 use crate::cli::output::Format;
 use crate::cli::{Context, Error};
 use crate::definitions::LoadedScenario;
-use crate::sim::play::{self, Keep};
+use crate::sim::play;
 use crate::sim::report::spread::Played;
 use crate::sim::report::{Report, html, junit, text};
 
@@ -88,9 +88,8 @@ impl RunOf {
 
     /// Plays the one seed and writes its feed.
     fn with_feed(&self, loaded: &LoadedScenario, path: &Path) -> Result<Vec<Report>, Error> {
-        let keep = Keep { steps: true, ..Keep::default() };
         let of = |run: &play::Run| (Report::of(loaded, run), play::feed(&run.events));
-        let both = crate::sim::many::play_all(loaded, &[self.seed], keep, of);
+        let both = crate::sim::many::play_all(loaded, &[self.seed], of);
         let both = both.map_err(|error| not_played(&error, &|seed| self.again(seed)))?;
         let mut reports = Vec::new();
         for (report, feed) in both {

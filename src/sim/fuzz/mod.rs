@@ -19,7 +19,7 @@ use std::sync::Once;
 use self::bank::Shop;
 use self::team::Knobs;
 use super::invariants::{self, Violation};
-use super::play::{Error, Keep, Run, play_with};
+use super::play::{Error, Run, play_with};
 use crate::definitions::LoadedScenario;
 use crate::scenario::Scenario;
 
@@ -61,8 +61,7 @@ impl Drawn {
     /// # Errors
     /// When the team does not start, or panics where nobody catches it.
     pub fn play(&self, loaded: &LoadedScenario) -> Result<Run, Error> {
-        let keep = Keep { prompts: true, steps: true };
-        play_with(loaded, self.seed, keep, Some(Shop::new(&self.knobs)))
+        play_with(loaded, self.seed, Some(Shop::new(&self.knobs)))
     }
 
     /// Plays it twice and checks everything.

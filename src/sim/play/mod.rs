@@ -51,15 +51,6 @@ use crate::team::desk::{Desk, NewTask};
 use crate::team::{self, Part, Team};
 use crate::time::Timestamp;
 
-/// What of a run is kept beyond what every report needs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keep {
-    /// The prompts of calls: what checks of amendments read.
-    pub prompts: bool,
-    /// The steps of every journal: what tells waste.
-    pub steps: bool,
-}
-
 /// A run that has come to its end, or to the end of its time.
 #[derive(Debug)]
 pub struct Run {
@@ -129,17 +120,17 @@ pub enum Error {
 ///
 /// # Errors
 /// When the team does not start or the code under simulation panics where nobody catches it.
-pub fn play(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
-    play_with(loaded, seed, keep, None)
+pub fn play(loaded: &LoadedScenario, seed: u64) -> Result<Run, Error> {
+    play_with(loaded, seed, None)
 }
 
 /// As [`play`], with others on the stage besides models and people.
 ///
 /// # Errors
 /// As [`play`].
-pub fn play_with(loaded: &LoadedScenario, seed: u64, keep: Keep, cast: Option<Arc<dyn Cast>>) -> Result<Run, Error> {
+pub fn play_with(loaded: &LoadedScenario, seed: u64, cast: Option<Arc<dyn Cast>>) -> Result<Run, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    caught(seed, || runtime.block_on(Director::direct(loaded, seed, keep, cast, false)))
+    caught(seed, || runtime.block_on(Director::direct(loaded, seed, cast, false)))
 }
 
 /// Plays a scenario to its end in real time, on this thread: the team asks the outage server over HTTP, through the
@@ -147,9 +138,9 @@ pub fn play_with(loaded: &LoadedScenario, seed: u64, keep: Keep, cast: Option<Ar
 ///
 /// # Errors
 /// As [`play`]; and when two providers speak the same wire, or no port on loopback can be had.
-pub fn play_on_the_wire(loaded: &LoadedScenario, seed: u64, keep: Keep) -> Result<Run, Error> {
+pub fn play_on_the_wire(loaded: &LoadedScenario, seed: u64) -> Result<Run, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    caught(seed, || runtime.block_on(Director::direct(loaded, seed, keep, None, true)))
+    caught(seed, || runtime.block_on(Director::direct(loaded, seed, None, true)))
 }
 
 fn caught(seed: u64, work: impl FnOnce() -> Result<Run, Error>) -> Result<Run, Error> {
@@ -205,11 +196,10 @@ impl<'a> Director<'a> {
     async fn direct(
         loaded: &'a LoadedScenario,
         seed: u64,
-        keep: Keep,
         cast: Option<Arc<dyn Cast>>,
         wire: bool,
     ) -> Result<Run, Error> {
-        let stage = Arc::new(Stage::new(loaded.scenario.clone(), seed, keep.prompts).with(cast));
+        let stage = Arc::new(Stage::new(loaded.scenario.clone(), seed).with(cast));
         let world = if wire {
             let (script, clock) = (on_the_wire(loaded, &stage.windows, seed, true).script, Arc::clone(&stage));
             let now: Now = Arc::new(move || Timestamp::default() + clock.elapsed());
@@ -245,7 +235,7 @@ impl<'a> Director<'a> {
         director.stage.begin();
         director.perform().await?;
         let at_rest = director.come_to_rest().await?;
-        director.close(keep, at_rest).await
+        director.close(at_rest).await
     }
 
     /// Starts the process, as `backstop up` would.
@@ -476,7 +466,7 @@ impl<'a> Director<'a> {
         Ok(!self.store.documents("page").await?.iter().any(|page| waits(&page.body)))
     }
 
-    async fn close(mut self, keep: Keep, at_rest: bool) -> Result<Run, Error> {
+    async fn close(mut self, at_rest: bool) -> Result<Run, Error> {
         let incidents = match self.desk() {
             // Read as an operator would; none are lost if it cannot be.
             Some(desk) => desk.incidents().await.unwrap_or_default(),
@@ -495,16 +485,14 @@ impl<'a> Director<'a> {
             }
         }
         let mut steps = Vec::new();
-        if keep.steps {
-            for record in &records {
-                steps.push(self.store.steps(record.task.id).await?);
-            }
+        for record in &records {
+            steps.push(self.store.steps(record.task.id).await?);
         }
         let events = self.store.events(0, u32::MAX).await?;
         let balance = self.store.balance().await?;
         let hash = hex(&Sha256::digest(feed(&events)));
         drop(self.team.take());
-        let mut books = self.stage.books.open().clone();
+        let mut books = std::mem::take(&mut *self.stage.books.open());
         if let World::Wire(server) = self.world {
             books.calls = server.requests().iter().map(|served| heard(served, self.loaded)).collect();
             server.shutdown().await;

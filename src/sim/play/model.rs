@@ -94,7 +94,7 @@ impl Provider for VirtualModel {
                 fault: struck.as_ref().map(|(place, _)| *place),
                 ended: None,
                 usage: Usage::default(),
-                prompt: if stage.keep_prompts { prompt.clone() } else { String::new() },
+                prompt,
                 retry_after: plan.retry_after,
             });
             // Who goes away half-way has had what was read billed.

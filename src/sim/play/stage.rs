@@ -27,8 +27,6 @@ pub struct Stage {
     pub windows: Vec<Window>,
     /// What the world saw.
     pub books: Books,
-    /// Are prompts kept in the books?
-    pub keep_prompts: bool,
     /// Who else is on the stage.
     pub cast: Option<Arc<dyn Cast>>,
     /// By how much the wall clock was set since, in milliseconds.
@@ -89,7 +87,7 @@ const ADVISER_MARK: &str = "(simulated adviser)";
 impl Stage {
     /// A stage whose time begins now.
     #[must_use]
-    pub fn new(scenario: Scenario, seed: u64, keep_prompts: bool) -> Self {
+    pub fn new(scenario: Scenario, seed: u64) -> Self {
         let dice = Self::dice(seed);
         let windows = scenario.windows(&|purpose, about, number| dice.roll(purpose, about, number));
         Self {
@@ -97,7 +95,6 @@ impl Stage {
             dice,
             windows,
             books: Books::default(),
-            keep_prompts,
             cast: None,
             set_by: AtomicI64::new(0),
             calm: AtomicBool::new(false),

@@ -174,6 +174,10 @@ impl Engine for Store {
         self.memory.documents(kind)
     }
 
+    fn saves(&self) -> Option<u64> {
+        self.memory.saves()
+    }
+
     fn epoch(&self) -> u64 {
         self.memory.epoch()
     }

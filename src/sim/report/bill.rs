@@ -21,14 +21,14 @@ pub(super) struct Bill {
     pub(super) tokens: u64,
     /// Their price; none when that of one is not known.
     pub(super) micro_usd: Option<u64>,
-    /// Tokens that came to nothing; none when no journals were kept.
-    pub(super) wasted_tokens: Option<u64>,
+    /// Tokens that came to nothing.
+    pub(super) wasted_tokens: u64,
     /// Their price.
     pub(super) wasted_micro_usd: Option<u64>,
     /// Calls for tasks: all but those of the CEO's adviser.
     pub(super) work_calls: u64,
     /// Answers that were used: those in the conversation that led to an accepted answer.
-    pub(super) used: Option<u64>,
+    pub(super) used: u64,
     /// The price of each call, in their order.
     pub(super) each: Vec<Option<u64>>,
 }
@@ -83,33 +83,27 @@ impl Bill {
             }
         }
         bill.lines = lines.into_values().collect();
-        if run.steps.len() == run.records.len() {
-            let (mut used, mut tokens, mut micro_usd) = (0, advice, advice_usd);
-            for (record, steps) in run.records.iter().zip(&run.steps) {
-                if !ends.answered.contains(&record.task.id) {
-                    continue;
-                }
-                for (model, usage) in used_answers(steps) {
-                    used += 1;
-                    tokens += usage.total();
-                    micro_usd = plus(micro_usd, prices.of(model, usage));
-                }
+        let (mut used, mut tokens, mut micro_usd) = (0, advice, advice_usd);
+        for (record, steps) in run.records.iter().zip(&run.steps) {
+            if !ends.answered.contains(&record.task.id) {
+                continue;
             }
-            bill.used = Some(used);
-            bill.wasted_tokens = Some(bill.tokens.saturating_sub(tokens));
-            bill.wasted_micro_usd = bill.micro_usd.zip(micro_usd).map(|(all, used)| all.saturating_sub(used));
+            for (model, usage) in used_answers(steps) {
+                used += 1;
+                tokens += usage.total();
+                micro_usd = plus(micro_usd, prices.of(model, usage));
+            }
         }
+        bill.used = used;
+        bill.wasted_tokens = bill.tokens.saturating_sub(tokens);
+        bill.wasted_micro_usd = bill.micro_usd.zip(micro_usd).map(|(all, used)| all.saturating_sub(used));
         bill
     }
 
-    /// Calls for each answer that was used; none when no journals were kept.
+    /// Calls for each answer that was used; without end when there was none.
     #[allow(clippy::cast_precision_loss, reason = "a count of calls")]
-    pub(super) fn calls_per_answer(&self) -> Option<f64> {
-        let used = self.used?;
-        if self.work_calls == 0 {
-            return Some(0.0);
-        }
-        Some(self.work_calls as f64 / used as f64)
+    pub(super) fn calls_per_answer(&self) -> f64 {
+        if self.work_calls == 0 { 0.0 } else { self.work_calls as f64 / self.used as f64 }
     }
 }
 

@@ -24,11 +24,18 @@ pub fn percentile(sorted: &[Duration], percent: u32) -> Duration {
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
-pub(super) fn measures(scenario: &Scenario, run: &Run, ends: &Ends, bill: &Bill) -> BTreeMap<Measure, f64> {
-    Measure::ALL.iter().map(|measure| (*measure, value(*measure, scenario, run, ends, bill))).collect()
+pub(super) fn measures(
+    scenario: &Scenario,
+    run: &Run,
+    ends: &Ends,
+    bill: &Bill,
+    violations: usize,
+) -> BTreeMap<Measure, f64> {
+    let value = |measure| value(measure, scenario, run, ends, bill, violations);
+    Measure::ALL.iter().map(|measure| (*measure, value(*measure))).collect()
 }
 
-fn value(measure: Measure, scenario: &Scenario, run: &Run, ends: &Ends, bill: &Bill) -> f64 {
+fn value(measure: Measure, scenario: &Scenario, run: &Run, ends: &Ends, bill: &Bill, violations: usize) -> f64 {
     let books = &run.books;
     let submitted = books.asked.len() as u64;
     let given_up = ends.given_up.len() as u64;
@@ -65,7 +72,7 @@ fn value(measure: Measure, scenario: &Scenario, run: &Run, ends: &Ends, bill: &B
         Measure::PaymentsRepeated => count(payments_repeated(run)),
         Measure::Calls => count(books.calls.len() as u64),
         Measure::CallsPerTask => share(books.calls.len() as u64, submitted, 0.0),
-        Measure::CallsPerLogicalCall => bill.calls_per_answer().unwrap_or(f64::NAN),
+        Measure::CallsPerLogicalCall => bill.calls_per_answer(),
         Measure::CallsWhileDown => count(books.calls.iter().filter(|call| call.fault.is_some()).count() as u64),
         Measure::Retries => count(told(&|what| matches!(what, Happening::RetryScheduled { .. }))),
         Measure::Parks => count(told(&|what| matches!(what, Happening::Parked { .. }))),
@@ -76,10 +83,9 @@ fn value(measure: Measure, scenario: &Scenario, run: &Run, ends: &Ends, bill: &B
         Measure::DelayMax => delay(100),
         Measure::Tokens => count(bill.tokens),
         Measure::Usd => dollars(bill.micro_usd),
-        Measure::WastedTokens => bill.wasted_tokens.map_or(f64::NAN, count),
+        Measure::WastedTokens => count(bill.wasted_tokens),
         Measure::WastedUsd => dollars(bill.wasted_micro_usd),
-        // Whoever looks says what was found: `Report::with_violations`.
-        Measure::Violations => f64::NAN,
+        Measure::Violations => count(violations as u64),
     }
 }
 

@@ -29,10 +29,11 @@ use self::bill::Bill;
 use self::ends::Ends;
 use self::timeline::Timeline;
 use super::broker;
+use super::invariants;
 use super::play::{self, Run};
 use super::published::{self, Row, Sides};
 use crate::agent::ModelRef;
-use crate::assertion::{Assertion, Measure, Unit};
+use crate::assertion::{Assertion, Comparison, Measure, Unit};
 use crate::decision::DecisionKind;
 use crate::definitions::LoadedScenario;
 use crate::event::Happening;
@@ -71,8 +72,8 @@ pub struct Report {
     pub measures: BTreeMap<Measure, f64>,
     /// What must be true, and whether it is.
     pub assertions: Vec<Checked>,
-    /// Invariants that were broken; none when nobody looked.
-    pub violations: Option<Vec<String>>,
+    /// What of [`invariants::HERE`] does not hold.
+    pub violations: Vec<String>,
     /// Deaths by the class of their last failure.
     pub deaths_by_class: BTreeMap<Class, u64>,
     /// Deaths by its kind.
@@ -89,9 +90,6 @@ pub struct Report {
     pub story: Vec<String>,
     /// What stood when.
     pub timeline: Timeline,
-    /// What must be true, as it was asked.
-    #[serde(skip)]
-    asked: Vec<Assertion>,
 }
 
 /// What was published beside ours and the broker's.
@@ -147,13 +145,17 @@ pub struct FaultLine {
 }
 
 impl Report {
-    /// What a run came to. It must have been played with its steps kept, or what depends on them is not known.
+    /// What a run came to. That no invariant is broken must be true of every run, whatever its scenario asserts.
     #[must_use]
     pub fn of(loaded: &LoadedScenario, run: &Run) -> Self {
         let scenario = &loaded.scenario;
         let moments = moments(run, scenario.start);
         let ends = Ends::of(run, &moments);
         let bill = Bill::of(run, &ends);
+        let violations: Vec<String> = invariants::check(loaded, run).iter().map(ToString::to_string).collect();
+        let unbroken = Assertion { measure: Measure::Violations, comparison: Comparison::Equal, value: 0.0 };
+        let asked: Vec<Assertion> =
+            scenario.assertions.iter().copied().filter(|asked| *asked != unbroken).chain([unbroken]).collect();
         let mut report = Self {
             format: FORMAT,
             scenario: scenario.name.clone(),
@@ -166,9 +168,9 @@ impl Report {
             elapsed_s: run.elapsed.as_secs_f64(),
             at_rest: run.at_rest,
             hash: run.hash.clone(),
-            measures: figures::measures(scenario, run, &ends, &bill),
+            measures: figures::measures(scenario, run, &ends, &bill, violations.len()),
             assertions: Vec::new(),
-            violations: None,
+            violations,
             published: None,
             deaths_by_class: BTreeMap::new(),
             deaths_by_kind: BTreeMap::new(),
@@ -177,10 +179,9 @@ impl Report {
             story: story::worst_hour(scenario, run, &moments),
             timeline: Timeline::of(scenario, run, &moments, &bill),
             bill: bill.lines,
-            asked: scenario.assertions.clone(),
         };
         report.count(run);
-        report.check();
+        report.assertions = asked.iter().map(|asked| report.checked(asked)).collect();
         report
     }
 
@@ -198,16 +199,6 @@ impl Report {
             self.published = Some(Beside { source: said.source.clone(), rows, text });
         }
         Ok(self)
-    }
-
-    /// The same, with what an outside check of invariants found.
-    #[must_use]
-    pub fn with_violations(mut self, violations: Vec<String>) -> Self {
-        #[allow(clippy::cast_precision_loss, reason = "a count of broken invariants")]
-        self.measures.insert(Measure::Violations, violations.len() as f64);
-        self.violations = Some(violations);
-        self.check();
-        self
     }
 
     /// The value of a measure; not a number when it is not known.
@@ -235,18 +226,15 @@ impl Report {
         format!("{words} {what}{plural}")
     }
 
-    fn check(&mut self) {
-        let checked = |assertion: &Assertion| {
-            let measured = self.measure(assertion.measure);
-            Checked {
-                assertion: assertion.to_string(),
-                measured,
-                words: words(assertion.measure, measured),
-                // What is not known is not true.
-                holds: !measured.is_nan() && assertion.holds(measured),
-            }
-        };
-        self.assertions = self.asked.iter().map(checked).collect();
+    fn checked(&self, assertion: &Assertion) -> Checked {
+        let measured = self.measure(assertion.measure);
+        Checked {
+            assertion: assertion.to_string(),
+            measured,
+            words: words(assertion.measure, measured),
+            // What is not known is not true.
+            holds: !measured.is_nan() && assertion.holds(measured),
+        }
     }
 
     fn count(&mut self, run: &Run) {

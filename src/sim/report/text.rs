@@ -84,7 +84,7 @@ fn single(report: &Report) -> String {
         let mark = if checked.holds { "ok" } else { "FAILED" };
         let _ = writeln!(out, "  {mark:<8}{:<40}{}", checked.assertion, checked.words);
     }
-    for violation in report.violations.iter().flatten() {
+    for violation in &report.violations {
         let _ = writeln!(out, "  broken  {}", wrapped(&one_line(violation, 500), 10));
     }
     out
