@@ -409,7 +409,7 @@ mod tests {
             let failure = Failure { kind, action: kind.profile().action, ..failure() };
             Some(Outcome::Failed { failure, usage: Usage::default(), micro_usd: None })
         };
-        let chant = "Let me look at it once more, and then I will say what it is. ".repeat(60);
+        let chant = "Let me look at it once more, and then again. ".repeat(20);
         let other_round = |step| changed(step, |step| step.generation = 2);
         for (what, steps, expected) in [
             ("nothing was asked", vec![], ""),

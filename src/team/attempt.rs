@@ -83,7 +83,7 @@ async fn settle_it(work: Work, tried: Tried) {
         Tried::Known(failure) => {
             tracing::info!(kind = %failure.kind, "an earlier delivery found this out: {}", failure.message);
             let spent = work.spent();
-            finish(work, Outcome::Failed(failure), spent, None, None, Vec::new()).await;
+            finish(work, Outcome::Failed(*failure), spent, None, None, Vec::new()).await;
         }
         Tried::Held { why, until, integration } => {
             let outcome = Outcome::NotBegun { why, until };

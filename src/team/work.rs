@@ -49,7 +49,7 @@ pub(crate) enum Tried {
     /// It went wrong.
     Failed(Cause),
     /// An earlier delivery of this round went wrong for good, and could not settle.
-    Known(Failure),
+    Known(Box<Failure>),
     /// Not let through, or stopped by ourselves: given back uncounted.
     Held {
         /// Why.
@@ -209,7 +209,7 @@ impl Work {
     /// Whether it is known already that asking cannot help.
     fn found_out(&self) -> Result<(), Tried> {
         match stand::found_out(&self.steps, self.record.generation, self.record.fence) {
-            Some(Found::Failed(failure)) => Err(Tried::Known(failure.clone())),
+            Some(Found::Failed(failure)) => Err(Tried::Known(Box::new(failure.clone()))),
             Some(Found::Circles(evidence)) => Err(Tried::Failed(Cause::Loop { evidence })),
             None => Ok(()),
         }
