@@ -8,8 +8,10 @@
 use crate::agent::ModelRef;
 use crate::cause::Usage;
 use crate::conversation::{Message, ToolCall, ToolResult, call_id, visible};
+use crate::failure::{Action, Failure};
 use crate::journal::{Intent, Judge, Outcome, Step};
 use crate::mutant;
+use crate::stuck;
 use crate::tool::{CallClass, Repeat};
 
 /// The calls in doubt: a person, or a probe, must say of each whether it happened. `running` as in [`Step::in_doubt`].
@@ -227,6 +229,38 @@ fn state(steps: &[Step], ask: u32, index: usize, call: &ToolCall, fence: u64) ->
     }
 }
 
+/// What an earlier delivery of the same round found out for good.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found<'a> {
+    /// Its call ended in a failure after which nobody asks again in this round.
+    Failed(&'a Failure),
+    /// The model said the same over and over; the evidence.
+    Circles(String),
+}
+
+/// What an earlier delivery of this round found out for good and could not settle with, because its lease was over when
+/// the store took anything again. A round ends with such a failure: whoever comes next has it from the journal, and does
+/// not pay to hear it a second time.
+#[must_use]
+pub fn found_out(steps: &[Step], generation: u32, fence: u64) -> Option<Found<'_>> {
+    let last = steps.iter().rev().find(|step| step.ask().is_some_and(|ask| ask.purpose.is_work()))?;
+    // Who retries what is hopeless must not be saved by the journal, or nobody would see it.
+    if last.generation != generation || last.fence == fence || mutant::on("logic-retried") {
+        return None;
+    }
+    match &last.outcome {
+        Some(Outcome::Failed { failure, .. }) => match failure.action {
+            Action::DeadLetter | Action::FallbackNow | Action::Human => Some(Found::Failed(failure)),
+            Action::Backoff | Action::ParkIntegration | Action::ModifyRequeue => None,
+        },
+        Some(Outcome::Replied(reply)) if last.refused.is_some() => {
+            stuck::chant(&reply.text).map(|chant| Found::Circles(chant.evidence()))
+        }
+        Some(Outcome::Replied(_) | Outcome::Returned { .. } | Outcome::Unknown { .. } | Outcome::Judged { .. })
+        | None => None,
+    }
+}
+
 /// What is done about a call in doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
@@ -265,7 +299,7 @@ mod tests {
 
     use super::*;
     use crate::cause::Cause;
-    use crate::failure::Failure;
+    use crate::failure::{Failure, Kind};
     use crate::journal::{Ask, Call, Purpose, Replied};
     use crate::judgement::{Judgement, Scene, classify};
     use crate::task::{AgentName, Effect, IdempotencyKey};
@@ -365,6 +399,40 @@ mod tests {
                 ask.fresh = true;
             }
         })
+    }
+
+    /// Seed 1016 of `backstop sim fuzz`: a disk was full for 67 s, a lease of 60 s ended meanwhile, and what its delivery
+    /// knew, that the model declines, came into the journal a second after the task was given out anew. The next delivery
+    /// read that journal, asked the same model the same, paid, and was declined again.
+    #[test]
+    fn what_ends_a_round_is_not_asked_again_by_who_comes_later_in_it() {
+        let ended = |kind: Kind| {
+            let failure = Failure { kind, action: kind.profile().action, ..failure() };
+            Some(Outcome::Failed { failure, usage: Usage::default(), micro_usd: None })
+        };
+        let chant = "Let me look at it once more, and then again. ".repeat(20);
+        let other_round = |step| changed(step, |step| step.generation = 2);
+        for (what, steps, expected) in [
+            ("nothing was asked", vec![], ""),
+            ("it is under way", vec![ask(1, "do it", None)], ""),
+            ("declined", vec![ask(1, "do it", ended(Kind::Refused))], "refused"),
+            ("the model is gone", vec![ask(1, "do it", ended(Kind::ModelUnavailable))], "model_unavailable"),
+            ("it passes", vec![ask(1, "do it", ended(Kind::Overloaded))], ""),
+            ("the integration is parked", vec![ask(1, "do it", ended(Kind::Auth))], ""),
+            ("of another round", vec![other_round(ask(1, "do it", ended(Kind::Refused)))], ""),
+            ("asked anew since", vec![ask(1, "do it", ended(Kind::Refused)), ask(2, "", ended(Kind::Overloaded))], ""),
+            ("in circles", vec![refused(ask(1, "do it", Some(replied(&chant, &[]))))], "circles"),
+            ("no good answer", vec![refused(ask(1, "do it", Some(replied("so so", &[]))))], ""),
+            ("a good answer", vec![ask(1, "do it", Some(replied("{}", &[])))], ""),
+        ] {
+            let found = match found_out(&steps, 1, 2) {
+                Some(Found::Failed(failure)) => failure.kind.to_string(),
+                Some(Found::Circles(_)) => "circles".to_owned(),
+                None => String::new(),
+            };
+            assert_eq!(found, expected, "{what}");
+            assert_eq!(found_out(&steps, 1, 1), None, "{what}: of this very delivery");
+        }
     }
 
     fn in_words(next: &Next) -> String {

@@ -6,7 +6,10 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use backstop::event::{Event, Happening};
+use backstop::scenario::{Fault, FaultKind, When};
 use backstop::sim::fuzz::{Coverage, draw, file, hush};
 use backstop::sim::invariants::{HERE, NOT_HERE};
 use serde::Deserialize;
@@ -69,6 +72,45 @@ fn no_seed_that_ever_failed_fails_again() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// Seed 1266 of `backstop sim fuzz`: a revoked key parked two providers, and the person on call closed both breakers
+/// while the disk was full. They were closed, the change was not stored and was owed to nobody; a minute later the
+/// person said it again, which changed nothing any more, so that nothing was stored then either, and the incidents were
+/// resolved. The feed told both forced open to its end, and so would the next process have held them: parked until a
+/// person acts, with nobody called.
+#[test]
+fn a_breaker_that_was_closed_while_the_disk_was_full_is_closed_for_the_next_process() {
+    hush();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/seeds/I-13-1266.yaml");
+    let mut drawn = file::read(&path).expect("a kept seed");
+    let disk =
+        drawn.scenario.faults.iter().find(|fault| fault.kind == FaultKind::DiskFull).expect("a full disk").clone();
+    let dies = Fault {
+        name: "the process dies".to_owned(),
+        kind: FaultKind::ProcessKill,
+        // The person's words come at 1,013 s and, as the disk is full until 1,028 s, again at 1,073 s.
+        when: When::At(Duration::from_secs(1_200)),
+        lasts: (Duration::from_secs(10), Duration::from_secs(10)),
+        ..disk
+    };
+    drawn.scenario.faults.push(dies);
+    let run = drawn.play(&drawn.loaded()).expect("it is played");
+    let restarted = run.books.starts.get(1).expect("the process is started again").1;
+    let told = |name: &str| {
+        let mut changes = Vec::new();
+        for event in &run.events {
+            if let Happening::BreakerChanged { integration, to, .. } = &event.what
+                && integration.as_str() == name
+            {
+                changes.push(to.as_str());
+            }
+        }
+        changes
+    };
+    assert_eq!([told("alpha"), told("beta")], [["forced-open", "closed"], ["forced-open", "closed"]]);
+    let held = |event: &&Event| event.at >= restarted && matches!(event.what, Happening::Parked { .. });
+    assert_eq!(run.events.iter().filter(held).count(), 0, "nothing waits for them any more");
 }
 
 #[derive(Deserialize)]

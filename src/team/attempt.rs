@@ -81,6 +81,11 @@ async fn settle_it(work: Work, tried: Tried) {
         // Boxed: what is rare need not make room in every task.
         Tried::Answered { ask, answer: Err(fault) } => Box::pin(refuse(work, ask, fault)).await,
         Tried::Failed(cause) => Box::pin(fail(work, cause, Vec::new())).await,
+        Tried::Known(failure) => {
+            tracing::info!(kind = %failure.kind, "an earlier delivery found this out: {}", failure.message);
+            let spent = work.spent();
+            finish(work, Outcome::Failed(*failure), spent, None, None, Vec::new()).await;
+        }
         Tried::Held { why, until, integration } => {
             let outcome = Outcome::NotBegun { why, until };
             // A delivery that used nothing leaves no trace in the history; its steps are in the journal.

@@ -400,7 +400,8 @@ impl Desk {
         change: impl FnOnce(&mut Guard) -> Vec<Transition>,
     ) -> Result<BreakerView, DeskError> {
         let transitions = self.office.guards.with(integration, change).ok_or_else(|| no_integration(integration))?;
-        self.office.announce(integration, transitions, Vec::new()).await;
+        // Said to be done when it is durable. Said again after an error, it changes nothing and is stored then.
+        self.office.announce(integration, transitions, Vec::new()).await?;
         self.breaker(integration).await
     }
 

@@ -95,7 +95,9 @@ impl Actor for Dispatcher {
                 let soon = self.0.now() + Duration::from_secs(1);
                 let due = self.0.engine.next_due(self.0.now()).await.unwrap_or(Some(soon)).unwrap_or(sweep);
                 let guards = if standing.waiting.is_empty() { sweep } else { self.guards_due() };
-                self.arm(&myself, timer, due.min(guards).min(sweep));
+                // What is owed to the store is stored as soon as it takes anything again.
+                let owed = if self.0.guards.owing() { soon } else { sweep };
+                self.arm(&myself, timer, due.min(guards).min(sweep).min(owed));
             }
             Err(engine::Error::Closed) => {}
             Err(error) => {
@@ -144,6 +146,7 @@ impl Dispatcher {
 
     /// Does what there is to do; how things stood before anything was handed out.
     async fn look(&self) -> Result<Standing, engine::Error> {
+        self.0.repay().await;
         self.bury_lapsed().await?;
         if self.0.draining() {
             return Ok(Standing::default());

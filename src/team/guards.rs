@@ -3,7 +3,7 @@
 //! A mutex each and no actor: a call would cost microseconds, and a restarting guard would be a hole.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
@@ -34,9 +34,20 @@ pub(crate) struct Guards {
     /// Deliveries handed out that have not yet asked to be let through: while an integration is probed, each of them
     /// has its place there already.
     coming: Mutex<BTreeMap<(TaskId, u64), Integration>>,
-    /// The stored version of each, locked while it is saved.
-    saved: BTreeMap<Integration, tokio::sync::Mutex<u64>>,
+    /// What is stored of each, locked while it is saved.
+    saved: BTreeMap<Integration, tokio::sync::Mutex<Saved>>,
+    /// Is anything owed to the store?
+    owing: AtomicBool,
     asked: AtomicU64,
+}
+
+/// What is stored of a guard.
+#[derive(Default)]
+struct Saved {
+    version: u64,
+    /// What happened while the store took nothing: stored with the next save, in its order. No more than what was
+    /// running then brings about, for nothing new is handed out, and what people do.
+    owed: Vec<NewEvent>,
 }
 
 impl Guards {
@@ -63,11 +74,12 @@ impl Guards {
                 Some(snapshot) => Guard::restore(settings, snapshot),
                 None => Guard::new(settings),
             };
-            versions.insert(integration.clone(), tokio::sync::Mutex::new(version));
+            versions.insert(integration.clone(), tokio::sync::Mutex::new(Saved { version, owed: Vec::new() }));
             let watched = Watched { guard, budget: RetryBudget::new(RetryBudgetConfig::default()) };
             guards.insert(integration.clone(), Mutex::new(watched));
         }
-        Ok(Self { all: guards, coming: Mutex::default(), saved: versions, asked: AtomicU64::new(0) })
+        let (owing, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+        Ok(Self { all: guards, coming: Mutex::default(), saved: versions, owing, asked })
     }
 
     fn watched(&self, integration: &Integration) -> Option<MutexGuard<'_, Watched>> {
@@ -122,8 +134,13 @@ impl Guards {
         self.all.keys()
     }
 
-    /// Saves a guard with its events. One save of a guard at a time, so that versions cannot overtake each other; what
-    /// is stored is always the guard as it is now.
+    /// Is something owed to the store, which did not take it when it happened?
+    pub(crate) fn owing(&self) -> bool {
+        self.owing.load(Ordering::Relaxed)
+    }
+
+    /// Saves a guard with its events, and before them what is owed. One save of a guard at a time, so that versions
+    /// cannot overtake each other; what is stored is always the guard as it is now.
     async fn save(
         &self,
         engine: &dyn Engine,
@@ -132,7 +149,8 @@ impl Guards {
         now: Timestamp,
     ) -> Result<(), engine::Error> {
         let Some(saved) = self.saved.get(integration) else { return engine.publish(events, now).await };
-        let mut version = saved.lock().await;
+        let mut saved = saved.lock().await;
+        let Saved { version, owed } = &mut *saved;
         let body = self.with(integration, |guard| serde_json::to_value(guard.snapshot()).unwrap_or(Value::Null));
         let document = |version: u64| Document {
             kind: BREAKER.to_owned(),
@@ -140,17 +158,40 @@ impl Guards {
             version,
             body: body.clone().unwrap_or(Value::Null),
         };
-        let mut result = engine.save(vec![document(*version)], events.clone(), now).await;
+        let before = owed.len();
+        owed.extend(events);
+        let mut result = engine.save(vec![document(*version)], owed.clone(), now).await;
         if let Err(engine::Error::DocumentConflict { .. }) = &result {
-            // An earlier save was taken after all, though we were told it failed.
-            let stored = engine.documents(BREAKER).await?;
-            *version =
-                stored.iter().find(|stored| stored.key == integration.as_str()).map_or(0, |stored| stored.version);
-            result = engine.save(vec![document(*version)], events, now).await;
+            // An earlier save was taken after all, with its events, though we were told it failed.
+            owed.drain(..before);
+            result = match engine.documents(BREAKER).await {
+                Ok(stored) => {
+                    let stored = stored.iter().find(|stored| stored.key == integration.as_str());
+                    *version = stored.map_or(0, |stored| stored.version);
+                    engine.save(vec![document(*version)], owed.clone(), now).await
+                }
+                Err(error) => Err(error),
+            };
         }
-        result?;
-        *version += 1;
-        Ok(())
+        match result {
+            Ok(()) => {
+                *version += 1;
+                owed.clear();
+                Ok(())
+            }
+            Err(error) => {
+                self.owing.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Is something of this one owed?
+    async fn owes(&self, integration: &Integration) -> bool {
+        match self.saved.get(integration) {
+            Some(saved) => !saved.lock().await.owed.is_empty(),
+            None => false,
+        }
     }
 }
 
@@ -215,7 +256,8 @@ impl Office {
         };
         let probe = matches!(&admitted, Admitted::Through(lent) if lent.permit.as_ref().is_some_and(Permit::is_probe));
         let sent = || Happening::ProbeSent { integration: integration.clone(), agent: agent.clone() };
-        self.announce(integration, changes, probe.then(|| sent().into()).into_iter().collect()).await;
+        // The guard itself stands; only its memory across a restart and the feed wait for the store.
+        let _ = self.announce(integration, changes, probe.then(|| sent().into()).into_iter().collect()).await;
         Some(admitted)
     }
 
@@ -238,18 +280,21 @@ impl Office {
         };
         let closed = closed
             .map(|until| Happening::GateClosed { integration: integration.clone(), until, asked: asked() }.into());
-        self.announce(integration, transitions, closed.into_iter().collect()).await;
+        let _ = self.announce(integration, transitions, closed.into_iter().collect()).await;
     }
 
     /// Saves a guard and tells everybody that it changed.
+    ///
+    /// # Errors
+    /// The store's. What it did not take is owed to it: [`Office::repay`].
     pub(crate) async fn announce(
         &self,
         integration: &Integration,
         transitions: Vec<Transition>,
         mut events: Vec<NewEvent>,
-    ) {
-        if transitions.is_empty() && events.is_empty() {
-            return;
+    ) -> Result<(), engine::Error> {
+        if transitions.is_empty() && events.is_empty() && !self.guards.owing() {
+            return Ok(());
         }
         events.extend(transitions.into_iter().map(|transition| {
             NewEvent::from(Happening::BreakerChanged {
@@ -260,11 +305,29 @@ impl Office {
                 why: transition.why,
             })
         }));
-        if let Err(error) = self.guards.save(&*self.engine, integration, events, self.now()).await {
-            // The guard itself stands; only its memory across a restart and the feed are at stake.
-            tracing::error!(%integration, error = &error as &dyn std::error::Error, "a breaker's change could not be stored");
+        let saved = self.guards.save(&*self.engine, integration, events, self.now()).await;
+        if let Err(error) = &saved {
+            tracing::error!(%integration, error = error as &dyn std::error::Error, "a breaker's change could not be stored yet");
         }
         self.kick();
+        saved
+    }
+
+    /// Stores the changes of guards that the store did not take when they happened: else the next process would start
+    /// with breakers as they stood before, one forced open among them that a person has closed since.
+    pub(crate) async fn repay(&self) {
+        if !self.guards.owing.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        for integration in self.guards.integrations() {
+            if self.guards.owes(integration).await
+                && let Err(error) = self.guards.save(&*self.engine, integration, Vec::new(), self.now()).await
+            {
+                tracing::error!(%integration, error = &error as &dyn std::error::Error, "a breaker's change cannot be stored yet");
+                self.guards.owing.store(true, Ordering::Relaxed);
+                return;
+            }
+        }
     }
 
     /// Whether the integration a failure speaks of is held now, and until when.

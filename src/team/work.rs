@@ -31,7 +31,7 @@ use crate::llm::{Progress, Reply, Request};
 use crate::mutant;
 use crate::prices;
 use crate::prompt;
-use crate::stand::{self, Next, Stand};
+use crate::stand::{self, Found, Next, Stand};
 use crate::stuck;
 use crate::task::{Effect, Integration, hex};
 use crate::time::{Timestamp, format_duration};
@@ -48,6 +48,8 @@ pub(crate) enum Tried {
     },
     /// It went wrong.
     Failed(Cause),
+    /// An earlier delivery of this round went wrong for good, and could not settle.
+    Known(Box<Failure>),
     /// Not let through, or stopped by ourselves: given back uncounted.
     Held {
         /// Why.
@@ -195,6 +197,7 @@ impl Work {
     }
 
     async fn ask(&mut self, stand: Stand, toolbox: &Toolbox) -> Result<(), Tried> {
+        self.found_out()?;
         self.within_limits()?;
         let Some(model) = self.office.model_of(&self.record).cloned() else {
             return Err(Tried::Failed(Cause::NoAgent { wanted: self.record.agent.to_string() }));
@@ -202,6 +205,15 @@ impl Work {
         let Composed { request, ask, events } = self.compose(&stand, &model, toolbox)?;
         let step = self.put(ask, &model, &request, events).await?;
         self.said_too_often(step)
+    }
+
+    /// Whether it is known already that asking cannot help.
+    fn found_out(&self) -> Result<(), Tried> {
+        match stand::found_out(&self.steps, self.record.generation, self.record.fence) {
+            Some(Found::Failed(failure)) => Err(Tried::Known(Box::new(failure.clone()))),
+            Some(Found::Circles(evidence)) => Err(Tried::Failed(Cause::Loop { evidence })),
+            None => Ok(()),
+        }
     }
 
     /// Puts a request to a model, as a step of the journal; the number of the step, which has an answer.

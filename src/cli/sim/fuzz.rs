@@ -53,12 +53,16 @@ impl Fuzz {
             return replayed(context, &drawn, &path.display().to_string());
         }
         let began = Instant::now();
-        let sum = self.play_all(context);
+        let mut sum = self.play_all(context);
+        sum.failed.sort_by_key(|(seed, _)| *seed);
         let took = began.elapsed();
         let cores = self.cores();
         let missing = sum.verdict.coverage.missing();
         report(context, &sum, self.seeds, took, cores)?;
-        let Some((seed, violations)) = sum.failed.iter().min_by_key(|(seed, _)| *seed) else {
+        for line in sum.failed.iter().map(|(seed, violations)| failed_line(*seed, violations)) {
+            context.out.say(&line);
+        }
+        let Some((seed, violations)) = sum.failed.first() else {
             // A handful of seeds need not reach everything.
             if self.seeds >= 1_000 && !missing.is_empty() {
                 let message = format!("I-34: never reached: {}", missing.join(", "));
@@ -67,8 +71,7 @@ impl Fuzz {
             return Ok(());
         };
         let first = &violations[0];
-        context.out.say(&format!("seed {seed}: {first}"));
-        context.out.say(&format!("making seed {seed} small"));
+        context.out.say(&format!("making seed {seed} small\n  seen: {}", first.evidence));
         let still = |drawn: &Drawn| {
             let judged = if first.id == "I-34" { drawn.judge() } else { drawn.judge_once(&drawn.loaded()).0 };
             judged.violations.iter().any(|violation| violation.id == first.id)
@@ -123,6 +126,16 @@ fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic),
     })
+}
+
+/// A seed that failed, in a line: what does not hold first, and how much more.
+fn failed_line(seed: u64, violations: &[Violation]) -> String {
+    let first = violations.first().map(ToString::to_string).unwrap_or_default();
+    let first = first.lines().next().unwrap_or_default();
+    match violations.len().saturating_sub(1) {
+        0 => format!("seed {seed}: {first}"),
+        more => format!("seed {seed}: {first} (and {more} more)"),
+    }
 }
 
 fn per_second(count: u64, took: Duration) -> f64 {
@@ -272,5 +285,19 @@ impl Mutants {
                 next: None,
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_seed_is_told_in_one_line() {
+        let found = |text: &str| Violation::of_run("I-17", text, "much evidence".to_owned());
+        let one = [found("it never came to rest")];
+        let two = [found("it never came to rest"), found("so it did not")];
+        assert_eq!(failed_line(7, &one), "seed 7: I-17: it never came to rest");
+        assert_eq!(failed_line(42, &two), "seed 42: I-17: it never came to rest (and 1 more)");
     }
 }

@@ -93,6 +93,19 @@ fn breaker(case: &Case<'_>, provider: &Integration, calls: &[&Call], found: &mut
         }
     }
     never_opened(case, provider, calls, &stands, found);
+    never_told(case, provider, &stands, found);
+}
+
+/// What a person let go is told to be closed, if not at once (the disk was full), then when it can be; else the next
+/// process would hold everybody again, and nobody would be called for it.
+fn never_told(case: &Case<'_>, provider: &Integration, stands: &[Stand<'_>], found: &mut Vec<Violation>) {
+    let Some(last) = stands.last().filter(|last| last.state == "forced-open" && last.probe_at.is_none()) else {
+        return;
+    };
+    if let Some(at) = let_go(case, provider).into_iter().find(|at| *at >= last.from && case.run.at_rest) {
+        let evidence = format!("{provider} is forced-open since {}; it was let go at {at}", last.from);
+        found.push(Violation::at("I-13", at, "that a person closed a breaker was never told", evidence));
+    }
 }
 
 /// Failures that count for every vendor, whatever the wire.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::event::{Event, Happening};
 use crate::ledger::Record;
-use crate::scenario::{FaultKind, Scenario};
+use crate::scenario::{FaultKind, Scenario, Window};
 use crate::sim::play::Run;
 use crate::sim::play::books::{Asked, Call};
 use crate::task::{AgentName, TaskId};
@@ -108,6 +108,23 @@ impl<'a> Case<'a> {
     /// Was the machine itself well all that time?
     pub(super) fn was_well(&self, from: Timestamp, until: Timestamp) -> bool {
         !self.broken.iter().any(|(begin, end)| *begin <= until && from <= *end)
+    }
+
+    /// Could what a call came to be written down before another began? Whoever knows it tries once a second for as long
+    /// as a lease lasts, and dies with its process. Where a disk was full all that time nobody can know it any more.
+    pub(super) fn could_be_written(&self, call: &Call, before: &Call, lease: Duration) -> bool {
+        let Some((ended, _)) = call.ended else { return false };
+        let died = self.run.books.runs.iter().map(|(_, until)| *until).find(|until| *until >= ended);
+        let last = before.at.min(ended + lease).min(died.unwrap_or(before.at));
+        let mut tries = std::iter::successors(Some(ended), |at| Some(*at + Duration::from_secs(1)));
+        tries.by_ref().take_while(|at| *at < last).any(|at| !self.disk_full(at))
+    }
+
+    fn disk_full(&self, at: Duration) -> bool {
+        // Nothing breaks any more once the run itself is over.
+        let full = |window: &&Window| self.scenario.faults[window.fault].kind == FaultKind::DiskFull;
+        at < self.scenario.run
+            && self.run.windows.iter().filter(full).any(|window| (window.from..window.until).contains(&at))
     }
 
     /// The kind of the fault that a call met.

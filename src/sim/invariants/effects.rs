@@ -1,12 +1,13 @@
 //! Effects: money moves at most once for each time a person allowed it, and nothing else happens twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::Violation;
 use super::case::{Case, Story};
 use crate::scenario::FaultKind;
 use crate::sim::fuzz::bank::PROBE;
-use crate::sim::play::books::{CallEnd, Used};
+use crate::sim::play::books::{Call, CallEnd, Used};
 use crate::task::{Effect, TaskId};
 
 pub(super) fn check(case: &Case<'_>, found: &mut Vec<Violation>) {
@@ -33,11 +34,9 @@ pub(super) fn check(case: &Case<'_>, found: &mut Vec<Violation>) {
 
 /// I-06, for agents without tools: asking is paying.
 fn asked_to_pay(case: &Case<'_>, story: &Story<'_>, allowed: usize, found: &mut Vec<Violation>) {
-    // Turned away at the door nothing was done, and a call that is turned away may be made again.
-    let turned_away = |kind: FaultKind| matches!(kind, FaultKind::Quota | FaultKind::RevokedKey);
     let paid = story.calls.iter().filter(|call| {
         let refused = call.ended.is_some_and(|(_, end)| end == CallEnd::Failed);
-        !(refused && case.met(call).is_some_and(turned_away))
+        !(refused && turned_away(case, call))
     });
     let paid: Vec<_> = paid.collect();
     if paid.len() > 1 + allowed {
@@ -51,6 +50,20 @@ fn asked_to_pay(case: &Case<'_>, story: &Story<'_>, allowed: usize, found: &mut 
             "a payment was tried again by itself",
             evidence,
         ));
+    }
+}
+
+/// The longest time an integration may ask for that is waited for like any other.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Turned away at the door nothing was done, and the whole integration waits until it lets somebody in: a delivery that
+/// found it shut is none, and the call is made then. A limit that is over within minutes is turned away, too, but is an
+/// ordinary failure: of a payment it goes to a person, so that to be asked again after one is a repetition.
+fn turned_away(case: &Case<'_>, call: &Call) -> bool {
+    match case.met(call) {
+        Some(FaultKind::Quota | FaultKind::RevokedKey) => true,
+        Some(FaultKind::RateLimited) => call.retry_after.is_some_and(|asked| asked > PATIENCE),
+        Some(_) | None => false,
     }
 }
 

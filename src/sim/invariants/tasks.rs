@@ -13,6 +13,7 @@ use crate::retry::{Backoff, Jitter, RetryPolicy};
 use crate::scenario::FaultKind;
 use crate::sim::play::books::CallEnd;
 use crate::task::{Effect, TaskId};
+use crate::time::Timestamp;
 
 pub(super) fn check(case: &Case<'_>, found: &mut Vec<Violation>) {
     ledger(case, found);
@@ -199,7 +200,8 @@ fn classes(case: &Case<'_>, story: &Story<'_>, found: &mut Vec<Violation>) {
             continue;
         }
         let at = Some(pair[1].clock);
-        if let Some(met) = case.met(pair[0]).filter(|met| HOPELESS.contains(met)) {
+        let known = || case.could_be_written(pair[0], pair[1], policy(case, story, one).ack_wait);
+        if let Some(met) = case.met(pair[0]).filter(|met| HOPELESS.contains(met) && known()) {
             let evidence = format!("met {met} and was asked again in round {}", one.generation);
             found.push(Violation::of_task("I-18", story.id(), at, "what cannot be helped was tried again", evidence));
         }
@@ -308,7 +310,13 @@ fn drained(case: &Case<'_>, found: &mut Vec<Violation>) {
 }
 
 /// I-32: a process that is told to stop claims nothing more, and what it hands back has cost no attempt.
+///
+/// The next process ends the draining when it starts, by the books: while the disk is full it starts all the same, and
+/// its feed cannot say so.
 fn handed_back(case: &Case<'_>, found: &mut Vec<Violation>) {
+    let started = |since: Timestamp, until: Timestamp| {
+        case.run.books.starts.iter().skip(1).any(|(_, shown)| since <= *shown && *shown <= until)
+    };
     let mut draining = None;
     for event in &case.run.events {
         #[allow(clippy::wildcard_enum_match_arm, reason = "only claims, between the word and the next start")]
@@ -317,7 +325,7 @@ fn handed_back(case: &Case<'_>, found: &mut Vec<Violation>) {
             Happening::TeamStarted { .. } => draining = None,
             Happening::Claimed { agent, .. } => {
                 // What was being handed out at that very moment was before it.
-                if let Some(since) = draining.filter(|since| event.at > *since) {
+                if let Some(since) = draining.filter(|since| event.at > *since && !started(*since, event.at)) {
                     let evidence = format!("{agent} claimed {:?} after {since}", event.task);
                     found.push(Violation::at("I-32", event.at, "work was begun while the team drained", evidence));
                 }

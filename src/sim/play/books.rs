@@ -139,7 +139,7 @@ pub struct Message {
 pub struct Word {
     /// When.
     pub at: Duration,
-    /// About which incident or task.
+    /// About which incident; a breaker's closing is about its integration.
     pub about: String,
     /// What: acknowledge, run-again, discard, happened, did-not-happen, close-breaker, resolve.
     pub what: String,

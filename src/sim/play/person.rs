@@ -140,7 +140,8 @@ async fn decide(stage: &Shared, desk: &Desk, incident: &str, sent_again: &mut BT
     if open.trigger == Trigger::Integration
         && let Ok(integration) = Integration::new(open.subject.as_str())
     {
-        word(stage, incident, "close-breaker", None);
+        // About the integration: it is let go, whatever becomes of the incident.
+        word(stage, integration.as_str(), "close-breaker", None);
         return desk.close_breaker(&integration, NAME, "seen to").await.is_ok() && said;
     }
     word(stage, incident, "resolve", None);
