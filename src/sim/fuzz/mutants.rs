@@ -34,6 +34,7 @@ pub const MUTANTS: &[Mutant] = &[
     ("page-key-changes", "src/outbox.rs", "each page has a key of its own"),
     ("page-lost", "src/outbox.rs", "a page is given up at the first failure"),
     ("reminder-lost", "src/escalation.rs", "nobody is called again"),
+    ("reminder-in-circles", "src/escalation.rs", "a call that is due is looked at for ever and never made"),
     ("journal-not-read", "src/team/attempt.rs", "a retry begins from nothing"),
     ("effect-repeated", "src/stand.rs", "a call in doubt is made again"),
     ("key-changes", "src/team/act.rs", "each delivery uses keys of its own"),
@@ -61,7 +62,10 @@ pub fn hunt(mutant: Mutant, from: u64, seeds: u64) -> Hunted {
     let mut hunted = Hunted { mutant, found: None, tried: 0 };
     for seed in from..from.saturating_add(seeds) {
         hunted.tried += 1;
-        if let Some(violation) = draw(seed).judge().violations.first() {
+        let drawn = draw(seed);
+        // That the same is told twice is seen as well in one seed of four.
+        let verdict = if seed.is_multiple_of(4) { drawn.judge() } else { drawn.judge_once(&drawn.loaded()).0 };
+        if let Some(violation) = verdict.violations.first() {
             hunted.found = Some((violation.id, seed, hunted.tried));
             break;
         }
