@@ -107,7 +107,8 @@ pub fn judge(
 /// What an open incident needs by itself as time passes: the whole rule for incidents that are not about dead letters.
 #[must_use]
 pub fn remind(open: &Open, now: Timestamp) -> Vec<Step> {
-    if open.repage_at.is_some_and(|at| at <= now) && !mutant::on("reminder-lost") {
+    let lost = mutant::on("reminder-lost") || mutant::on("reminder-in-circles");
+    if open.repage_at.is_some_and(|at| at <= now) && !lost {
         vec![Step::Repage]
     } else if open.untold && open.update_at.is_none_or(|at| at <= now) {
         vec![Step::Update]
@@ -120,7 +121,8 @@ pub fn remind(open: &Open, now: Timestamp) -> Vec<Step> {
 #[must_use]
 pub fn next_at(open: &Open) -> Option<Timestamp> {
     let update = if open.untold { open.update_at } else { None };
-    [open.repage_at, update].into_iter().flatten().min()
+    let repage = open.repage_at.filter(|_| !mutant::on("reminder-lost"));
+    [repage, update].into_iter().flatten().min()
 }
 
 /// Does a dead letter of this type count? All do but the pager's own.

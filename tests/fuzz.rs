@@ -152,7 +152,7 @@ fn every_seeded_bug_is_found() {
             scope.spawn(|| {
                 let place = || usize::try_from(next.fetch_add(1, Ordering::Relaxed)).expect("a place in a list");
                 while let Some(mutant) = MUTANTS.get(place()) {
-                    let hunted = hunt(*mutant, 0, 1_000);
+                    let hunted = hunt(*mutant, 0, 500);
                     if hunted.found.is_none() {
                         lost.lock().expect("not poisoned").push(mutant.0);
                     }

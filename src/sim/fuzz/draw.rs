@@ -74,7 +74,13 @@ pub fn draw(seed: u64) -> Drawn {
         published: None,
     };
     let drawn = Drawn { seed, knobs, scenario };
-    if hand.chance("clockwork", 0, 0.05) { clockwork(drawn) } else { drawn }
+    if hand.chance("clockwork", 0, 0.05) {
+        clockwork(drawn)
+    } else if hand.chance("full house", 0, 0.04) {
+        full_house(&hand, drawn)
+    } else {
+        drawn
+    }
 }
 
 /// Dead letters to the millisecond, each two of them half a window apart: what happens at the very edge of a window is
@@ -96,6 +102,42 @@ fn clockwork(mut drawn: Drawn) -> Drawn {
         behaviour.latency = Latency::Between(secs(1), secs(1));
         (behaviour.refusals, behaviour.loops, behaviour.cuts, behaviour.schema_breaks) = (1.0, 0.0, 0.0, 0.0);
     }
+    drawn
+}
+
+/// Everybody at work when the disk fills up, and for longer than a lease lasts: results that come when nobody can write
+/// them down, under leases that nobody can renew.
+fn full_house(hand: &Hand, mut drawn: Drawn) -> Drawn {
+    drawn.knobs.lease = 60;
+    let scenario = &mut drawn.scenario;
+    let from = scenario.run / 3;
+    scenario.load.push(Load {
+        task_type: TaskType::new("read").expect("a constant name"),
+        agent: None,
+        priority: None,
+        payload: json!({"ticket": "{ticket}"}),
+        arrival: Arrival::Burst { count: 8, over: secs(10) },
+        from,
+        until: scenario.run,
+    });
+    for (_, behaviour) in scenario.models.iter_mut().filter(|(pattern, _)| pattern != "wise/*") {
+        behaviour.latency = Latency::Between(secs(5), secs(60));
+    }
+    scenario.faults.retain(|fault| fault.kind != FaultKind::DiskFull);
+    let lasts = secs(hand.whole("full house lasts", 0, 61, 100));
+    scenario.faults.push(Fault {
+        name: "disk-full when it hurts".to_owned(),
+        kind: FaultKind::DiskFull,
+        when: When::At(from + secs(12)),
+        lasts: (lasts, lasts),
+        scope: Scope::default(),
+        share: 1.0,
+        flap: None,
+        calls: None,
+        retry_after: None,
+        times: 10.0,
+        by_millis: 0,
+    });
     drawn
 }
 

@@ -10,7 +10,7 @@ use crate::event::Happening;
 use crate::failure::Kind;
 use crate::ledger::Balance;
 use crate::retry::{Backoff, Jitter, RetryPolicy};
-use crate::scenario::FaultKind;
+use crate::scenario::{FaultKind, Window};
 use crate::sim::play::books::CallEnd;
 use crate::task::{Effect, TaskId};
 use crate::time::Timestamp;
@@ -20,6 +20,7 @@ pub(super) fn check(case: &Case<'_>, found: &mut Vec<Violation>) {
     for story in &case.stories {
         once(story, found);
         leases(story, found);
+        lapsed(case, story, found);
         attempts(case, story, found);
         classes(case, story, found);
         backoff(case, story, found);
@@ -119,6 +120,32 @@ fn leases(story: &Story<'_>, found: &mut Vec<Violation>) {
     }
 }
 
+/// I-04: nothing can be renewed on a full disk, so a lease granted before is over when it was full for as long as a lease
+/// lasts; whoever worked under it completes nothing any more, whether or not anybody noticed.
+fn lapsed(case: &Case<'_>, story: &Story<'_>, found: &mut Vec<Violation>) {
+    let full = |window: &&Window| {
+        let fault = &case.scenario.faults[window.fault];
+        fault.kind == FaultKind::DiskFull && fault.flap.is_none()
+    };
+    for window in case.run.windows.iter().filter(full) {
+        let full_from = case.clock(window.from);
+        // In calm weather no disk is full.
+        let full_until = case.clock(window.until.min(case.scenario.run));
+        for claim in story.claims.iter().filter(|claim| claim.from <= full_from) {
+            let over = full_from + policy(case, story, claim).ack_wait;
+            let Some(end) = claim.end.filter(|end| matches!(end.what, Happening::Done { .. })) else { continue };
+            if over <= full_until && over < end.at {
+                let evidence = format!(
+                    "{} held it from {}; the disk was full from {full_from} until {full_until}, and the lease over at {over} at the latest",
+                    claim.agent, claim.from
+                );
+                let text = "a result was taken under a lease that was over";
+                found.push(Violation::of_task("I-04", story.id(), Some(end.at), text, evidence));
+            }
+        }
+    }
+}
+
 /// I-05: no more deliveries than the policy allows, by what the models saw.
 fn attempts(case: &Case<'_>, story: &Story<'_>, found: &mut Vec<Violation>) {
     let mut rounds: BTreeMap<u32, Vec<&Claim<'_>>> = BTreeMap::new();
@@ -196,16 +223,19 @@ fn classes(case: &Case<'_>, story: &Story<'_>, found: &mut Vec<Violation>) {
         let (Some(one), Some(other)) = (story.claim_of(pair[0]), story.claim_of(pair[1])) else { continue };
         let same_round = one.generation == other.generation && one.fence != other.fence;
         let answered = pair[0].ended.is_some_and(|(_, end)| end == CallEnd::Flawed);
-        if !same_round || !answered || has_tools(case, one) {
+        if !same_round || !answered {
             continue;
         }
         let at = Some(pair[1].clock);
         let known = || case.could_be_written(pair[0], pair[1], policy(case, story, one).ack_wait);
-        if let Some(met) = case.met(pair[0]).filter(|met| HOPELESS.contains(met) && known()) {
+        // Of an agent with tools a circle is several calls of one delivery.
+        let hopeless = |met: &FaultKind| HOPELESS.contains(met) && !has_tools(case, one) && known();
+        if let Some(met) = case.met(pair[0]).filter(hopeless) {
             let evidence = format!("met {met} and was asked again in round {}", one.generation);
             found.push(Violation::of_task("I-18", story.id(), at, "what cannot be helped was tried again", evidence));
         }
-        // Only an answer that was taken and refused: one that came too late, or to nobody, corrects nothing.
+        // Only an answer that was taken and refused: one that came too late, or to nobody, corrects nothing. It is told in
+        // the prompt that is said anew, or, where tools were used, in the conversation that goes on.
         let refused = one.end.is_some_and(
             |end| matches!(&end.what, Happening::RetryScheduled { failure, .. } if failure.kind == Kind::MissingField),
         );
@@ -281,6 +311,10 @@ fn backoff(case: &Case<'_>, story: &Story<'_>, found: &mut Vec<Violation>) {
 /// I-17: once nothing breaks any more, everything comes to its end.
 fn drained(case: &Case<'_>, found: &mut Vec<Violation>) {
     let run = case.run;
+    if let Some(at) = run.books.circled {
+        let evidence = "the store was asked over and over while the clock stood still".to_owned();
+        found.push(Violation::at("I-17", case.clock(at), "somebody in the team goes round in circles", evidence));
+    }
     if run.at_rest && run.balance.settled() {
         return;
     }

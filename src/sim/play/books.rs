@@ -35,6 +35,8 @@ pub struct Ledgers {
     pub asked_again: Vec<(TaskId, Result<TaskId, String>)>,
     /// Every call of a tool, as its server saw it.
     pub tools: Vec<Used>,
+    /// When the store was first asked over and over without any time passing.
+    pub circled: Option<Duration>,
 }
 
 /// One call of a tool, as the other side saw it.
