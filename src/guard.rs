@@ -172,6 +172,7 @@ impl Guard {
             }
             BreakerState::ForcedOpen => {
                 let until = self.breaker.retry_at(now).unwrap_or(now + LOOK_AT_PARKED);
+                let until = until.max(self.gate_until(now).unwrap_or(until));
                 return Stance::Held { why: Hold::IntegrationParked, until };
             }
             BreakerState::HalfOpen => Some(self.breaker.free_probes(now)),
@@ -350,7 +351,8 @@ fn judged(failure: &Failure) -> (CallEnd, Manners) {
         Signal::Count if failure.kind == Kind::Overloaded => (CallEnd::Err, Manners::Busy(failure.retry_after)),
         Signal::Count => (CallEnd::Err, hinted),
         Signal::Throttle => (CallEnd::Ignored, Manners::Busy(failure.retry_after)),
-        Signal::Open => (CallEnd::Ignored, Manners::Silent),
+        // Of several calls that were out together only the first opens the breaker; the gate hears how long each asks for.
+        Signal::Open => (CallEnd::Ignored, hinted),
         // An answer came, in full and in time; that it is a bad one is not the integration's illness.
         Signal::Ignore if failure.origin == Origin::AgentOutput => (CallEnd::Ok, Manners::Well),
         Signal::Ignore => (CallEnd::Ignored, Manners::Silent),
@@ -601,6 +603,24 @@ mod tests {
         assert_eq!(guard.close("new key", at(9))[0].to, BreakerState::Closed);
         assert_eq!(guard.report(straggler, Report::Failed(&unusable), at(10)), [], "it was asked with the old key");
         assert_eq!(guard.peek(at(10)), Stance::Free);
+    }
+
+    /// Seed 4615: two calls were out, and both were told to come back in ten minutes, the second a moment later. The first
+    /// opened the breaker until its time; the second was a straggler, and its time was undercut by that moment.
+    #[test]
+    fn of_two_that_were_out_together_and_name_a_time_the_later_one_counts() {
+        let mut guard = Guard::new(BreakerConfig::default());
+        let (first, second) = (go(&mut guard, at(0)), go(&mut guard, at(0)));
+        let used_up = failure(Signal::Open, Some(600));
+        guard.report(first, Report::Failed(&used_up), at(1));
+        guard.report(second, Report::Failed(&used_up), at(3));
+        for (now, held) in [(1, Some(603)), (600, Some(603)), (602, Some(603)), (603, None)] {
+            let until = match guard.peek(at(now)) {
+                Stance::Held { until, .. } => Some(until),
+                Stance::Probing { .. } | Stance::Free => None,
+            };
+            assert_eq!(until, held.map(at), "at {now}");
+        }
     }
 
     #[test]

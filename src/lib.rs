@@ -70,6 +70,7 @@ pub mod prompt;
 pub mod answer;
 pub mod prices;
 pub mod budget;
+pub mod fees;
 pub mod tool_config;
 pub mod config;
 pub mod check;

@@ -16,7 +16,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::desk::AgentState;
 use super::guards::{Admitted, Lent};
 use super::office::Office;
-use super::purse::Reserved;
 use super::seat::Seat;
 use crate::advice::{brief, parse_advice};
 use crate::agent::ModelRef;
@@ -24,6 +23,7 @@ use crate::cause::{Cause, Usage};
 use crate::config::AdviserConfig;
 use crate::delivery::Hold;
 use crate::engine;
+use crate::fees::Fee;
 use crate::guard::{Report, Stance};
 use crate::judgement::{Judgement, Scene, answer_lost, classify};
 use crate::ledger::{Command, Letter, LetterStatus, Record, State};
@@ -57,14 +57,15 @@ pub(crate) enum Advice {
 /// The CEO.
 pub(crate) struct Ceo(pub(crate) Arc<Office>);
 
-/// Letters the adviser is thinking about, and what its advice has cost lately.
+/// Letters the adviser is thinking about, and what it said and is not carried out yet.
 #[derive(Default)]
 pub(crate) struct Desk {
     asked: BTreeSet<(TaskId, u32)>,
     /// Parked tasks that were looked at once: what could not be moved then waits for its bound.
     unmoved: BTreeSet<(TaskId, u32)>,
+    /// Paid for: while it cannot be written down it waits here, and is not asked for again.
+    advised: Vec<(TaskId, u32, Box<Ruling>, Advice)>,
     retry: Option<AbortOnDropHandle<()>>,
-    spent: Vec<(Timestamp, u64)>,
 }
 
 impl Actor for Ceo {
@@ -87,11 +88,14 @@ impl Actor for Ceo {
         let done = match message {
             CeoMessage::Kick => {
                 self.0.ceo.heard();
-                self.look(&myself, desk).await
+                match self.follow_advice(desk).await {
+                    Ok(()) => self.look(&myself, desk).await,
+                    failed => failed,
+                }
             }
             CeoMessage::Advised { task, generation, ruling, advice } => {
-                desk.asked.remove(&(task, generation));
-                self.advised(task, generation, *ruling, advice).await
+                desk.advised.push((task, generation, ruling, advice));
+                self.follow_advice(desk).await
             }
         };
         match done {
@@ -123,11 +127,8 @@ impl Ceo {
                 continue;
             }
             let ruling = rule(&self.0, &record).await?;
-            match self.adviser(desk, &ruling) {
-                Some(adviser) => {
-                    desk.asked.insert((record.task.id, record.generation));
-                    self.ask(myself.clone(), adviser, record, ruling, desk).await?;
-                }
+            match self.adviser(&ruling) {
+                Some(adviser) => self.ask(myself.clone(), adviser, record, ruling, desk).await?,
                 None => decide(&self.0, &record, ruling, DeciderKind::Table).await?,
             }
         }
@@ -157,11 +158,9 @@ impl Ceo {
     }
 
     /// The adviser, if there is one, there is something to choose, and the money for it is not used up.
-    fn adviser(&self, desk: &mut Desk, ruling: &Ruling) -> Option<AdviserConfig> {
+    fn adviser(&self, ruling: &Ruling) -> Option<AdviserConfig> {
         let adviser = self.0.config.ceo.adviser.clone().filter(|_| ruling.admissible.len() > 1)?;
-        let hour_ago = Timestamp::from_millis(self.0.now().millis() - 3_600_000);
-        desk.spent.retain(|(at, _)| *at > hour_ago);
-        let spent: u64 = desk.spent.iter().map(|(_, micro_usd)| micro_usd).sum();
+        let spent = self.0.advice_of_the_hour();
         let held = matches!(self.0.guards.peek(&adviser.model.provider, self.0.now()), Stance::Held { .. });
         (spent < adviser.micro_usd_per_hour && !held).then_some(adviser)
     }
@@ -197,20 +196,47 @@ impl Ceo {
             Usage { input: question.len() as u64, output: u64::from(adviser.max_output_tokens), ..Usage::default() };
         let worst = prices::price(usage, &self.0.config.model_facts(&adviser.model));
         let worst = worst.unwrap_or(adviser.micro_usd_per_hour);
-        let reserved = match self.0.set_aside_for_advice(record.task.id, worst) {
+        let (task, generation) = (record.task.id, record.generation);
+        let reserved = match self.0.set_aside_for_advice(task, worst) {
             Ok(reserved) => reserved,
-            Err(over) => return self.advised(record.task.id, record.generation, ruling, Advice::None(over)).await,
+            Err(over) => return self.advised(task, generation, &ruling, &Advice::None(over)).await,
         };
-        desk.spent.push((self.0.now(), worst));
+        let fee = Fee { at: self.0.now(), task, generation, micro_usd: worst };
+        if let Err(error) = self.0.note_fee(fee).await {
+            // Not sent, so not spent.
+            reserved.settle(0);
+            return Err(error);
+        }
+        desk.asked.insert((task, generation));
         let office = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let (task, generation) = (record.task.id, record.generation);
             // An adviser that panics has given no usable advice; the letter must not wait for it for ever.
-            let asked = AssertUnwindSafe(advice(&office, &adviser, &request, &ruling, reserved)).catch_unwind().await;
-            let advice = asked.unwrap_or_else(|_| Advice::None("it panicked".to_owned()));
+            let asked = AssertUnwindSafe(advice(&office, &adviser, &request, &ruling)).catch_unwind().await;
+            let (advice, counted) = asked.unwrap_or_else(|_| (Advice::None("it panicked".to_owned()), None));
+            // What was set aside and is not known stays spent.
+            if let Some(micro_usd) = counted {
+                reserved.settle(micro_usd);
+                if let Err(error) = office.note_fee(Fee { micro_usd, ..fee }).await {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "what advice cost counts as the most it can"
+                    );
+                }
+            }
             let ruling = Box::new(ruling);
             let _ = myself.cast(CeoMessage::Advised { task, generation, ruling, advice });
         });
+        Ok(())
+    }
+
+    /// Carries out what was advised.
+    async fn follow_advice(&self, desk: &mut Desk) -> Result<(), engine::Error> {
+        while let Some((task, generation, ruling, advice)) = desk.advised.last() {
+            let (task, generation) = (*task, *generation);
+            self.advised(task, generation, ruling, advice).await?;
+            desk.advised.pop();
+            desk.asked.remove(&(task, generation));
+        }
         Ok(())
     }
 
@@ -233,25 +259,24 @@ impl Ceo {
         &self,
         task: TaskId,
         generation: u32,
-        ruling: Ruling,
-        advice: Advice,
+        ruling: &Ruling,
+        advice: &Advice,
     ) -> Result<(), engine::Error> {
         let Some(record) = self.0.engine.record(task).await?.filter(|record| record.generation == generation) else {
             return Ok(());
         };
+        let mut ruling = ruling.clone();
         match advice {
             Advice::Chosen(decision) => {
-                let mut ruling = ruling;
-                if !crate::ledger::same(&ruling.decision, &decision) {
+                if !crate::ledger::same(&ruling.decision, decision) {
                     ruling
                         .reasons
                         .push(format!("the adviser chose it over the table's {}", triage::in_words(&ruling.decision)));
                 }
-                ruling.decision = decision;
+                ruling.decision = decision.clone();
                 decide(&self.0, &record, ruling, DeciderKind::Adviser).await
             }
             Advice::None(why) => {
-                let mut ruling = ruling;
                 ruling.reasons.push(format!("the adviser gave no usable advice ({why}); the table decides"));
                 decide(&self.0, &record, ruling, DeciderKind::Table).await
             }
@@ -259,46 +284,42 @@ impl Ceo {
     }
 }
 
-/// Asks the adviser, within its time. What was set aside for it and is not answered stays spent.
+/// Asks the adviser, within its time: what it says, and what that counts for, where that is known.
 async fn advice(
     office: &Arc<Office>,
     adviser: &AdviserConfig,
     request: &Request,
     ruling: &Ruling,
-    reserved: Reserved,
-) -> Advice {
+) -> (Advice, Option<u64>) {
     let (provider, lent) = match through_to(office, adviser).await {
         Ok(through) => through,
-        Err(why) => {
-            reserved.settle(0);
-            return Advice::None(why);
-        }
+        Err(why) => return (Advice::None(why), Some(0)),
     };
     let progress = Progress::default();
     let reply = tokio::select! {
         biased;
         reply = provider.ask(request, &progress) => reply,
-        () = office.clock.sleep(adviser.within) => return Advice::None("it did not answer in time".to_owned()),
+        () = office.clock.sleep(adviser.within) => return (Advice::None("it did not answer in time".to_owned()), None),
     };
     match reply {
         Ok(reply) => {
-            reserved.settle(office.counted(&adviser.model, reply.usage, None));
+            let counted = office.counted(&adviser.model, reply.usage, None);
             lent.report(Report::Healthy).await;
-            match parse_advice(&reply.text, &ruling.admissible) {
+            let advice = match parse_advice(&reply.text, &ruling.admissible) {
                 Ok(advice) => Advice::Chosen(advice.decision),
                 Err(error) => Advice::None(error.to_string()),
-            }
+            };
+            (advice, Some(counted))
         }
         Err(failure) => {
-            if !answer_lost(&failure) {
-                reserved.settle(office.counted(&adviser.model, failure.usage, None));
-            }
+            let known = !answer_lost(&failure);
+            let counted = known.then(|| office.counted(&adviser.model, failure.usage, None));
             let why = format!("{} while {}", failure.fault, failure.phase);
             match classify(&Cause::Llm(failure), &Scene::new(Effect::ReadOnly, office.now())) {
                 Judgement::Failed(failure) => lent.report(Report::Failed(&failure)).await,
                 Judgement::Cancelled | Judgement::Continue => lent.report(Report::Dropped).await,
             }
-            Advice::None(why)
+            (Advice::None(why), counted)
         }
     }
 }

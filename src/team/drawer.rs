@@ -43,6 +43,14 @@ impl Kept for crate::incident::Page {
     }
 }
 
+impl Kept for crate::fees::Fees {
+    const KIND: &'static str = "advice";
+
+    fn key(&self) -> &str {
+        "fees"
+    }
+}
+
 impl Kept for crate::replay::Replay {
     const KIND: &'static str = "replay";
 
@@ -52,10 +60,20 @@ impl Kept for crate::replay::Replay {
 }
 
 /// All of a kind. What cannot be read (written by a newer version, or damaged) is said in the log and left alone.
-pub(crate) async fn all<T: Kept>(engine: &dyn Engine) -> Result<Vec<Stored<T>>, engine::Error> {
+pub(crate) async fn all<T: Kept + Clone>(engine: &dyn Engine) -> Result<Vec<Stored<T>>, engine::Error> {
+    anew(engine, &[]).await
+}
+
+/// As [`all`]; what is known already, and is of the same version still, is not read again.
+async fn anew<T: Kept + Clone>(engine: &dyn Engine, known: &[Stored<T>]) -> Result<Vec<Stored<T>>, engine::Error> {
+    let known: BTreeMap<&str, &Stored<T>> = known.iter().map(|stored| (stored.value.key(), stored)).collect();
     let documents = engine.documents(T::KIND).await?;
     let mut found = Vec::with_capacity(documents.len());
     for document in documents {
+        if let Some(same) = known.get(document.key.as_str()).filter(|known| known.version == document.version) {
+            found.push((*same).clone());
+            continue;
+        }
         match serde_json::from_value(document.body) {
             Ok(value) => found.push(Stored { version: document.version, value }),
             Err(error) => {
@@ -76,16 +94,17 @@ type Read = (u64, Arc<dyn Any + Send + Sync>);
 
 impl Drawer {
     /// [`all`], read anew only when something was saved meanwhile.
-    pub(crate) async fn all<T: Kept + Send + Sync + 'static>(
+    pub(crate) async fn all<T: Kept + Clone + Send + Sync + 'static>(
         &self,
         engine: &dyn Engine,
     ) -> Result<Arc<Vec<Stored<T>>>, engine::Error> {
         let Some(saves) = engine.saves() else { return Ok(Arc::new(all(engine).await?)) };
-        let known = self.known(T::KIND).filter(|(before, _)| *before == saves);
-        if let Some(Ok(known)) = known.map(|(_, known)| known.downcast()) {
+        let (before, known) = self.known(T::KIND).unzip();
+        let known = known.and_then(|known| known.downcast::<Vec<Stored<T>>>().ok()).unwrap_or_default();
+        if before == Some(saves) {
             return Ok(known);
         }
-        let read = Arc::new(all::<T>(engine).await?);
+        let read = Arc::new(anew(engine, &known).await?);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(T::KIND, (saves, read.clone()));
         Ok(read)
     }
@@ -96,7 +115,7 @@ impl Drawer {
 }
 
 /// The one of this name.
-pub(crate) async fn one<T: Kept>(engine: &dyn Engine, key: &str) -> Result<Option<Stored<T>>, engine::Error> {
+pub(crate) async fn one<T: Kept + Clone>(engine: &dyn Engine, key: &str) -> Result<Option<Stored<T>>, engine::Error> {
     Ok(all::<T>(engine).await?.into_iter().find(|stored| stored.value.key() == key))
 }
 

@@ -290,7 +290,9 @@ impl Office {
     }
 
     /// Every document of a kind, as it stands now.
-    pub(crate) async fn kept<T: Kept + Send + Sync + 'static>(&self) -> Result<Arc<Vec<Stored<T>>>, engine::Error> {
+    pub(crate) async fn kept<T: Kept + Clone + Send + Sync + 'static>(
+        &self,
+    ) -> Result<Arc<Vec<Stored<T>>>, engine::Error> {
         self.drawer.all(&*self.engine).await
     }
 

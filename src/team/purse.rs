@@ -4,12 +4,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::drawer::{self, Kept};
 use super::office::Office;
 use crate::agent::ModelRef;
 use crate::budget::{self, Ask, Caps, DAY, Purse, Spending};
 use crate::cause::Usage;
 use crate::conversation::Message;
 use crate::engine::{self, Engine};
+use crate::fees::{Fee, Fees};
 use crate::journal::Step;
 use crate::ledger::Record;
 use crate::llm::Request;
@@ -28,7 +30,9 @@ impl Money {
         let day_ago = Timestamp::from_millis(now.millis() - i64::try_from(DAY.as_millis()).unwrap_or(i64::MAX));
         let spent = engine.spendings(day_ago).await?.into_iter();
         let spent = spent.map(|spent| Spending { at: spent.at, agent: spent.agent, micro_usd: spent.micro_usd });
-        Ok(Self(Mutex::new(Purse::restore(spent, now))))
+        let fees = drawer::all::<Fees>(engine).await?.into_iter().flat_map(|stored| stored.value.0);
+        let fees = fees.map(|fee| Spending { at: fee.at, agent: adviser(), micro_usd: fee.micro_usd });
+        Ok(Self(Mutex::new(Purse::restore(spent.chain(fees), now))))
     }
 
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut Purse) -> T) -> T {
@@ -62,6 +66,11 @@ impl Drop for Reserved {
         let now = self.office.now();
         self.office.money.with(|purse| purse.forfeit(self.id, now));
     }
+}
+
+/// Under which name advice is paid for: no agent's, as it is work on no task.
+fn adviser() -> AgentName {
+    AgentName::new("ceo-adviser").expect("`ceo-adviser` is a name")
 }
 
 impl Office {
@@ -98,10 +107,28 @@ impl Office {
     /// # Errors
     /// Which cap it could pass, in words.
     pub(crate) fn set_aside_for_advice(self: &Arc<Self>, task: TaskId, worst: u64) -> Result<Reserved, String> {
-        let ceo = AgentName::new("ceo").expect("`ceo` is a name");
         let budget = &self.config.budget;
         let caps = Caps { team_hour: budget.micro_usd_per_hour, team_day: budget.micro_usd_per_day, ..Caps::default() };
-        self.set_aside(&Ask { task, task_spent: 0, agent: &ceo, micro_usd: worst }, &caps)
+        self.set_aside(&Ask { task, task_spent: 0, agent: &adviser(), micro_usd: worst }, &caps)
+    }
+
+    /// What advice has cost within the hour, what is set aside for it included, in millionths of a US dollar.
+    pub(crate) fn advice_of_the_hour(&self) -> u64 {
+        let now = self.now();
+        self.money.with(|purse| purse.agent_hour(&adviser(), now))
+    }
+
+    /// Writes down what asking the adviser costs: before it is asked, and again when that is known.
+    pub(crate) async fn note_fee(&self, fee: Fee) -> Result<(), engine::Error> {
+        loop {
+            let known = drawer::one::<Fees>(&*self.engine, Fees::default().key()).await?;
+            let (version, fees) = known.map_or_else(Default::default, |known| (known.version, known.value));
+            let document = drawer::document(&fees.with(fee), version);
+            match self.engine.save(vec![document], Vec::new(), self.now()).await {
+                Err(engine::Error::DocumentConflict { .. }) => {}
+                other => return other,
+            }
+        }
     }
 
     fn set_aside(self: &Arc<Self>, ask: &Ask<'_>, caps: &Caps) -> Result<Reserved, String> {
