@@ -149,7 +149,7 @@ impl Unit {
         match self {
             Self::Count => format!("{value:.0}"),
             Self::Ratio => format!("{value:.3}"),
-            Self::Share => format!("{} %", trimmed(value * 100.0, 2)),
+            Self::Share => format!("{} %", percent(value * 100.0)),
             Self::Dollars => format!("${value:.2}"),
             Self::Seconds => {
                 let tenths = (value.max(0.0) * 10.0).round() / 10.0;
@@ -157,6 +157,13 @@ impl Unit {
             }
         }
     }
+}
+
+/// With two places, and with more where they would tell nothing from a little, or everything from nearly everything.
+fn percent(value: f64) -> String {
+    let told = (2..=6).map(|places| trimmed(value, places));
+    let mut told = told.skip_while(|text| (text == "0" && value > 0.0) || (text == "100" && value < 100.0));
+    told.next().unwrap_or_else(|| trimmed(value, 6))
 }
 
 fn trimmed(value: f64, places: usize) -> String {
@@ -299,6 +306,22 @@ impl FromStr for Assertion {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nearly_everything_is_not_everything_and_a_little_is_not_nothing() {
+        for (share, words) in [
+            (1.0, "100 %"),
+            (0.0, "0 %"),
+            (0.5, "50 %"),
+            (0.974, "97.4 %"),
+            (0.85714, "85.71 %"),
+            (0.99997, "99.997 %"),
+            (0.999_999_9, "99.99999 %"),
+            (0.000_004, "0.0004 %"),
+        ] {
+            assert_eq!(Unit::Share.words(share), words);
+        }
+    }
 
     #[test]
     fn assertions_are_read_compared_and_written() {

@@ -223,6 +223,10 @@ pub fn visible(text: &str) -> Cow<'_, str> {
 
 /// Does this character hide something, where it stands?
 fn hides(c: char, before: char) -> bool {
+    // Nearly all there is.
+    if c == ' ' || c.is_ascii_graphic() {
+        return false;
+    }
     let after_a_letter = !is_invisible(before) && (before.is_alphanumeric() || !before.is_ascii());
     match c {
         '\n' | '\r' | '\t' | '\u{c}' => false,

@@ -185,13 +185,15 @@ fn known<T: FromStr>(cell: &str) -> Option<Option<T>> {
 /// slashes, each at a price of its own: such a name is known of its own vendor only.
 #[must_use]
 pub fn listed(model: &ModelRef) -> Option<ModelFacts> {
-    // Asked at every call of a model: only the line of this name is read whole.
-    let is = |line: &&str| {
-        let mut columns = line.split('\t');
-        let (vendor, name) = (columns.next(), columns.next());
-        name == Some(model.model.as_str()) && (vendor == Some(model.provider.as_str()) || !model.model.contains('/'))
+    // Asked at every call of a model: only lines that have the name in a cell are read.
+    let cell = format!("\t{}\t", model.model);
+    let line = |(at, _)| SNAPSHOT[..at].rfind('\n').map_or(0, |end| end + 1);
+    let named = SNAPSHOT.match_indices(&cell).map(line).filter_map(|at| SNAPSHOT[at..].lines().next()).filter_map(read);
+    let is = |listed: &Listed| {
+        let ours = listed.vendor == model.provider.as_str() || !model.model.contains('/');
+        listed.model == model.model && ours
     };
-    lines().filter(is).find_map(read).map(|listed| listed.facts)
+    named.filter(is).map(|listed| listed.facts).next()
 }
 
 /// The dearest there is: the highest price of each kind among the snapshot and `known`, long requests included. What a

@@ -332,20 +332,25 @@ impl Shelf {
             Some(Cursor::Task(seq)) => Some(seq),
             Some(Cursor::Letter(..)) => return Err(page.bad_cursor()),
         };
-        let all = 1..=self.records.len() as u64;
+        let last = self.records.len() as u64;
+        let (from, to) = match after {
+            None => (1, last),
+            Some(after) if page.oldest_first => (after.saturating_add(1), last),
+            Some(after) => (1, after.saturating_sub(1)),
+        };
         let seqs: Vec<u64> = if filter.states.is_empty() {
-            all.collect()
+            (from..=to).collect()
         } else {
             // Each state once, whatever was asked for.
             let states: BTreeSet<State> = filter.states.iter().copied().collect();
-            let mut seqs: Vec<u64> =
-                states.iter().filter_map(|state| self.standing.get(state)).flatten().copied().collect();
+            let standing = states.iter().filter_map(|state| self.standing.get(state)).flatten();
+            let mut seqs: Vec<u64> = standing.copied().filter(|seq| (from..=to).contains(seq)).collect();
             seqs.sort_unstable();
             seqs
         };
-        let found = seqs.into_iter().map(|seq| (seq, self.at(seq))).filter(|(_, record)| filter.matches(record));
-        let keyed = found.map(|(seq, record)| (Cursor::Task(seq), record)).collect();
-        Ok(cut(keyed, after.map(Cursor::Task), page))
+        let found = seqs.into_iter().map(|seq| (Cursor::Task(seq), self.at(seq)));
+        let mut found = found.filter(|(_, record)| filter.matches(record));
+        Ok(if page.oldest_first { cut(&mut found, page) } else { cut(&mut found.rev(), page) })
     }
 
     fn dead_letters(&self, filter: &Filter, page: &PageAsk) -> Result<Page<Record>, Error> {
@@ -359,7 +364,11 @@ impl Shelf {
         let mut letters: Vec<(Timestamp, u64)> = letters.copied().collect();
         letters.sort_unstable();
         let found = letters.into_iter().map(|(at, seq)| (Cursor::Letter(at, seq), self.at(seq)));
-        Ok(cut(found.filter(|(_, record)| filter.matches_letter(record)).collect(), after, page))
+        let found = found.filter(|(_, record)| filter.matches_letter(record));
+        let follows =
+            |cursor: &Cursor| after.is_none_or(|after| (*cursor > after) == page.oldest_first && *cursor != after);
+        let mut found = found.filter(|(cursor, _)| follows(cursor));
+        Ok(if page.oldest_first { cut(&mut found, page) } else { cut(&mut found.rev(), page) })
     }
 
     fn failure_rates(&self, since: Timestamp) -> Vec<FailureRate> {
@@ -406,14 +415,9 @@ fn index(seq: u64) -> usize {
     usize::try_from(seq).map_or(usize::MAX, |seq| seq.saturating_sub(1))
 }
 
-/// The page of a listing in ascending order that begins after a cursor.
-fn cut(mut keyed: Vec<(Cursor, &Record)>, after: Option<Cursor>, page: &PageAsk) -> Page<Record> {
-    if page.oldest_first {
-        keyed.retain(|(cursor, _)| after.is_none_or(|after| *cursor > after));
-    } else {
-        keyed.retain(|(cursor, _)| after.is_none_or(|after| *cursor < after));
-        keyed.reverse();
-    }
+/// The first page of what is in the order that was asked for.
+fn cut(found: &mut dyn Iterator<Item = (Cursor, &Record)>, page: &PageAsk) -> Page<Record> {
+    let mut keyed: Vec<(Cursor, &Record)> = found.take(page.size() + 1).collect();
     let more = keyed.len() > page.size();
     keyed.truncate(page.size());
     let next = keyed.last().filter(|_| more).map(|(cursor, _)| cursor.to_string());

@@ -155,12 +155,13 @@ fn caught(seed: u64, work: impl FnOnce() -> Result<Run, Error>) -> Result<Run, E
 /// The feed as JSON lines, the way `backstop events -o jsonl` writes it.
 #[must_use]
 pub fn feed(events: &[Event]) -> String {
-    let mut lines = String::new();
-    for event in events {
-        lines.push_str(&serde_json::to_string(event).expect("an event is JSON"));
-        lines.push('\n');
-    }
-    lines
+    events.iter().map(line).collect()
+}
+
+fn line(event: &Event) -> String {
+    let mut line = serde_json::to_string(event).expect("an event is JSON");
+    line.push('\n');
+    line
 }
 
 /// Where the models are.
@@ -490,7 +491,9 @@ impl<'a> Director<'a> {
         }
         let events = self.store.events(0, u32::MAX).await?;
         let balance = self.store.balance().await?;
-        let hash = hex(&Sha256::digest(feed(&events)));
+        let mut hash = Sha256::new();
+        events.iter().for_each(|event| hash.update(line(event)));
+        let hash = hex(&hash.finalize());
         drop(self.team.take());
         let mut books = std::mem::take(&mut *self.stage.books.open());
         if let World::Wire(server) = self.world {

@@ -116,8 +116,8 @@ impl Provider for VirtualModel {
 
 /// Waits, with content coming in between: a slow answer is not a hung one.
 async fn drip(after: Duration, result: &Result<Reply, Box<LlmFailure>>, progress: &Progress) {
-    /// A piece now and then, well within the idle limit of any provider.
-    const PIECE: Duration = Duration::from_secs(20);
+    /// A piece now and then, within the idle limit of any provider: half a minute, unless somebody says otherwise.
+    const PIECE: Duration = Duration::from_secs(25);
     let flows = match result {
         Ok(_) => true,
         Err(failure) => failure.phase == Phase::Stream && failure.fault != Broken::Timeout,

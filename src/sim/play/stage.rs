@@ -191,13 +191,16 @@ impl Stage {
     #[must_use]
     pub fn is_on(&self, kind: FaultKind) -> bool {
         let elapsed = self.elapsed();
-        !self.is_calm()
-            && self.windows.iter().any(|window| {
-                let fault = &self.scenario.faults[window.fault];
-                fault.kind == kind
-                    && (window.from..window.until).contains(&elapsed)
-                    && fault.is_on(window.from, elapsed)
-            })
+        if self.is_calm() {
+            return false;
+        }
+        let mut room = self.room();
+        self.keep_up(&mut room, elapsed);
+        room.open.iter().any(|place| {
+            let window = self.windows[*place];
+            let fault = &self.scenario.faults[window.fault];
+            fault.kind == kind && fault.is_on(window.from, elapsed)
+        })
     }
 
     /// The fault that strikes this call, if one does: the first in the order of the scenario, with its place.
