@@ -365,7 +365,7 @@ fn agent(agent: &Agent) -> Data {
     context! { name => agent.name.as_str(), description => agent.description.as_str() }
 }
 
-/// The required arguments a payload lacks: what [`render`] would refuse, asked before a task is accepted.
+/// The required arguments a payload lacks: what [`Prompted::render`] would refuse, asked before a task is accepted.
 pub fn lacking<'a>(prompt: &'a Prompt, payload: &'a Value) -> impl Iterator<Item = &'a str> {
     let given = |name: &str| payload.get(name).is_some_and(|value| !value.is_null());
     prompt

@@ -1,7 +1,7 @@
 //! A scenario: how much work comes, how the models answer, what breaks when, and what must be true at the end.
 //!
 //! One scenario drives both ways of breaking a provider: the simulation in virtual time and the outage server on the
-//! wire. Here is what it says and what it means at a moment; who reads the file is `definitions/scenario.rs`, who plays
+//! wire. Here is what it says and what it means at a moment; who reads the file is `definitions/scenario_file.rs`, who plays
 //! it is `sim/`. Spans count from the beginning of the run.
 
 use std::collections::BTreeMap;

@@ -34,6 +34,9 @@ pub(crate) enum PagerMessage {
 /// How long a channel may take in all; each has a shorter timer of its own.
 const CHANNEL_PATIENCE: Duration = Duration::from_secs(60);
 
+/// For the whole life of a process: what it knows of a page dies with it.
+const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(365 * 86_400);
+
 /// The incident actor.
 pub(crate) struct Pager(pub(crate) Arc<Office>);
 
@@ -175,10 +178,13 @@ impl Pager {
         tokio::spawn(async move {
             let id = page.value.id.clone();
             // A channel that panics or hangs has not taken the page, and must not hold it either.
-            let tried = AssertUnwindSafe(attempt(&office, page)).catch_unwind();
-            if !matches!(tokio::time::timeout(CHANNEL_PATIENCE, tried).await, Ok(Ok(()))) {
-                tracing::error!(page = id, "a channel panicked or hung; the page is tried again");
-                office.clock.sleep(Duration::from_secs(60)).await;
+            let tried = AssertUnwindSafe(attempt(&office, &page.value)).catch_unwind();
+            match tokio::time::timeout(CHANNEL_PATIENCE, tried).await {
+                Ok(Ok(how)) => note(&office, page, how).await,
+                Ok(Err(_)) | Err(_) => {
+                    tracing::error!(page = id, "a channel panicked or hung; the page is tried again");
+                    office.clock.sleep(Duration::from_secs(60)).await;
+                }
             }
             let _ = myself.cast(PagerMessage::Sent(id));
         });
@@ -192,10 +198,9 @@ fn channel(office: &Office, page: &Page) -> Arc<dyn Channel> {
     found.map(|(_, channel)| Arc::clone(channel)).unwrap_or_else(|| pager::last_resort(&office.config.team))
 }
 
-async fn attempt(office: &Office, page: Stored<Page>) {
-    let channel = channel(office, &page.value);
-    let Stored { version, value: page } = page;
-    let how = match channel.send(&page).await {
+/// Sends it once: what came of it.
+async fn attempt(office: &Office, page: &Page) -> Tried {
+    match channel(office, page).send(page).await {
         Ok(receipt) => Tried::Taken { to: office.one_line(&receipt.to, 300) },
         Err(error) => {
             let text = office.one_line(&error.to_string(), 500);
@@ -207,12 +212,18 @@ async fn attempt(office: &Office, page: Stored<Page>) {
                 pager::Error::Never { .. } => Tried::Never { error: text },
             }
         }
-    };
+    }
+}
+
+/// Writes down what came of it, however long the disk takes nothing: until then it counts as being sent, and whoever was
+/// called is not called again as if for the first time.
+async fn note(office: &Office, page: Stored<Page>, how: Tried) {
+    let Stored { version, value: page } = page;
     let now = office.now();
     let (next, event) = tried(&page, how, now);
     let document = drawer::document(&next, version);
     let write = || office.engine.save(vec![document.clone()], vec![event.clone()], office.now());
-    match office.insist(now + Duration::from_secs(60), write).await {
+    match office.insist(now + AS_LONG_AS_IT_TAKES, write).await {
         Ok(()) => {}
         // Sent again under the same dedup key at the worst.
         Err(error) => {

@@ -12,7 +12,7 @@ use crate::time::format_duration;
 /// Play a scenario in virtual time and in real time over HTTP, and compare the counts.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  backstop sim agree agreement              a minute of real time\n  backstop sim agree agreement --seed 3 -o json\n\nExit codes: 0 they agree, 1 they do not, 3 the scenario is wrong."
+    after_help = "Shares and flaps of a fault, and latencies near a timeout, are drawn anew by each side: what is compared must not hang on\nthem. Counts that differ by two or less agree.\n\nExamples:\n  backstop sim agree agreement              a minute of real time\n  backstop sim agree agreement --seed 3 -o json\n\nExit codes: 0 they agree, 1 they do not, 3 the scenario is wrong."
 )]
 pub(in crate::cli) struct Agree {
     /// A scenario file, or the name of a shipped one; it is played in real time, so take a short one

@@ -247,7 +247,11 @@ impl Mutants {
                         usize::try_from(next.fetch_add(1, Ordering::Relaxed)).ok().and_then(|place| wanted.get(place))
                     {
                         let found = hunt(**mutant, self.from, self.seeds);
-                        context.out.say(&format!("{}: {:?} after {}", mutant.0, found.found, found.tried));
+                        let how = match found.found {
+                            Some((invariant, seed, _)) => format!("found by {invariant} with seed {seed}"),
+                            None => format!("not found in {} seeds", found.tried),
+                        };
+                        context.out.say(&format!("{}: {how}", mutant.0));
                         hunted.lock().unwrap_or_else(PoisonError::into_inner).push(found);
                     }
                 });
@@ -267,14 +271,14 @@ impl Mutants {
             })
             .collect();
         context.out.data(&json!({ "items": raw, "not_found": lost }), "/mutant", || {
-            let mut table = Table::new(&["BUG", "FILE", "WHAT IT DOES", "FOUND BY", "SEED", "SEEDS"]);
+            let mut table = Table::new(&["BUG", "WHAT IT DOES", "FOUND BY", "SEED", "SEEDS"]);
             for one in &hunted {
                 let (by, seed) = match one.found {
                     Some((invariant, seed, _)) => (invariant.to_owned(), seed.to_string()),
                     None => ("NOT FOUND".to_owned(), "-".to_owned()),
                 };
-                let (name, file, what) = one.mutant;
-                table.row(&[name.to_owned(), file.to_owned(), what.to_owned(), by, seed, one.tried.to_string()]);
+                let (name, _, what) = one.mutant;
+                table.row(&[name.to_owned(), what.to_owned(), by, seed, one.tried.to_string()]);
             }
             table.render("no bug was looked for")
         })?;

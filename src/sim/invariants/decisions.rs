@@ -117,7 +117,11 @@ fn forbidden(case: &Case<'_>, story: &Story<'_>, agent: &AgentName, decided: &De
             (!allowed).then_some("the model is on no list of its agent")
         }
         Decision::Reassign { agent: to, .. } => {
-            let takes = |to: &Agent| to.covers_for.contains(agent) || to.handles(&story.asked.task_type);
+            // Who stands in for the one it was meant for stands in whoever has it by now.
+            let meant_for = story.record.map(|record| &record.task.agent);
+            let covers =
+                |to: &Agent| [Some(agent), meant_for].into_iter().flatten().any(|of| to.covers_for.contains(of));
+            let takes = |to: &Agent| covers(to) || to.handles(&story.asked.task_type);
             (!agents.get(to).is_some_and(takes)).then_some("the agent cannot do it")
         }
     }

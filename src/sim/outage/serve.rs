@@ -106,7 +106,11 @@ async fn serve(house: &Arc<House>, door: &Door, call: &Call) -> Response {
             (Some(_), None) => {}
         }
     }
-    let outgoing = wire::write(&incoming, &cue.then, draw);
+    let mut outgoing = wire::write(&incoming, &cue.then, draw);
+    let mut thinking = thinking;
+    if cue.rule.is_none() && incoming.asked.stream {
+        (thinking, outgoing.pause) = flowing(thinking, outgoing.pieces.len());
+    }
     let fate = Fate { rule: cue.rule, behaviour: Some(cue.then), upstream: false };
     house.remember(at, wire, Some(&incoming), fate, Sent::from(&outgoing));
     // A timer rounds up to a millisecond, which is long for a server that is asked thousands of times a second.
@@ -121,6 +125,15 @@ async fn serve(house: &Arc<House>, door: &Door, call: &Call) -> Response {
         house.stop.cancelled().await;
     }
     send(house, wire, outgoing)
+}
+
+/// A model that takes its time has begun to answer long before it ends: how long until the first piece of its stream, and
+/// how long between any two.
+fn flowing(latency: Duration, pieces: usize) -> (Duration, Duration) {
+    const FIRST: Duration = Duration::from_secs(1);
+    let between = u32::try_from(pieces.saturating_sub(1)).unwrap_or(u32::MAX);
+    let first = if between == 0 { latency } else { (latency / 10).min(FIRST) };
+    (first, (latency - first).checked_div(between).unwrap_or_default())
 }
 
 /// What the vendor says before it looks at the body, if anything. Of Anthropic's two generations of headers either will
@@ -224,4 +237,22 @@ pub(super) async fn reset(house: &House) -> io::Error {
 
 pub(super) fn broken() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "cut on cue")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_begins_long_before_it_ends_and_takes_as_long_as_it_should() {
+        let ms = Duration::from_millis;
+        for (latency, pieces, first, pause) in [
+            (ms(0), 9, ms(0), ms(0)),
+            (ms(500), 1, ms(500), ms(0)),
+            (ms(1_000), 10, ms(100), ms(100)),
+            (ms(241_000), 25, ms(1_000), ms(10_000)),
+        ] {
+            assert_eq!(flowing(latency, pieces), (first, pause), "{latency:?} in {pieces}");
+        }
+    }
 }
