@@ -164,6 +164,25 @@ async fn the_latest_requests_are_remembered_and_all_are_counted() {
 }
 
 #[tokio::test]
+async fn a_request_of_more_bytes_than_are_read_is_refused_in_the_vendors_shape_and_counted() {
+    let server = open(Script::new(7), Options::default()).await;
+    let body = vec![b' '; 33 * 1024 * 1024];
+    for (wire, path, status, pointer, kind) in [
+        (Wire::Anthropic, "/v1/messages", 413, "/error/type", "request_too_large"),
+        (Wire::OpenAi, "/v1/chat/completions", 413, "/error/type", "invalid_request_error"),
+        (Wire::Gemini, "/v1beta/models/gemini-3.8-flash:generateContent", 400, "/error/status", "INVALID_ARGUMENT"),
+        (Wire::Ollama, "/api/chat", 413, "/error", "http: request body too large"),
+    ] {
+        let response = client().post(format!("{}{path}", server.url())).body(body.clone()).send().await;
+        let response = response.expect("a response");
+        assert_eq!(response.status().as_u16(), status, "{wire:?}");
+        let told: Value = serde_json::from_str(&response.text().await.expect("a body")).expect("JSON");
+        assert_eq!(told.pointer(pointer).and_then(Value::as_str), Some(kind), "{wire:?}: {told}");
+    }
+    assert_eq!(server.counters().requests, 4);
+}
+
+#[tokio::test]
 async fn at_another_speed_hints_are_that_much_shorter() {
     let limited = rule_of("rate-limited,hint=millis,retry-after=60s").expect("a rule");
     let server = open(Script::new(7), Options { speed: 30.0, ..Options::default() }).await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
@@ -39,13 +40,20 @@ pub(super) async fn anything(
     method: Method,
     uri: Uri,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let call = Call { method, uri, headers, body };
+    let whole = body.is_ok();
+    let call = Call { method, uri, headers, body: body.unwrap_or_default() };
     if call.uri.path() == "/_outage" || call.uri.path().starts_with("/_outage/") {
         return control::answer(&house, peer, &call);
     }
     match Door::find(call.uri.path(), call.uri.query()) {
+        Some(door) if !whole => {
+            let draw = house.draw(door.wire, &call.body);
+            let refused = wire::complain(door.wire, draw, Complaint::TooLarge);
+            house.remember(house.now(), door.wire, None, Fate::default(), Sent::from(&refused));
+            send(&house, door.wire, refused)
+        }
         Some(door) if call.method == Method::POST => serve(&house, &door, &call).await,
         Some(_) | None => elsewhere(&house, &call).await,
     }

@@ -132,6 +132,7 @@ pub(super) fn complaint(complaint: Complaint<'_>, draw: Draw) -> (u16, Value) {
         Complaint::TooLong => {
             (400, "invalid_request_error", "prompt is too long: 208310 tokens > 200000 maximum".to_owned())
         }
+        Complaint::TooLarge => (413, "request_too_large", "Request exceeds the maximum size".to_owned()),
         Complaint::Invalid(message) => (400, "invalid_request_error", message.to_owned()),
         Complaint::NoSuchPath(_) => (404, "not_found_error", "Not Found".to_owned()),
         Complaint::BadGateway(message) => (502, "api_error", message.to_owned()),

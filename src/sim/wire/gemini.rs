@@ -112,6 +112,9 @@ pub(super) fn complaint(complaint: Complaint<'_>) -> (u16, Value) {
                 "models/{model} is not found for API version v1beta, or is not supported for generateContent. Call ListModels to see the list of available models and their supported methods."
             ),
         ),
+        Complaint::TooLarge => {
+            plain(400, "INVALID_ARGUMENT", "Request payload size exceeds the limit: 20971520 bytes.")
+        }
         Complaint::TooLong => plain(
             400,
             "INVALID_ARGUMENT",

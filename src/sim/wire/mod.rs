@@ -92,6 +92,8 @@ pub enum Complaint<'a> {
     NoSuchModel(&'a str),
     /// The prompt is longer than the context.
     TooLong,
+    /// The request has more bytes than are read.
+    TooLarge,
     /// The request is wrong, in these words.
     Invalid(&'a str),
     /// There is nothing at this method and path.

@@ -78,6 +78,7 @@ pub(super) fn complaint(complaint: Complaint<'_>) -> (u16, Value) {
         ),
         Complaint::NoSuchModel(model) => (404, format!("model \"{model}\" not found, try pulling it first")),
         Complaint::TooLong => (400, "the input length exceeds the context length".to_owned()),
+        Complaint::TooLarge => (413, "http: request body too large".to_owned()),
         Complaint::Invalid(message) => (400, message.to_owned()),
         Complaint::NoSuchPath(_) => (404, "404 page not found".to_owned()),
         Complaint::BadGateway(message) => (502, message.to_owned()),

@@ -144,6 +144,7 @@ pub(super) fn complaint(complaint: Complaint<'_>) -> (u16, Value) {
             Some("model_not_found"),
             format!("The model `{model}` does not exist or you do not have access to it."),
         ),
+        Complaint::TooLarge => (413, INVALID, None, "Maximum content size limit exceeded".to_owned()),
         Complaint::TooLong => (
             400,
             INVALID,
