@@ -302,6 +302,86 @@ fn an_outage_is_told_in_plain_words_and_adds_up() {
     assert!((spent - report.measure(Measure::Usd)).abs() < 1e-6, "{spent}");
 }
 
+/// Whoever starts with the disk full cannot write that it started; its times were once counted from an earlier start.
+#[test]
+fn a_start_that_could_not_be_written_down_moves_no_times() {
+    let text = r#"
+run: 1h
+load: [{ type: code_review, every: 1m }]
+models: { "*": { latency: 40s } }
+faults:
+  - { fault: process-kill, at: 5m, for: 5m }
+  - { fault: disk-full, at: 7m, for: 8m }
+  - { fault: process-kill, at: 40m, for: 1m }
+  - { fault: server-error, at: 50m, for: 3m }
+"#;
+    let loaded = loaded(text);
+    let run = play(&loaded, 7).expect("it is played");
+    let told = run.events.iter().filter(|event| matches!(event.what, Happening::TeamStarted { .. })).count();
+    assert_eq!((run.books.starts.len(), told), (3, 2), "the second start is not in the feed");
+    // No clock was set: what the clock showed is when it was.
+    let moments = run.books.moments(&run.events);
+    for (event, at) in run.events.iter().zip(&moments) {
+        assert_eq!(*at, event.at.since(loaded.scenario.start), "{event:?}");
+    }
+    let story = Report::of(&loaded, &run).story.join("\n");
+    assert!(story.contains("its first decision, at 00:53:00 (53m in)"), "{story}");
+}
+
+/// With the wall clock set forwards and back, and the process dying under a full disk, no task is done sooner than its
+/// model answers.
+#[test]
+fn times_hold_when_the_clock_is_set_and_the_disk_is_full() {
+    let text = r#"
+run: 1h
+load: [{ type: code_review, every: 2m }]
+models: { "*": { latency: 40s } }
+faults:
+  - { fault: clock-jump, at: 4m, by: -2h }
+  - { fault: process-kill, at: 5m, for: 5m }
+  - { fault: disk-full, at: 9m, for: 11m }
+  - { fault: clock-jump, at: 12m, by: +3h }
+  - { fault: process-kill, at: 15m, for: 1m }
+  - { fault: process-kill, at: 30m, for: 1m }
+  - { fault: clock-jump, at: 30m30s, by: -3h }
+"#;
+    let loaded = loaded(text);
+    let run = play(&loaded, 7).expect("it is played");
+    let moments = run.books.moments(&run.events);
+    let mut ended = 0;
+    for (event, at) in run.events.iter().zip(&moments) {
+        if matches!(event.what, Happening::Done { .. }) {
+            let calls = run.books.calls.iter().filter(|call| call.task == event.task);
+            let answered = calls.filter_map(|call| call.ended).map(|(at, _)| at).find(|answered| answered == at);
+            assert_eq!(answered, Some(*at), "done when its model had answered: {event:?}");
+            ended += 1;
+        }
+    }
+    assert_eq!(ended, run.books.asked.len());
+}
+
+/// Uptime was once read off the wall clock, and hours that it was set on by were hours after the end.
+#[test]
+fn a_clock_that_is_set_is_no_uptime() {
+    let uptime = |jump: &str| {
+        let text = format!(
+            r#"
+run: 1h
+load: [{{ type: code_review, every: 1m }}]
+models: {{ "*": {{ latency: 10s }} }}
+faults:
+  - {{ fault: process-kill, at: 5m, for: 1m }}
+  - {{ fault: quota, provider: anthropic, at: 30m, for: 10m }}
+{jump}human: {{ acknowledges-after: 1m, decides-after: 10m }}
+"#
+        );
+        report(&text).measure(Measure::Uptime)
+    };
+    let (quiet, set) = (uptime(""), uptime("  - { fault: clock-jump, at: 5m30s, by: +2h }\n"));
+    assert!(quiet < 0.95, "the breaker held: {quiet}");
+    assert!((quiet - set).abs() < 1e-9, "{quiet} without, {set} with the clock set");
+}
+
 #[test]
 fn the_same_seed_tells_the_same_story_in_every_thread() {
     let loaded = shipped("anthropic-outage");

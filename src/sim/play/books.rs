@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::cause::Usage;
+use crate::event::{Event, Happening};
 use crate::task::{AgentName, Effect, Integration, TaskId, TaskType};
 use crate::time::Timestamp;
 
@@ -172,6 +173,29 @@ impl Books {
 }
 
 impl Ledgers {
+    /// When each event happened since the beginning of the run. The wall clock may be set, time itself cannot: each start
+    /// of the process is a fixed point of both. The team's clock never goes back, not over a restart either, so that an
+    /// event belongs to the last start before its time; who starts with the disk full cannot say so in the feed.
+    #[must_use]
+    pub fn moments(&self, events: &[Event]) -> Vec<Duration> {
+        let (mut start, mut last) = (0, Duration::ZERO);
+        let moment = |event: &Event| {
+            if let Happening::TeamStarted { epoch, .. } = event.what {
+                // The first start is the first epoch.
+                let said = usize::try_from(epoch.saturating_sub(1)).unwrap_or(usize::MAX);
+                start = start.max(said.min(self.starts.len().saturating_sub(1)));
+            }
+            // The very time of the next start is that of the last event before it, when the wall clock was behind.
+            while self.starts.get(start + 1).is_some_and(|(_, shown)| *shown < event.at) {
+                start += 1;
+            }
+            let (began, shown) = self.starts.get(start).copied().unwrap_or((Duration::ZERO, event.at));
+            last = last.max(began + event.at.since(shown));
+            last
+        };
+        events.iter().map(moment).collect()
+    }
+
     /// Calls of each task, in their order.
     #[must_use]
     pub fn calls_by_task(&self) -> BTreeMap<TaskId, Vec<&Call>> {

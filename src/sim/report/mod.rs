@@ -21,7 +21,6 @@ pub mod text;
 pub mod timeline;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -149,7 +148,7 @@ impl Report {
     #[must_use]
     pub fn of(loaded: &LoadedScenario, run: &Run) -> Self {
         let scenario = &loaded.scenario;
-        let moments = moments(run, scenario.start);
+        let moments = run.books.moments(&run.events);
         let ends = Ends::of(run, &moments);
         let bill = Bill::of(run, &ends);
         let violations: Vec<String> = invariants::check(loaded, run).iter().map(ToString::to_string).collect();
@@ -168,7 +167,7 @@ impl Report {
             elapsed_s: run.elapsed.as_secs_f64(),
             at_rest: run.at_rest,
             hash: run.hash.clone(),
-            measures: figures::measures(scenario, run, &ends, &bill, violations.len()),
+            measures: figures::measures(scenario, run, &moments, &ends, &bill, violations.len()),
             assertions: Vec::new(),
             violations,
             published: None,
@@ -269,22 +268,6 @@ pub fn words(measure: Measure, value: f64) -> String {
     } else {
         measure.unit().words(value)
     }
-}
-
-/// When each event happened since the beginning of the run. The wall clock may be set, time itself cannot: each start of
-/// the process is a fixed point of both.
-fn moments(run: &Run, start: Timestamp) -> Vec<Duration> {
-    let mut ups = run.books.runs.iter().map(|(from, _)| *from);
-    let (mut began, mut clock, mut last) = (Duration::ZERO, start, Duration::ZERO);
-    let moment = |event: &crate::event::Event| {
-        if matches!(event.what, Happening::TeamStarted { .. }) {
-            began = ups.next().unwrap_or(began);
-            clock = event.at;
-        }
-        last = last.max(began + event.at.since(clock));
-        last
-    };
-    run.events.iter().map(moment).collect()
 }
 
 fn faults(loaded: &LoadedScenario, run: &Run) -> Vec<FaultLine> {
