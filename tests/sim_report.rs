@@ -8,7 +8,7 @@ use backstop::event::Happening;
 use backstop::failure::Class;
 use backstop::sim::library;
 use backstop::sim::many::play_all;
-use backstop::sim::play::books::{Message, Word};
+use backstop::sim::play::books::{Message, Refused, Word};
 use backstop::sim::play::{Run, feed, play};
 use backstop::sim::report::figures::percentile;
 use backstop::sim::report::spread::Played;
@@ -185,6 +185,7 @@ fn what_the_books_say_is_believed_and_not_the_product() {
         number,
         action: "trigger".to_owned(),
         again: number > 1,
+        summary: "3 dead letters within 1h".to_owned(),
         taken,
         dedup_key: "key".to_owned(),
     };
@@ -380,6 +381,117 @@ faults:
     let (quiet, set) = (uptime(""), uptime("  - { fault: clock-jump, at: 5m30s, by: +2h }\n"));
     assert!(quiet < 0.95, "the breaker held: {quiet}");
     assert!((quiet - set).abs() < 1e-9, "{quiet} without, {set} with the clock set");
+}
+
+/// Sixty tasks a minute apart, answered in forty seconds each, with these faults.
+fn hour_with(faults: &str) -> String {
+    format!(
+        "run: 1h\nload: [{{ type: code_review, every: 1m }}]\nmodels: {{ \"*\": {{ latency: 40s }} }}\nfaults: [{faults}]\n"
+    )
+}
+
+/// What struck neither a call nor an agent was once told as "Nothing went wrong".
+#[test]
+fn whatever_was_broken_is_told_until_it_was_whole_again() {
+    for (faults, expected) in [
+        (
+            "{ fault: disk-full, at: 10m, for: 30m }",
+            vec![
+                "What broke: disk-full from 00:10:00 (10m in) for 30m.",
+                "30 submissions were refused, the first at 00:10:00 (10m in): \"",
+                "no space left on device",
+                "It was over at 00:4",
+            ],
+        ),
+        (
+            "{ fault: pager-down, at: 10m, for: 20m }",
+            vec![
+                "The worst hour began on 2026-02-02 at 00:10:00 UTC, 10m into the run.",
+                "What broke: pager-down from 00:10:00 (10m in) for 20m.",
+                "It was over at 00:30:00 (30m in), 20m after it began",
+            ],
+        ),
+        (
+            "{ fault: mail-down, at: 10m, for: 20m }",
+            vec![
+                "What broke: mail-down from 00:10:00 (10m in) for 20m.",
+                "It was over at 00:30:00 (30m in), 20m after it began",
+            ],
+        ),
+        (
+            "{ fault: process-kill, at: 10m30s, for: 20m }",
+            vec![
+                "The process died at 00:10:30 (10m30s in) and was up again 20m later.",
+                "20 clients found no process to submit to, and came again.",
+                "It was over at 00:35:00 (35m in), 24m30s after it began",
+            ],
+        ),
+        // What strikes after the end of the work does not strike.
+        ("{ fault: pager-down, at: 2h, for: 20m }", vec!["Nothing went wrong: 60 tasks came, and nothing was broken."]),
+    ] {
+        let story = report(&hour_with(faults)).story.join("\n");
+        for words in expected {
+            assert!(story.contains(words), "{faults}: {words}\n{story}");
+        }
+    }
+}
+
+#[test]
+fn submissions_that_are_refused_are_told_with_the_reason() {
+    let full = report(&hour_with("{ fault: disk-full, at: 10m, for: 30m }"));
+    let refused = full.refused.as_ref().expect("the disk was full");
+    assert_eq!((refused.submissions, refused.never_taken), (30, 0), "{refused:?}");
+    assert!(refused.times > 30 && refused.first.contains("no space left on device"), "{refused:?}");
+    assert!(text::text(&Played::of(vec![full])).contains("\nREFUSED       30 submissions "));
+    let text = "run: 5m\ndrain: 10m\nload: [{ type: code_review, every: 1m, payload: hallo }]\n";
+    let never = report(text);
+    let refused = never.refused.as_ref().expect("no payload of this team is a text");
+    assert_eq!((refused.submissions, refused.never_taken), (5, 5), "{refused:?}");
+    let story = never.story.join("\n");
+    for words in [&refused.first, "5 submissions were refused, the first at 00:00:00 (0s in): \"", "never been taken"] {
+        assert!(story.contains(words), "{words}\n{story}");
+    }
+    assert!(!story.contains("Nothing went wrong"), "{story}");
+    let json = serde_json::to_value(&never).expect("JSON");
+    assert_eq!(json["refused"]["submissions"], 5);
+    let screen = text::text(&Played::of(vec![never]));
+    assert!(screen.contains("\nREFUSED       5 submissions ") && screen.contains(", never taken; the"), "{screen}");
+    // Nothing is said where nothing was refused; what others say is data.
+    let quiet = report(QUIET);
+    assert!(quiet.refused.is_none() && !text::text(&Played::of(vec![quiet])).contains("REFUSED"));
+    let hostile = changed(|run| {
+        let why = "no\n\u{1b}[31m\u{202e}thing".to_owned();
+        run.books.refused.push(Refused { at: Duration::from_secs(60), number: 2, why });
+    });
+    let told = format!("{}{}", hostile.story.join(""), text::text(&Played::of(vec![hostile])));
+    assert!(!told.contains(['\u{1b}', '\u{202e}']), "{told}");
+}
+
+/// The summary of the incident in the end was once quoted as what the person had been paged with.
+#[test]
+fn a_page_is_quoted_as_it_was_sent() {
+    let loaded = scenario_text("outage.yaml", include_str!("sim_report/outage.yaml"), None).expect("it is sound");
+    let run = play(&loaded, 1).expect("it is played");
+    let told = run.events.iter().find_map(|event| match &event.what {
+        Happening::IncidentOpened { summary, .. } => Some(summary.clone()),
+        _ => None,
+    });
+    let told = told.expect("an incident");
+    assert_ne!(told, run.incidents[0].summary, "more was appended");
+    let story = Report::of(&loaded, &run).story.join("\n");
+    let quoted = format!("paged at 00:17:27 (17m27s in) for INC-1 (\"{told}\")");
+    assert!(story.contains(&quoted), "{quoted}\n{story}");
+}
+
+/// From acceptance, half an hour without a process was once a delay of minutes.
+#[test]
+fn a_client_that_is_turned_away_waits_from_its_first_try() {
+    for faults in ["{ fault: process-kill, at: 10m30s, for: 30m }", "{ fault: disk-full, at: 10m30s, for: 30m }"] {
+        let report = report(&hour_with(faults));
+        let (longest, middle) = (report.measure(Measure::DelayMax), report.measure(Measure::DelayP50));
+        // The first came when it had begun, came again when it was over, and stood in the queue then.
+        assert!((1_740.0..2_400.0).contains(&longest) && middle > 60.0, "{faults}: {longest}, {middle}");
+    }
 }
 
 #[test]

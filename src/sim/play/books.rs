@@ -24,8 +24,8 @@ pub struct Ledgers {
     pub pages: Vec<Message>,
     /// What the person said.
     pub words: Vec<Word>,
-    /// Submissions that were refused, with the reason.
-    pub refused: Vec<(Duration, String)>,
+    /// Submissions that were refused, each time they were.
+    pub refused: Vec<Refused>,
     /// Moments at which something was broken by hand: when, and by which fault of the scenario.
     pub struck: Vec<(Duration, usize)>,
     /// When the process was up: from, until.
@@ -66,12 +66,25 @@ pub struct Asked {
     pub id: TaskId,
     /// Its ticket, first = 1.
     pub number: u64,
+    /// When its client first asked: earlier than [`Asked::at`] when it was turned away.
+    pub first_at: Duration,
     /// When it was accepted.
     pub at: Duration,
     /// Of which type.
     pub task_type: TaskType,
     /// What doing it does.
     pub effect: Effect,
+}
+
+/// A submission that was turned away with an answer. Where no process answered, nothing is written down here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// When.
+    pub at: Duration,
+    /// Its ticket, first = 1.
+    pub number: u64,
+    /// What its client was told.
+    pub why: String,
 }
 
 /// One call of a model, as its provider saw it.
@@ -131,6 +144,8 @@ pub struct Message {
     pub action: String,
     /// Is it a reminder?
     pub again: bool,
+    /// The sentence on the person's screen.
+    pub summary: String,
     /// Did the channel take it?
     pub taken: bool,
     /// The key under which the other side knows the incident.
