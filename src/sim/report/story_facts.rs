@@ -111,7 +111,10 @@ fn troubles(scenario: &Scenario, run: &Run, moments: &[Duration]) -> Vec<(Durati
     let struck: BTreeSet<usize> = run.books.struck.iter().map(|(_, fault)| *fault).collect();
     let on = lasting(scenario, run).filter(|window| !struck.contains(&window.fault)).map(|window| (window.from, 5));
     let struck = run.books.struck.iter().map(|(at, _)| (*at, 5));
-    let refused = run.books.refused.iter().map(|refused| (refused.at, 1));
+    // A client that comes again every minute is no new trouble each time.
+    let mut seen = BTreeSet::new();
+    let refused = run.books.refused.iter().filter(move |refused| seen.insert(refused.number));
+    let refused = refused.map(|refused| (refused.at, 1));
     let all = told.chain(met).chain(struck).chain(on).chain(refused);
     let mut troubles: Vec<(Duration, u64)> = all.filter(|(_, weight)| *weight > 0).collect();
     troubles.sort_unstable();

@@ -199,7 +199,7 @@ pub(super) fn rows(report: &Report) -> Vec<(&'static str, String)> {
 fn refused_words(refused: &Refusals) -> String {
     let times = match refused.times {
         times if times == refused.submissions => String::new(),
-        times => format!(" {times} times in all"),
+        times => format!(", {times} times in all"),
     };
     let later = match refused.never_taken {
         0 => "all taken later".to_owned(),
