@@ -6,6 +6,7 @@
 //! the same dedup key and nobody is called for nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,9 @@ pub struct Incident {
     pub updated_at: Timestamp,
     /// The dead letters in it: (task, round).
     pub deaths: Vec<(TaskId, u32)>,
+    /// When the first of them died, and the last; none without any, or as stored before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub died: Option<(Timestamp, Timestamp)>,
     /// Agents affected, with their number of dead letters.
     pub agents: BTreeMap<AgentName, u32>,
     /// What fails, most frequent first, such as "transient/overloaded via anthropic: 4".
@@ -275,6 +279,7 @@ pub fn open(opening: Opening, rules: &Rules, now: Timestamp) -> IncidentChange {
         opened_at: now,
         updated_at: now,
         deaths: Vec::new(),
+        died: None,
         agents: BTreeMap::new(),
         pattern: Vec::new(),
         answers: Vec::new(),
@@ -468,11 +473,16 @@ impl Incident {
 
     fn add(&mut self, deaths: &[Death]) {
         let mut known: BTreeSet<(TaskId, u32)> = self.deaths.iter().copied().collect();
+        // Of those before, all that is known when their times were not kept: they were there when it was opened.
+        let before = (!known.is_empty()).then_some((self.opened_at, self.opened_at));
+        self.died = self.died.or(before);
         for death in deaths {
             if !known.insert((death.task, death.generation)) {
                 continue;
             }
             self.deaths.push((death.task, death.generation));
+            let (first, last) = self.died.unwrap_or((death.at, death.at));
+            self.died = Some((first.min(death.at), last.max(death.at)));
             *self.agents.entry(death.agent.clone()).or_default() += 1;
             let via = death.integration.as_ref().map(|name| format!(" via {name}")).unwrap_or_default();
             *self.causes.entry(format!("{}/{}{via}", death.class, death.kind)).or_default() += 1;
@@ -549,7 +559,7 @@ fn summary(incident: &Incident, rules: &Rules) -> String {
         n => format!("{n} dead letters"),
     };
     let mut text = match incident.trigger {
-        Trigger::DeadLetters => format!("{letters} within {}", format_duration(rules.window)),
+        Trigger::DeadLetters => format!("{letters} within {}", format_duration(within(incident, rules))),
         Trigger::Integration => format!("{} is unusable until somebody acts", incident.subject),
         Trigger::Judgement => format!("{letters} of {} need a person's judgement", incident.subject),
         Trigger::CeoDown => "the CEO is down or stalls; dead letters wait undecided".to_owned(),
@@ -574,6 +584,13 @@ fn summary(incident: &Incident, rules: &Rules) -> String {
         text.push_str(&format!("; {why}"));
     }
     text.chars().take(SUMMARY_MAX).collect()
+}
+
+/// The time in which its dead letters died: the window that called, or longer when more came later, in whole minutes.
+fn within(incident: &Incident, rules: &Rules) -> Duration {
+    let span = incident.died.map(|(first, last)| last.since(first)).unwrap_or_default();
+    let seconds = span.as_secs() + u64::from(span.subsec_nanos() > 0);
+    if span <= rules.window { rules.window } else { Duration::from_secs(seconds.div_ceil(60) * 60) }
 }
 
 fn shortened(list: &[String], most: usize) -> String {

@@ -244,6 +244,35 @@ fn dedup_keys_and_summaries_keep_pagerduty_s_limits() {
     );
 }
 
+/// What was appended hours later was once told as if all of it had died within the window.
+#[test]
+fn the_summary_says_in_which_time_its_dead_letters_died() {
+    for (later, expected) in [
+        (vec![], "3 dead letters within 1h ("),
+        (vec![0], "4 dead letters within 1h ("),
+        (vec![59 * 60], "4 dead letters within 1h ("),
+        (vec![60 * 60], "4 dead letters within 1h ("),
+        (vec![60 * 60 + 1], "4 dead letters within 1h1m ("),
+        (vec![7 * 3_600, 600], "5 dead letters within 7h ("),
+    ] {
+        let mut incident = three();
+        for (i, seconds) in (10..).zip(&later) {
+            let at = NOW + Duration::from_secs(*seconds);
+            let died = Death { at, ..death(i, Kind::Overloaded, "anthropic") };
+            let command = IncidentCommand::Append(vec![died]);
+            incident = incident::apply(&incident, command, &Rules::default(), at).expect("it is open").incident;
+        }
+        assert!(incident.summary.starts_with(expected), "{later:?}: {}", incident.summary);
+    }
+    // One that was stored without their times: from when it was opened.
+    let stored = Incident { died: None, ..three() };
+    let at = NOW + Duration::from_secs(7_200);
+    let died = Death { at, ..death(10, Kind::Overloaded, "anthropic") };
+    let told =
+        incident::apply(&stored, IncidentCommand::Append(vec![died]), &Rules::default(), at).expect("it is open");
+    assert!(told.incident.summary.starts_with("4 dead letters within 2h ("), "{}", told.incident.summary);
+}
+
 #[test]
 fn what_hides_is_shown() {
     for (text, expected) in [

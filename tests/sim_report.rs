@@ -8,7 +8,7 @@ use backstop::event::Happening;
 use backstop::failure::Class;
 use backstop::sim::library;
 use backstop::sim::many::play_all;
-use backstop::sim::play::books::{Message, Word};
+use backstop::sim::play::books::{Message, Refused, Word};
 use backstop::sim::play::{Run, feed, play};
 use backstop::sim::report::figures::percentile;
 use backstop::sim::report::spread::Played;
@@ -185,6 +185,7 @@ fn what_the_books_say_is_believed_and_not_the_product() {
         number,
         action: "trigger".to_owned(),
         again: number > 1,
+        summary: "3 dead letters within 1h".to_owned(),
         taken,
         dedup_key: "key".to_owned(),
     };
@@ -300,6 +301,195 @@ fn an_outage_is_told_in_plain_words_and_adds_up() {
     assert!(breaker.stretches[0].from_s > 1_255.0 && breaker.stretches[0].what == "open", "{breaker:?}");
     let spent = report.timeline.spend.last().expect("a line").usd;
     assert!((spent - report.measure(Measure::Usd)).abs() < 1e-6, "{spent}");
+}
+
+/// Whoever starts with the disk full cannot write that it started; its times were once counted from an earlier start.
+#[test]
+fn a_start_that_could_not_be_written_down_moves_no_times() {
+    let text = r#"
+run: 1h
+load: [{ type: code_review, every: 1m }]
+models: { "*": { latency: 40s } }
+faults:
+  - { fault: process-kill, at: 5m, for: 5m }
+  - { fault: disk-full, at: 7m, for: 8m }
+  - { fault: process-kill, at: 40m, for: 1m }
+  - { fault: server-error, at: 50m, for: 3m }
+"#;
+    let loaded = loaded(text);
+    let run = play(&loaded, 7).expect("it is played");
+    let told = run.events.iter().filter(|event| matches!(event.what, Happening::TeamStarted { .. })).count();
+    assert_eq!((run.books.starts.len(), told), (3, 2), "the second start is not in the feed");
+    // No clock was set: what the clock showed is when it was.
+    let moments = run.books.moments(&run.events);
+    for (event, at) in run.events.iter().zip(&moments) {
+        assert_eq!(*at, event.at.since(loaded.scenario.start), "{event:?}");
+    }
+    let story = Report::of(&loaded, &run).story.join("\n");
+    assert!(story.contains("its first decision, at 00:53:00 (53m in)"), "{story}");
+}
+
+/// With the wall clock set forwards and back, and the process dying under a full disk, no task is done sooner than its
+/// model answers.
+#[test]
+fn times_hold_when_the_clock_is_set_and_the_disk_is_full() {
+    let text = r#"
+run: 1h
+load: [{ type: code_review, every: 2m }]
+models: { "*": { latency: 40s } }
+faults:
+  - { fault: clock-jump, at: 4m, by: -2h }
+  - { fault: process-kill, at: 5m, for: 5m }
+  - { fault: disk-full, at: 9m, for: 11m }
+  - { fault: clock-jump, at: 12m, by: +3h }
+  - { fault: process-kill, at: 15m, for: 1m }
+  - { fault: process-kill, at: 30m, for: 1m }
+  - { fault: clock-jump, at: 30m30s, by: -3h }
+"#;
+    let loaded = loaded(text);
+    let run = play(&loaded, 7).expect("it is played");
+    let moments = run.books.moments(&run.events);
+    let mut ended = 0;
+    for (event, at) in run.events.iter().zip(&moments) {
+        if matches!(event.what, Happening::Done { .. }) {
+            let calls = run.books.calls.iter().filter(|call| call.task == event.task);
+            let answered = calls.filter_map(|call| call.ended).map(|(at, _)| at).find(|answered| answered == at);
+            assert_eq!(answered, Some(*at), "done when its model had answered: {event:?}");
+            ended += 1;
+        }
+    }
+    assert_eq!(ended, run.books.asked.len());
+}
+
+/// Uptime was once read off the wall clock, and hours that it was set on by were hours after the end.
+#[test]
+fn a_clock_that_is_set_is_no_uptime() {
+    let uptime = |jump: &str| {
+        let text = format!(
+            r#"
+run: 1h
+load: [{{ type: code_review, every: 1m }}]
+models: {{ "*": {{ latency: 10s }} }}
+faults:
+  - {{ fault: process-kill, at: 5m, for: 1m }}
+  - {{ fault: quota, provider: anthropic, at: 30m, for: 10m }}
+{jump}human: {{ acknowledges-after: 1m, decides-after: 10m }}
+"#
+        );
+        report(&text).measure(Measure::Uptime)
+    };
+    let (quiet, set) = (uptime(""), uptime("  - { fault: clock-jump, at: 5m30s, by: +2h }\n"));
+    assert!(quiet < 0.95, "the breaker held: {quiet}");
+    assert!((quiet - set).abs() < 1e-9, "{quiet} without, {set} with the clock set");
+}
+
+/// Sixty tasks a minute apart, answered in forty seconds each, with these faults.
+fn hour_with(faults: &str) -> String {
+    format!(
+        "run: 1h\nload: [{{ type: code_review, every: 1m }}]\nmodels: {{ \"*\": {{ latency: 40s }} }}\nfaults: [{faults}]\n"
+    )
+}
+
+/// What struck neither a call nor an agent was once told as "Nothing went wrong".
+#[test]
+fn whatever_was_broken_is_told_until_it_was_whole_again() {
+    for (faults, expected) in [
+        (
+            "{ fault: disk-full, at: 10m, for: 30m }",
+            vec![
+                "What broke: disk-full from 00:10:00 (10m in) for 30m.",
+                "30 submissions were refused, the first at 00:10:00 (10m in): \"",
+                "no space left on device",
+                "It was over at 00:4",
+            ],
+        ),
+        (
+            "{ fault: pager-down, at: 10m, for: 20m }",
+            vec![
+                "The worst hour began on 2026-02-02 at 00:10:00 UTC, 10m into the run.",
+                "What broke: pager-down from 00:10:00 (10m in) for 20m.",
+                "It was over at 00:30:00 (30m in), 20m after it began",
+            ],
+        ),
+        (
+            "{ fault: mail-down, at: 10m, for: 20m }",
+            vec![
+                "What broke: mail-down from 00:10:00 (10m in) for 20m.",
+                "It was over at 00:30:00 (30m in), 20m after it began",
+            ],
+        ),
+        (
+            "{ fault: process-kill, at: 10m30s, for: 20m }",
+            vec![
+                "The process died at 00:10:30 (10m30s in) and was up again 20m later.",
+                "20 clients found no process to submit to, and came again.",
+                "It was over at 00:35:00 (35m in), 24m30s after it began",
+            ],
+        ),
+    ] {
+        let story = report(&hour_with(faults)).story.join("\n");
+        for words in expected {
+            assert!(story.contains(words), "{faults}: {words}\n{story}");
+        }
+    }
+}
+
+#[test]
+fn submissions_that_are_refused_are_told_with_the_reason() {
+    let full = report(&hour_with("{ fault: disk-full, at: 10m, for: 30m }"));
+    let refused = full.refused.as_ref().expect("the disk was full");
+    assert_eq!((refused.submissions, refused.never_taken), (30, 0), "{refused:?}");
+    assert!(refused.times > 30 && refused.first.contains("no space left on device"), "{refused:?}");
+    assert!(text::text(&Played::of(vec![full])).contains("\nREFUSED       30 submissions, "));
+    let text = "run: 5m\ndrain: 3h\nload: [{ type: code_review, every: 1m, payload: hallo }]\n";
+    let never = report(text);
+    let refused = never.refused.as_ref().expect("no payload of this team is a text");
+    assert_eq!((refused.submissions, refused.never_taken), (5, 5), "{refused:?}");
+    let story = never.story.join("\n");
+    for words in [&refused.first, "5 submissions were refused, the first at 00:00:00 (0s in): \"", "never been taken"] {
+        assert!(story.contains(words), "{words}\n{story}");
+    }
+    assert!(!story.contains("Nothing went wrong"), "{story}");
+    let json = serde_json::to_value(&never).expect("JSON");
+    assert_eq!(json["refused"]["submissions"], 5);
+    let screen = text::text(&Played::of(vec![never]));
+    assert!(screen.contains("\nREFUSED       5 submissions, ") && screen.contains(", never taken; the"), "{screen}");
+    // Nothing is said where nothing was refused; what others say is data.
+    let quiet = report(QUIET);
+    assert!(quiet.refused.is_none() && !text::text(&Played::of(vec![quiet])).contains("REFUSED"));
+    let hostile = changed(|run| {
+        let why = "no\n\u{1b}[31m\u{202e}thing".to_owned();
+        run.books.refused.push(Refused { at: Duration::from_secs(60), number: 2, why });
+    });
+    let told = format!("{}{}", hostile.story.join(""), text::text(&Played::of(vec![hostile])));
+    assert!(!told.contains(['\u{1b}', '\u{202e}']), "{told}");
+}
+
+/// The summary of the incident in the end was once quoted as what the person had been paged with.
+#[test]
+fn a_page_is_quoted_as_it_was_sent() {
+    let loaded = scenario_text("outage.yaml", include_str!("sim_report/outage.yaml"), None).expect("it is sound");
+    let run = play(&loaded, 1).expect("it is played");
+    let told = run.events.iter().find_map(|event| {
+        let Happening::IncidentOpened { summary, .. } = &event.what else { return None };
+        Some(summary.clone())
+    });
+    let told = told.expect("an incident");
+    assert_ne!(told, run.incidents[0].summary, "more was appended");
+    let story = Report::of(&loaded, &run).story.join("\n");
+    let quoted = format!("paged at 00:17:27 (17m27s in) for INC-1 (\"{told}\")");
+    assert!(story.contains(&quoted), "{quoted}\n{story}");
+}
+
+/// From acceptance, half an hour without a process was once a delay of minutes.
+#[test]
+fn a_client_that_is_turned_away_waits_from_its_first_try() {
+    for faults in ["{ fault: process-kill, at: 10m30s, for: 30m }", "{ fault: disk-full, at: 10m30s, for: 30m }"] {
+        let report = report(&hour_with(faults));
+        let (longest, middle) = (report.measure(Measure::DelayMax), report.measure(Measure::DelayP50));
+        // The first came when it had begun, came again when it was over, and stood in the queue then.
+        assert!((1_740.0..2_400.0).contains(&longest) && middle > 60.0, "{faults}: {longest}, {middle}");
+    }
 }
 
 #[test]

@@ -280,7 +280,7 @@ impl Sides<'_> {
     }
 
     fn uptime(&self) -> String {
-        let told = uptime::measure(self.scenario, self.run);
+        let told = uptime::measure(self.scenario, self.run, &self.run.books.moments(&self.run.events));
         let agents = u32::try_from(self.run.config.agents.len()).unwrap_or(u32::MAX);
         let all = self.scenario.run * agents;
         let mut by_fault: BTreeMap<&str, Duration> = BTreeMap::new();

@@ -11,7 +11,6 @@ use super::play::Run;
 use crate::event::Happening;
 use crate::scenario::Scenario;
 use crate::task::{AgentName, Integration};
-use crate::time::Timestamp;
 
 /// A stretch of time since the beginning of the run: from, until.
 pub type Span = (Duration, Duration);
@@ -27,16 +26,14 @@ pub struct Uptime {
     pub held: Duration,
 }
 
-/// Measures a run.
+/// Measures a run, given when each of its events happened.
 #[must_use]
-pub fn measure(scenario: &Scenario, run: &Run) -> Uptime {
-    let since = |at: Timestamp| at.since(scenario.start);
+pub fn measure(scenario: &Scenario, run: &Run, moments: &[Duration]) -> Uptime {
     let mut away: BTreeMap<AgentName, Vec<Span>> = BTreeMap::new();
     let mut held: BTreeMap<Integration, Vec<Span>> = BTreeMap::new();
     let mut died: BTreeMap<AgentName, Duration> = BTreeMap::new();
     let mut opened: BTreeMap<Integration, (Duration, Option<Duration>)> = BTreeMap::new();
-    for event in &run.events {
-        let at = since(event.at);
+    for (event, at) in run.events.iter().zip(moments.iter().copied()) {
         #[allow(clippy::wildcard_enum_match_arm, reason = "nothing else says who could work")]
         match &event.what {
             Happening::AgentDied { agent, .. } => {
@@ -48,14 +45,14 @@ pub fn measure(scenario: &Scenario, run: &Run) -> Uptime {
                 }
             }
             Happening::GateClosed { integration, until, .. } => {
-                held.entry(integration.clone()).or_default().push((at, since(*until)));
+                held.entry(integration.clone()).or_default().push((at, at + until.since(event.at)));
             }
             Happening::BreakerChanged { integration, to, until, .. } => {
                 if let Some((from, end)) = opened.remove(integration) {
                     held.entry(integration.clone()).or_default().push((from, end.map_or(at, |end| end.min(at))));
                 }
                 if matches!(to.as_str(), "open" | "forced-open") {
-                    opened.insert(integration.clone(), (at, until.map(since)));
+                    opened.insert(integration.clone(), (at, until.map(|until| at + until.since(event.at))));
                 }
             }
             _ => {}

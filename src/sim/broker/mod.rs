@@ -96,7 +96,7 @@ struct Floor<'a> {
     pages: Vec<Duration>,
     /// When the founder sends what round again.
     founder: BTreeSet<(Duration, usize)>,
-    put_off: Vec<(Duration, usize, u64)>,
+    put_off: Vec<(Duration, usize, u64, Duration)>,
     unheard: u64,
     deliveries: u64,
 }
@@ -161,10 +161,10 @@ impl<'a> Floor<'a> {
             }
             while let Some((_, load)) = arrivals.next_if(|(at, _)| *at <= now) {
                 tickets += 1;
-                self.publish(load, tickets, now);
+                self.publish(load, tickets, now, now);
             }
-            for (_, load, ticket) in self.put_off.extract_if(.., |(at, ..)| *at <= now).collect::<Vec<_>>() {
-                self.publish(load, ticket, now);
+            for (_, load, ticket, first) in self.put_off.extract_if(.., |(at, ..)| *at <= now).collect::<Vec<_>>() {
+                self.publish(load, ticket, first, now);
             }
             while self.founder.first().is_some_and(|(at, _)| *at <= now) {
                 let (_, order) = self.founder.pop_first().expect("it was looked at");
@@ -210,9 +210,9 @@ impl<'a> Floor<'a> {
     }
 
     /// A client publishes a task; without a disk it comes again in a minute.
-    fn publish(&mut self, load: usize, ticket: u64, now: Duration) {
+    fn publish(&mut self, load: usize, ticket: u64, first_at: Duration, now: Duration) {
         if self.stage.is_on(FaultKind::DiskFull) {
-            self.put_off.push((now + COME_AGAIN, load, ticket));
+            self.put_off.push((now + COME_AGAIN, load, ticket, first_at));
             return;
         }
         let ask = &self.loaded.scenario.load[load];
@@ -240,13 +240,14 @@ impl<'a> Floor<'a> {
         self.stage.books.open().asked.push(Asked {
             id: task.id,
             number: ticket,
+            first_at,
             at: now,
             task_type: task.task_type.clone(),
             effect: task.effect,
         });
         self.orders.push(Order {
             task,
-            at: now,
+            at: first_at,
             executions: 0,
             answers: 0,
             done: None,
@@ -533,7 +534,7 @@ mod tests {
         let mut floor = Floor::new(&loaded, 1);
         let secs = Duration::from_secs;
         for ticket in 1..=5 {
-            floor.publish(0, ticket, secs(ticket));
+            floor.publish(0, ticket, secs(ticket), secs(ticket));
         }
         floor.monitor_back = secs(500);
         floor.used_up(1, secs(499));

@@ -33,7 +33,7 @@ pub struct BrokerRun {
 pub struct Order {
     /// The task.
     pub task: Task,
-    /// When it was published.
+    /// When its client first came with it.
     pub at: Duration,
     /// How often somebody began to work on it.
     pub executions: u32,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::cause::Usage;
+use crate::event::{Event, Happening};
 use crate::task::{AgentName, Effect, Integration, TaskId, TaskType};
 use crate::time::Timestamp;
 
@@ -23,8 +24,8 @@ pub struct Ledgers {
     pub pages: Vec<Message>,
     /// What the person said.
     pub words: Vec<Word>,
-    /// Submissions that were refused, with the reason.
-    pub refused: Vec<(Duration, String)>,
+    /// Submissions that were refused, each time they were.
+    pub refused: Vec<Refused>,
     /// Moments at which something was broken by hand: when, and by which fault of the scenario.
     pub struck: Vec<(Duration, usize)>,
     /// When the process was up: from, until.
@@ -65,12 +66,25 @@ pub struct Asked {
     pub id: TaskId,
     /// Its ticket, first = 1.
     pub number: u64,
+    /// When its client first asked: earlier than [`Asked::at`] when it was turned away.
+    pub first_at: Duration,
     /// When it was accepted.
     pub at: Duration,
     /// Of which type.
     pub task_type: TaskType,
     /// What doing it does.
     pub effect: Effect,
+}
+
+/// A submission that was turned away with an answer. Where no process answered, nothing is written down here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// When.
+    pub at: Duration,
+    /// Its ticket, first = 1.
+    pub number: u64,
+    /// What its client was told.
+    pub why: String,
 }
 
 /// One call of a model, as its provider saw it.
@@ -130,6 +144,8 @@ pub struct Message {
     pub action: String,
     /// Is it a reminder?
     pub again: bool,
+    /// The sentence on the person's screen.
+    pub summary: String,
     /// Did the channel take it?
     pub taken: bool,
     /// The key under which the other side knows the incident.
@@ -172,6 +188,29 @@ impl Books {
 }
 
 impl Ledgers {
+    /// When each event happened since the beginning of the run. The wall clock may be set, time itself cannot: each start
+    /// of the process is a fixed point of both. The team's clock never goes back, not over a restart either, so that an
+    /// event belongs to the last start before its time; who starts with the disk full cannot say so in the feed.
+    #[must_use]
+    pub fn moments(&self, events: &[Event]) -> Vec<Duration> {
+        let (mut start, mut last) = (0, Duration::ZERO);
+        let moment = |event: &Event| {
+            if let Happening::TeamStarted { epoch, .. } = event.what {
+                // The first start is the first epoch.
+                let said = usize::try_from(epoch.saturating_sub(1)).unwrap_or(usize::MAX);
+                start = start.max(said.min(self.starts.len().saturating_sub(1)));
+            }
+            // The very time of the next start is that of the last event before it, when the wall clock was behind.
+            while self.starts.get(start + 1).is_some_and(|(_, shown)| *shown < event.at) {
+                start += 1;
+            }
+            let (began, shown) = self.starts.get(start).copied().unwrap_or((Duration::ZERO, event.at));
+            last = last.max(began + event.at.since(shown));
+            last
+        };
+        events.iter().map(moment).collect()
+    }
+
     /// Calls of each task, in their order.
     #[must_use]
     pub fn calls_by_task(&self) -> BTreeMap<TaskId, Vec<&Call>> {

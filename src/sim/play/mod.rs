@@ -25,7 +25,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use self::books::{Asked, Call, CallEnd, Ledgers};
+use self::books::{Asked, Call, CallEnd, Ledgers, Refused};
 use self::cast::Cast;
 use self::model::VirtualModel;
 use self::pager::Inbox;
@@ -172,6 +172,17 @@ enum World {
     Wire(OutageServer),
 }
 
+/// A client that comes with a task.
+#[derive(Clone, Copy)]
+struct Visit {
+    /// Of which load of the scenario.
+    load: usize,
+    /// Its ticket.
+    number: u64,
+    /// When it first came.
+    first_at: Duration,
+}
+
 struct Director<'a> {
     loaded: &'a LoadedScenario,
     seed: u64,
@@ -187,7 +198,7 @@ struct Director<'a> {
     blows: (mpsc::UnboundedSender<()>, mpsc::UnboundedReceiver<()>),
     tickets: u64,
     /// What was refused because the process was dead or the disk full: submitted again, as a client would.
-    put_off: Vec<(Duration, usize, u64)>,
+    put_off: Vec<(Duration, Visit)>,
     /// Beginnings of the windows of faults that are struck by hand, in order of time; and how many are done.
     blows_due: Vec<Window>,
     struck: usize,
@@ -311,7 +322,8 @@ impl<'a> Director<'a> {
             } else if next_arrival == Some(next) {
                 let (_, load) = due.next().expect("it was peeked at");
                 self.tickets += 1;
-                self.submit(load, self.tickets).await?;
+                let visit = Visit { load, number: self.tickets, first_at: stage.elapsed() };
+                self.submit(visit).await?;
             } else if next >= stage.scenario.run {
                 return Ok(());
             }
@@ -321,7 +333,7 @@ impl<'a> Director<'a> {
     /// Waits until `then`, or until something else is to be done, and does it. The time it is.
     async fn wait(&mut self, then: Duration) -> Result<Duration, Error> {
         let stage = Arc::clone(&self.stage);
-        let put_off = self.put_off.iter().map(|(at, ..)| *at).min();
+        let put_off = self.put_off.iter().map(|(at, _)| *at).min();
         let soonest = [Some(then), self.person.next(), self.up_again, put_off].into_iter().flatten().min();
         let soonest = soonest.unwrap_or(then).max(stage.elapsed());
         tokio::select! {
@@ -346,9 +358,9 @@ impl<'a> Director<'a> {
             let desk = self.desk();
             self.person.act(&stage, desk.as_ref()).await;
         }
-        let again: Vec<(Duration, usize, u64)> = self.put_off.extract_if(.., |(at, ..)| *at <= now).collect();
-        for (_, load, number) in again {
-            self.submit(load, number).await?;
+        let again: Vec<(Duration, Visit)> = self.put_off.extract_if(.., |(at, _)| *at <= now).collect();
+        for (_, visit) in again {
+            self.submit(visit).await?;
         }
         Ok(now)
     }
@@ -389,11 +401,12 @@ impl<'a> Director<'a> {
     }
 
     /// A client submits a task; refused, it comes again in a minute with the same key.
-    async fn submit(&mut self, load: usize, number: u64) -> Result<(), Error> {
+    async fn submit(&mut self, visit: Visit) -> Result<(), Error> {
+        let Visit { load, number, first_at } = visit;
         let stage = Arc::clone(&self.stage);
         let ask = &stage.scenario.load[load];
         let now = stage.elapsed();
-        let again = (now + Duration::from_secs(60), load, number);
+        let again = (now + Duration::from_secs(60), visit);
         let Some(desk) = self.desk() else {
             self.put_off.push(again);
             return Ok(());
@@ -412,13 +425,14 @@ impl<'a> Director<'a> {
                 stage.books.open().asked.push(Asked {
                     id: task.id,
                     number,
+                    first_at,
                     at: now,
                     task_type: task.task_type.clone(),
                     effect: task.effect,
                 });
             }
             Err(error) => {
-                stage.books.open().refused.push((now, error.to_string()));
+                stage.books.open().refused.push(Refused { at: now, number, why: in_full(&error) });
                 self.put_off.push(again);
             }
         }
@@ -515,6 +529,21 @@ impl<'a> Director<'a> {
             hash,
         })
     }
+}
+
+/// An error with what is behind it, as the command line says it.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// Has every provider ask the outage server, with a key it does not look at.

@@ -45,6 +45,7 @@ impl Channel for Inbox {
                 number: page.incident.messages,
                 action: page.action.as_str().to_owned(),
                 again: page.again,
+                summary: page.incident.summary.clone(),
                 taken,
                 dedup_key: page.dedup_key.clone(),
             });

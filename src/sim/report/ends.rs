@@ -29,7 +29,7 @@ pub(super) enum Took {
 pub(super) struct Ends {
     /// What it took, of every task that is done.
     pub(super) took: BTreeMap<TaskId, Took>,
-    /// From submission to done, shortest first.
+    /// From a client's first try to submit it until it was done, shortest first.
     pub(super) delays: Vec<Duration>,
     /// Accepted tasks that the engine does not have.
     pub(super) lost: u64,
@@ -101,7 +101,7 @@ impl Ends {
             let nothing = Told::default();
             let told = told.get(&asked.id).unwrap_or(&nothing);
             ends.took.insert(asked.id, told.took());
-            ends.delays.push(told.at.saturating_sub(asked.at));
+            ends.delays.push(told.at.saturating_sub(asked.first_at));
         }
         ends.delays.sort_unstable();
         ends

@@ -27,15 +27,17 @@ pub fn percentile(sorted: &[Duration], percent: u32) -> Duration {
 pub(super) fn measures(
     scenario: &Scenario,
     run: &Run,
+    moments: &[Duration],
     ends: &Ends,
     bill: &Bill,
     violations: usize,
 ) -> BTreeMap<Measure, f64> {
-    let value = |measure| value(measure, scenario, run, ends, bill, violations);
+    let uptime = uptime::measure(scenario, run, moments).share;
+    let value = |measure| value(measure, run, ends, bill, violations, uptime);
     Measure::ALL.iter().map(|measure| (*measure, value(*measure))).collect()
 }
 
-fn value(measure: Measure, scenario: &Scenario, run: &Run, ends: &Ends, bill: &Bill, violations: usize) -> f64 {
+fn value(measure: Measure, run: &Run, ends: &Ends, bill: &Bill, violations: usize, uptime: f64) -> f64 {
     let books = &run.books;
     let submitted = books.asked.len() as u64;
     let given_up = ends.given_up.len() as u64;
@@ -64,7 +66,7 @@ fn value(measure: Measure, scenario: &Scenario, run: &Run, ends: &Ends, bill: &B
         Measure::Dead => count(stands(&[State::Dead])),
         Measure::Open => count(stands(&[State::Ready, State::Scheduled, State::Parked, State::Running])),
         Measure::Pages => count(pages(run)),
-        Measure::Uptime => uptime::measure(scenario, run).share,
+        Measure::Uptime => uptime,
         Measure::Incidents => {
             count(run.incidents.iter().filter(|incident| incident.trigger != Trigger::Test).count() as u64)
         }

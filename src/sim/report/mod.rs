@@ -20,8 +20,7 @@ mod svg;
 pub mod text;
 pub mod timeline;
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -38,10 +37,14 @@ use crate::decision::DecisionKind;
 use crate::definitions::LoadedScenario;
 use crate::event::Happening;
 use crate::failure::{Class, Kind};
+use crate::redact::one_line;
 use crate::time::Timestamp;
 
 /// The version of the JSON form of a report.
 pub const FORMAT: u32 = 1;
+
+/// The most characters of what a client was told.
+const REASON_MAX: usize = 300;
 
 /// What one run came to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -84,12 +87,27 @@ pub struct Report {
     pub bill: Vec<BillLine>,
     /// What each fault of the scenario did.
     pub faults: Vec<FaultLine>,
+    /// Submissions that were turned away with an answer, if there were any.
+    pub refused: Option<Refusals>,
     /// What was published of the real thing beside this run and the broker's, when the scenario says so.
     pub published: Option<Beside>,
     /// The worst hour, a sentence each.
     pub story: Vec<String>,
     /// What stood when.
     pub timeline: Timeline,
+}
+
+/// Submissions that were turned away with an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusals {
+    /// How many were, at least once.
+    pub submissions: u64,
+    /// How often in all: a client comes again every minute.
+    pub times: u64,
+    /// How many of them were never taken.
+    pub never_taken: u64,
+    /// What the first was told, on one line.
+    pub first: String,
 }
 
 /// What was published beside ours and the broker's.
@@ -149,7 +167,7 @@ impl Report {
     #[must_use]
     pub fn of(loaded: &LoadedScenario, run: &Run) -> Self {
         let scenario = &loaded.scenario;
-        let moments = moments(run, scenario.start);
+        let moments = run.books.moments(&run.events);
         let ends = Ends::of(run, &moments);
         let bill = Bill::of(run, &ends);
         let violations: Vec<String> = invariants::check(loaded, run).iter().map(ToString::to_string).collect();
@@ -168,9 +186,10 @@ impl Report {
             elapsed_s: run.elapsed.as_secs_f64(),
             at_rest: run.at_rest,
             hash: run.hash.clone(),
-            measures: figures::measures(scenario, run, &ends, &bill, violations.len()),
+            measures: figures::measures(scenario, run, &moments, &ends, &bill, violations.len()),
             assertions: Vec::new(),
             violations,
+            refused: refusals(run),
             published: None,
             deaths_by_class: BTreeMap::new(),
             deaths_by_kind: BTreeMap::new(),
@@ -271,20 +290,16 @@ pub fn words(measure: Measure, value: f64) -> String {
     }
 }
 
-/// When each event happened since the beginning of the run. The wall clock may be set, time itself cannot: each start of
-/// the process is a fixed point of both.
-fn moments(run: &Run, start: Timestamp) -> Vec<Duration> {
-    let mut ups = run.books.runs.iter().map(|(from, _)| *from);
-    let (mut began, mut clock, mut last) = (Duration::ZERO, start, Duration::ZERO);
-    let moment = |event: &crate::event::Event| {
-        if matches!(event.what, Happening::TeamStarted { .. }) {
-            began = ups.next().unwrap_or(began);
-            clock = event.at;
-        }
-        last = last.max(began + event.at.since(clock));
-        last
-    };
-    run.events.iter().map(moment).collect()
+fn refusals(run: &Run) -> Option<Refusals> {
+    let first = run.books.refused.first()?;
+    let taken: BTreeSet<u64> = run.books.asked.iter().map(|asked| asked.number).collect();
+    let refused: BTreeSet<u64> = run.books.refused.iter().map(|refused| refused.number).collect();
+    Some(Refusals {
+        submissions: refused.len() as u64,
+        times: run.books.refused.len() as u64,
+        never_taken: refused.difference(&taken).count() as u64,
+        first: one_line(&first.why, REASON_MAX),
+    })
 }
 
 fn faults(loaded: &LoadedScenario, run: &Run) -> Vec<FaultLine> {

@@ -24,6 +24,7 @@ pub fn worst_hour(scenario: &Scenario, run: &Run, moments: &[Duration]) -> Vec<S
     story.extend(teller.breakers());
     story.extend(teller.gates());
     story.extend(teller.process());
+    story.extend(teller.turned_away());
     story.push(teller.waiting());
     story.extend(teller.given_up());
     story.push(teller.pages());
@@ -196,6 +197,23 @@ impl Teller<'_> {
         sentences
     }
 
+    /// Who came and could not leave their task.
+    fn turned_away(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        match self.facts.unanswered {
+            0 => {}
+            1 => sentences.push("1 client found no process to submit to, and came again.".to_owned()),
+            more => sentences.push(format!("{more} clients found no process to submit to, and came again.")),
+        }
+        if let Some((number, first, why)) = &self.facts.refused {
+            let were = if *number == 1 { "was" } else { "were" };
+            let why = one_line(why, QUOTE_MAX);
+            let number = many(*number, "submission");
+            sentences.push(format!("{number} {were} refused, the first {}: \"{why}\".", self.at(*first)));
+        }
+        sentences
+    }
+
     fn waiting(&self) -> String {
         let (most, at) = self.facts.waited;
         let most = match most {
@@ -238,11 +256,11 @@ impl Teller<'_> {
             1 => "; 1 message was not taken by its channel and sent again".to_owned(),
             unheard => format!("; {unheard} messages were not taken by their channel and sent again"),
         };
-        let Some((first, incident)) = self.facts.paged.first() else {
+        let Some((first, incident, summary)) = self.facts.paged.first() else {
             return format!("Nobody was paged{unheard}.");
         };
-        let about = self.run.incidents.iter().find(|open| open.id == *incident);
-        let about = about.map(|open| format!(" (\"{}\")", one_line(&open.summary, QUOTE_MAX))).unwrap_or_default();
+        // What was on their screen then; what became of the incident they were not told yet.
+        let about = format!(" (\"{}\")", one_line(summary, QUOTE_MAX));
         let more = match self.facts.paged.len() - 1 {
             0 => String::new(),
             1 => " and once more within the hour".to_owned(),
@@ -267,6 +285,15 @@ impl Teller<'_> {
         let over = &self.facts.over;
         let incidents: Vec<String> = over.incidents.iter().cloned().collect();
         let lasted = rounded(over.at.saturating_sub(self.facts.from));
+        if over.refused > 0 {
+            let end = self.at(self.run.elapsed);
+            let refused = many(over.refused, "submission");
+            let waiting = match over.tasks {
+                0 => String::new(),
+                waiting => format!(", and {} had come to no end", tasks(waiting)),
+            };
+            return format!("It was not over when the run ended {end}: {refused} had never been taken{waiting}.");
+        }
         match (over.tasks, incidents.as_slice()) {
             (0, []) => {
                 let at = self.at(over.at);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::timeline::Tally;
 use crate::decision::{DeciderKind, DecisionKind, in_words};
 use crate::event::Happening;
-use crate::scenario::{Scenario, Target};
+use crate::scenario::{Scenario, Target, Window};
 use crate::sim::play::Run;
 use crate::sim::play::books::CallEnd;
 use crate::task::{AgentName, Integration, TaskId};
@@ -31,8 +31,20 @@ pub(super) struct Over {
     pub(super) at: Duration,
     /// Tasks that did not.
     pub(super) tasks: u64,
+    /// Submissions that were never taken.
+    pub(super) refused: u64,
     /// Incidents that did not.
     pub(super) incidents: BTreeSet<String>,
+}
+
+/// The windows of what strikes no calls and lasts, as long as anything breaks at all.
+fn lasting<'a>(scenario: &'a Scenario, run: &'a Run) -> impl Iterator<Item = Window> + 'a {
+    let lasts = |window: &Window| {
+        let kind = scenario.faults.get(window.fault).map(|fault| fault.kind);
+        kind.is_some_and(|kind| kind.target() != Target::Calls && !kind.is_moment())
+    };
+    let until = |window: &Window| Window { until: window.until.min(scenario.run), ..*window };
+    run.windows.iter().filter(|window| window.from < scenario.run).filter(move |window| lasts(window)).map(until)
 }
 
 /// What happened in the worst hour.
@@ -68,16 +80,20 @@ pub(super) struct Facts {
     pub(super) decided: BTreeMap<DecisionKind, u64>,
     /// Its first decision: when, what, why.
     pub(super) first: Option<(Duration, String, String)>,
-    /// Messages that called the person: when, of which incident.
-    pub(super) paged: Vec<(Duration, String)>,
+    /// Messages that called the person: when, of which incident, in which words.
+    pub(super) paged: Vec<(Duration, String, String)>,
     /// Messages that no channel took.
     pub(super) unheard: u64,
+    /// Submissions turned away with an answer: how many, and the first: when, with which words.
+    pub(super) refused: Option<(u64, Duration, String)>,
+    /// Clients that came while no process was there to answer.
+    pub(super) unanswered: u64,
     /// When everything that had trouble in it had come to its end, or what of it never did.
     pub(super) over: Over,
 }
 
 /// How bad it was, event by event.
-fn troubles(run: &Run, moments: &[Duration]) -> Vec<(Duration, u64)> {
+fn troubles(scenario: &Scenario, run: &Run, moments: &[Duration]) -> Vec<(Duration, u64)> {
     let weight = |what: &Happening| {
         #[allow(clippy::wildcard_enum_match_arm, reason = "what is not named here is no trouble")]
         match what {
@@ -91,8 +107,16 @@ fn troubles(run: &Run, moments: &[Duration]) -> Vec<(Duration, u64)> {
     };
     let told = run.events.iter().zip(moments).map(|(event, at)| (*at, weight(&event.what)));
     let met = run.books.calls.iter().filter(|call| call.fault.is_some()).map(|call| (call.at, 1));
+    // What is broken by hand is in the books; a disk or a pager is asked each time whether it is.
+    let struck: BTreeSet<usize> = run.books.struck.iter().map(|(_, fault)| *fault).collect();
+    let on = lasting(scenario, run).filter(|window| !struck.contains(&window.fault)).map(|window| (window.from, 5));
     let struck = run.books.struck.iter().map(|(at, _)| (*at, 5));
-    let mut troubles: Vec<(Duration, u64)> = told.chain(met).chain(struck).filter(|(_, weight)| *weight > 0).collect();
+    // A client that comes again every minute is no new trouble each time.
+    let mut seen = BTreeSet::new();
+    let refused = run.books.refused.iter().filter(move |refused| seen.insert(refused.number));
+    let refused = refused.map(|refused| (refused.at, 1));
+    let all = told.chain(met).chain(struck).chain(on).chain(refused);
+    let mut troubles: Vec<(Duration, u64)> = all.filter(|(_, weight)| *weight > 0).collect();
     troubles.sort_unstable();
     troubles
 }
@@ -116,11 +140,11 @@ fn worst(troubles: &[(Duration, u64)]) -> Option<Duration> {
 impl Facts {
     /// None when nothing went wrong.
     pub(super) fn of(scenario: &Scenario, run: &Run, moments: &[Duration]) -> Option<Self> {
-        let from = worst(&troubles(run, moments))?;
+        let from = worst(&troubles(scenario, run, moments))?;
         let mut facts = Self { from, until: from + HOUR, ..Self::default() };
         facts.feed(run, moments);
         facts.books(scenario, run);
-        facts.over = facts.end(run, moments);
+        facts.over = facts.end(scenario, run, moments);
         Some(facts)
     }
 
@@ -203,15 +227,36 @@ impl Facts {
             if !page.taken {
                 self.unheard += 1;
             } else if seen.insert((page.incident.clone(), page.number)) {
-                self.paged.push((page.at, page.incident.clone()));
+                self.paged.push((page.at, page.incident.clone(), page.summary.clone()));
             }
         }
+        let mut turned_away = BTreeSet::new();
+        for refused in run.books.refused.iter().filter(|refused| hour.contains(&refused.at)) {
+            turned_away.insert(refused.number);
+            let (number, ..) = self.refused.get_or_insert_with(|| (0, refused.at, refused.why.clone()));
+            *number = turned_away.len() as u64;
+        }
+        let refused: BTreeSet<u64> = run.books.refused.iter().map(|refused| refused.number).collect();
+        let unanswered = run.books.asked.iter().filter(|asked| hour.contains(&asked.first_at));
+        let unanswered = unanswered.filter(|asked| asked.at > asked.first_at && !refused.contains(&asked.number));
+        self.unanswered = unanswered.count() as u64;
     }
 
-    /// When the tasks that were in trouble, the breakers that opened and the incidents had come to their end.
-    fn end(&self, run: &Run, moments: &[Duration]) -> Over {
+    /// When the tasks that were in trouble, the breakers that opened and the incidents had come to their end, and what was
+    /// broken was whole again.
+    fn end(&self, scenario: &Scenario, run: &Run, moments: &[Duration]) -> Over {
         let (mut tasks, mut breakers, mut incidents) = (BTreeSet::<TaskId>::new(), BTreeSet::new(), BTreeSet::new());
-        let mut over = self.from;
+        let hour = self.from..self.until;
+        let whole = lasting(scenario, run).filter(|window| window.from < self.until && window.until > self.from);
+        let whole = whole.map(|window| window.until.min(run.elapsed)).chain(self.down.iter().map(|(_, up)| *up));
+        let mut over = whole.max().unwrap_or(self.from).max(self.from);
+        // Whoever was turned away came again, and their task is not at its end before it has begun.
+        let waited = run.books.asked.iter().filter(|asked| asked.at > asked.first_at && asked.at > self.from);
+        tasks.extend(waited.filter(|asked| asked.first_at < self.until).map(|asked| asked.id));
+        let taken: BTreeSet<u64> = run.books.asked.iter().map(|asked| asked.number).collect();
+        let refused =
+            run.books.refused.iter().filter(|refused| hour.contains(&refused.at)).map(|refused| refused.number);
+        let refused = refused.filter(|number| !taken.contains(number)).collect::<BTreeSet<u64>>().len() as u64;
         for (event, at) in run.events.iter().zip(moments).filter(|(_, at)| **at >= self.from) {
             let within = self.holds(*at);
             let ends = |ended: bool, over: &mut Duration| {
@@ -249,7 +294,7 @@ impl Facts {
             }
         }
         // A breaker nobody calls stays open; that is nobody's trouble.
-        Over { at: over, tasks: tasks.len() as u64, incidents }
+        Over { at: over, tasks: tasks.len() as u64, refused, incidents }
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::spread::{Compared, Played};
-use super::story::rounded;
-use super::{Report, words};
+use super::story::{many, rounded};
+use super::{Refusals, Report, words};
 use crate::assertion::Measure;
 use crate::redact::one_line;
 
@@ -102,7 +102,7 @@ pub(super) fn rows(report: &Report) -> Vec<(&'static str, String)> {
         true => String::new(),
         false => format!("; nobody knows the price of {}", unpriced.join(", ")),
     };
-    vec![
+    let mut rows = vec![
         (
             "TASKS",
             format!(
@@ -188,7 +188,25 @@ pub(super) fn rows(report: &Report) -> Vec<(&'static str, String)> {
                 is(Measure::WastedUsd)
             ),
         ),
-    ]
+    ];
+    if let Some(refused) = &report.refused {
+        // Beside what was taken.
+        rows.insert(1, ("REFUSED", refused_words(refused)));
+    }
+    rows
+}
+
+fn refused_words(refused: &Refusals) -> String {
+    let times = match refused.times {
+        times if times == refused.submissions => String::new(),
+        times => format!(", {times} times in all"),
+    };
+    let later = match refused.never_taken {
+        0 => "all taken later".to_owned(),
+        never if never == refused.submissions => "never taken".to_owned(),
+        never => format!("{never} of them never taken"),
+    };
+    format!("{}{times}, {later}; the first: {}", many(refused.submissions, "submission"), refused.first)
 }
 
 fn several(played: &Played) -> String {
