@@ -104,6 +104,11 @@ load:
   - { type: code_review, per-day: 10, total: 4 }
   - { type: code_review }
   - { type: code_review, every: 1m, over: 5m }
+  - { type: code_review, at: [5m, 90m] }
+  - { type: code_review, at: [1m, 5m], from: 2m, until: 4m }
+  - { type: code_review, at: [] }
+  - { type: code_review, burst: 5, at: [2m, 3m] }
+  - { type: code_review, burst: 5, at: 2m, from: 3m }
 models:
   \"*\": { latency: [2m, 1m], refusals: 200%, schema-breaks: 0.5 }
 faults:
@@ -117,6 +122,15 @@ faults:
   - { fault: overloaded, retry-after: 5s }
   - { fault: clock-jump, at: 1m }
   - { fault: overloaded, region: eu }
+  - { fault: overloaded, region: us }
+  - { fault: overloaded, provider: [] }
+  - { fault: pager-down, agent: cto }
+  - { fault: disk-full, provider: anthropic, region: us, at: 5m, for: 1m, flap: { on: 1s, off: 1s } }
+  - { fault: ceo-kill, share: 0%, at: 5m, prompt-has: x, prompt-lacks: y }
+  - { fault: process-kill, calls: 3, at: 5m, for: 1m, flap: { on: 1s, off: 1s } }
+  - { fault: agent-wedge, agent: cto, type: blog_post, model: gpt-6-sol, at: 5m, for: 1m }
+  - { fault: adviser-down, agent: cto, type: code_review }
+regions: { us: [] }
 human: { decision: maybe }
 assert:
   - lots == 0
@@ -131,6 +145,14 @@ load:
   - { type: blog_post, agent: cso, every: 1m }
   - { type: code_review, every: 1m, from: 10m }
   - { type: code_review, every: 1m, from: 5m, until: 2m }
+  - { type: code_review, burst: 5, at: 5m, over: 30m }
+  - { type: code_review, burst: 5, from: 1m, until: 2m, over: 3m }
+models:
+  \"*\": { latency: 5s }
+  nope/x: { latency: 5s }
+  anthropic/claude-opsu-5-5: { latency: 5s }
+  gemini/*: { latency: 5s }
+  gpt-6-sol: { latency: 5s }
 faults:
   - { fault: overloaded, provider: antropic }
   - { fault: overloaded, at: 20m, for: 1m }
@@ -139,14 +161,40 @@ faults:
   - { fault: adviser-down }
   - { fault: process-kill, at: 1m, for: 5m }
   - { fault: process-kill, at: 3m, for: 1m }
+  - { fault: process-kill, at: 5m, for: 30s }
+";
+
+const EMPTY: &str = "run: 10m\nload: []\n";
+
+const ENDLESS: &str = "\
+run: 732d
+load:
+  - { type: code_review, every: 1ms }
+  - { type: code_review, per-hour: 1000 }
+  - { type: code_review, per-day: 100, until: 700d }
+faults:
+  - { fault: ceo-kill, every: 1s }
+";
+
+const TOGETHER: &str = "\
+run: 1d
+load:
+  - { type: code_review, total: 600000 }
+  - { type: code_review, burst: 600000, at: 1h }
 ";
 
 #[test]
 fn every_mistake_in_a_scenario_is_told_at_once_with_its_place() {
     let dir = Dir::new();
-    dir.with("miswritten.yaml", MISWRITTEN).with("impossible.yaml", IMPOSSIBLE);
     let mut all = String::new();
-    for file in ["miswritten.yaml", "impossible.yaml"] {
+    for (file, text) in [
+        ("miswritten.yaml", MISWRITTEN),
+        ("impossible.yaml", IMPOSSIBLE),
+        ("empty.yaml", EMPTY),
+        ("endless.yaml", ENDLESS),
+        ("together.yaml", TOGETHER),
+    ] {
+        dir.with(file, text);
         let (out, err) = dir.ends(3, &["run", file]);
         let places = out.lines().filter(|line| line.contains(": error: "));
         assert!(places.clone().all(|line| line.starts_with(&format!("{file}:"))), "{out}");

@@ -28,6 +28,7 @@ mod people;
 mod policies;
 mod providers;
 mod scenario_file;
+mod scenario_load;
 mod secrets;
 mod team_file;
 mod templates;
