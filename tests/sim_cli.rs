@@ -223,7 +223,74 @@ fn wrong_usage_is_told_before_anything_runs() {
         assert!(err.contains(words), "{arguments:?}: {err}");
     }
     let (out, _) = dir.ends(3, &["run", "short.yaml", "--team", "nowhere"]);
-    assert!(out.contains("backstop.yaml: error: does not exist"), "{out}");
+    assert!(out.starts_with("nowhere/backstop.yaml: error: does not exist"), "{out}");
+    let (out, _) = dir.ends(3, &["run", "short.yaml", "--team", "/nonexistent"]);
+    assert!(out.starts_with("/nonexistent/backstop.yaml: error: does not exist"), "{out}");
+}
+
+#[test]
+fn a_file_is_named_as_it_was_written() {
+    let dir = Dir::new();
+    fs::create_dir_all(dir.0.join("bad/team")).expect("a directory");
+    dir.with("bad/unknown.yaml", &SHORT.replace("fault: overloaded", "fault: overloded"));
+    let here = dir.0.join("bad/unknown.yaml").display().to_string();
+    for file in ["bad/unknown.yaml", "./bad/unknown.yaml", &here] {
+        let (out, _) = dir.ends(3, &["run", file]);
+        assert!(out.starts_with(&format!("{file}:7:14: error: faults.0.fault: ")), "{out}");
+    }
+    // What two can make impossible only together, and a team that the scenario names.
+    dir.with("bad/nobody.yaml", &SHORT.replace("agent: backend", "agent: nobody"));
+    dir.with("bad/other.yaml", &format!("team: team{SHORT}"));
+    dir.with("bad/team/backstop.yaml", "team: t\nproviderz: {}\n");
+    for (file, words) in [
+        ("bad/nobody.yaml", "bad/nobody.yaml:8:34: error: faults.1.agent: "),
+        ("bad/other.yaml", "bad/team/backstop.yaml:2:1: error: providerz: "),
+    ] {
+        let (out, _) = dir.ends(3, &["run", file]);
+        assert!(out.contains(words), "{file}: {out}");
+    }
+}
+
+#[test]
+fn what_init_writes_plays_the_team_that_init_writes() {
+    let dir = Dir::new();
+    let init = Command::new(env!("CARGO_BIN_EXE_backstop")).arg("init").env_clear().current_dir(&dir.0).output();
+    assert!(init.expect("the binary runs").status.success());
+    let scenarios = ["scenarios/anthropic-outage.yaml", "scenarios/friday-night.yaml"];
+    assert_eq!(fs::read_dir(dir.0.join("scenarios")).expect("a directory").count(), scenarios.len());
+    for file in scenarios {
+        dir.ends(0, &["run", file]);
+    }
+    let team = dir.read("backstop.yaml");
+    dir.with("backstop.yaml", &format!("{team}\nproviderz: {{}}\n"));
+    for file in scenarios {
+        let (out, _) = dir.ends(3, &["run", file]);
+        assert!(out.starts_with("backstop.yaml:") && out.contains("providerz"), "{out}");
+    }
+    // The one that is shipped under the same name is for the team that is shipped, wherever it is played.
+    dir.ends(0, &["run", "anthropic-outage"]);
+}
+
+#[test]
+fn the_end_of_a_kept_feed_is_recorded() {
+    let dir = Dir::new();
+    dir.with("short.yaml", SHORT);
+    dir.ends(0, &["run", "short.yaml", "--feed", "feed.jsonl"]);
+    let event = |line: &str| -> Value { serde_json::from_str(line).expect("an event") };
+    let feed = dir.read("feed.jsonl");
+    let came: Vec<&str> = feed.lines().filter(|line| event(line)["event"] == "submitted").collect();
+    let third = event(came[came.len() - 3])["at"].as_str().expect("a time").to_owned();
+    let record = |since: &str| {
+        dir.ends(0, &["record", "--feed", "feed.jsonl", "--since", since, "--out", "night.yaml", "--force"]).0
+    };
+    assert!(record(&third).starts_with("night.yaml: tasks 3, "), "{third}");
+    assert!(record("30d").starts_with(&format!("night.yaml: tasks {}, ", came.len())));
+    dir.ends(0, &["run", "night.yaml"]);
+    // A span counts from the last event: only the team coming to rest is in the last second.
+    let (_, err) = dir.ends(1, &["record", "--feed", "feed.jsonl", "--since", "1ms", "--out", "x.yaml"]);
+    assert!(err.contains("no task was submitted in this stretch"), "{err}");
+    let (_, err) = dir.ends(2, &["record", "--feed", "feed.jsonl", "--since", "soon", "--out", "x.yaml"]);
+    assert!(err.contains("--since: `soon` is not a time"), "{err}");
 }
 
 #[test]

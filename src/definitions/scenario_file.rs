@@ -1,14 +1,14 @@
 //! A scenario file: read as strictly as a team's, every mistake at its line, then held against the team it is for.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::decode::{Keys, Notes, Table, Value, ours_only};
 use super::files::{Files, Home};
 use super::scenario_load::load;
-use super::templates::TEAMS;
+use super::templates::{TEAMS, templates};
 use super::tools::json;
 use super::yaml::{self, Kind, Place, cut};
 use super::{Env, Problems, Purpose, load_from};
@@ -44,11 +44,36 @@ pub struct LoadedScenario {
 pub fn scenario(path: &Path, team: Option<&TeamSource>) -> Result<LoadedScenario, Problems> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("scenario.yaml").to_owned();
-    read(&Files::new(Home::Directory(dir), &|_| None, Purpose::Bound), &name, Some(dir), team)
+    let loaded = read(&Files::new(Home::Directory(dir), &|_| None, Purpose::Bound), &name, Some(dir), team);
+    loaded.map_err(|problems| {
+        named(problems, &|file| if file == name { path.display().to_string() } else { file.to_owned() })
+    })
+}
+
+/// The same problems, their files called otherwise.
+fn named(mut problems: Problems, called: &dyn Fn(&str) -> String) -> Problems {
+    for told in problems.errors.iter_mut().chain(&mut problems.warnings) {
+        told.file = called(&told.file);
+    }
+    problems
+}
+
+/// A file of a directory, without the steps that lead nowhere.
+fn below(dir: &Path, file: &str) -> String {
+    let mut path = PathBuf::new();
+    for step in dir.join(file).components() {
+        match step {
+            Component::CurDir => {}
+            // Up from a link is not where it stands.
+            Component::ParentDir if path.file_name().is_some() && !path.is_symlink() => drop(path.pop()),
+            Component::ParentDir | Component::Normal(_) | Component::RootDir | Component::Prefix(_) => path.push(step),
+        }
+    }
+    path.display().to_string()
 }
 
 /// Reads a scenario from a text, such as one that is shipped; a team it names is looked for among those that are shipped
-/// with scenarios, then from where the program runs.
+/// with scenarios, `..` being the one beside them that every `backstop init` writes, then from where the program runs.
 ///
 /// # Errors
 /// As [`scenario`].
@@ -78,19 +103,24 @@ pub fn scenario_for(name: &str, text: &str, config: Config) -> Result<LoadedScen
 /// Never for what is shipped; the checks are those of every team.
 pub fn shipped_team() -> Result<Config, Problems> {
     let none: Env<'_> = &|_| None;
-    load_from(Home::Given(super::templates()), none, Purpose::Bound).map(|loaded| loaded.config)
+    load_from(Home::Given(templates()), none, Purpose::Bound).map(|loaded| loaded.config)
 }
 
 /// `dir` is where the scenario's file is; a shipped one is in none, and its team is shipped with it.
 fn team_of(source: &TeamSource, dir: Option<&Path>) -> Result<Config, Problems> {
     let none: Env<'_> = &|_| None;
-    let shipped = |path: &str| TEAMS.iter().find(|(team, _)| dir.is_none() && *team == path);
+    let shipped = |path: &str| match path {
+        _ if dir.is_some() => None,
+        ".." => Some(templates()),
+        path => TEAMS.iter().find(|(team, _)| *team == path).map(|(_, files)| *files),
+    };
     match source {
         TeamSource::Shipped => shipped_team(),
         TeamSource::Directory(path) => {
             let there = dir.unwrap_or(Path::new(".")).join(path);
-            let home = shipped(path).map_or(Home::Directory(&there), |(_, files)| Home::Given(files));
-            load_from(home, none, Purpose::Bound).map(|loaded| loaded.config)
+            let home = shipped(path).map_or(Home::Directory(&there), Home::Given);
+            let loaded = load_from(home, none, Purpose::Bound).map(|loaded| loaded.config);
+            loaded.map_err(|problems| named(problems, &|file| below(&there, file)))
         }
     }
 }
