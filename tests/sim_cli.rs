@@ -286,6 +286,13 @@ fn the_end_of_a_kept_feed_is_recorded() {
     assert!(record(&third).starts_with("night.yaml: tasks 3, "), "{third}");
     assert!(record("30d").starts_with(&format!("night.yaml: tasks {}, ", came.len())));
     dir.ends(0, &["run", "night.yaml"]);
+    // What stands below what was recorded is told at its own place, and what was recorded is not cut in silence.
+    dir.with("more.yaml", "run: 40m\nload:\n  - { recorded: feed.jsonl }\n  - { type: nobodys, every: 5m }\n");
+    let (out, _) = dir.ends(3, &["run", "more.yaml"]);
+    assert!(out.starts_with("more.yaml:4:13: error: load.1.type: no agent handles `nobodys`"), "{out}");
+    dir.with("less.yaml", "run: 5m\nload:\n  - { recorded: feed.jsonl }\n");
+    let (out, _) = dir.ends(3, &["run", "less.yaml"]);
+    assert!(out.starts_with("less.yaml:3:17: error: load.0.recorded: feed.jsonl goes on until 18m"), "{out}");
     // A span counts from the last event: only the team coming to rest is in the last second.
     let (_, err) = dir.ends(1, &["record", "--feed", "feed.jsonl", "--since", "1ms", "--out", "x.yaml"]);
     assert!(err.contains("no task was submitted in this stretch"), "{err}");

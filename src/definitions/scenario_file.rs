@@ -92,7 +92,7 @@ pub fn scenario_for(name: &str, text: &str, config: Config) -> Result<LoadedScen
     let mut notes = Notes::default();
     let scenario = document(&files, name, &mut notes);
     match scenario.filter(|_| notes.errors.is_empty()) {
-        Some(scenario) => together(scenario, config, name, notes),
+        Some((scenario, entries)) => together(scenario, &entries, config, name, notes),
         None => Err(problems(notes)),
     }
 }
@@ -133,13 +133,15 @@ fn read(
 ) -> Result<LoadedScenario, Problems> {
     let mut notes = Notes::default();
     let scenario = document(files, name, &mut notes);
-    let Some(mut scenario) = scenario.filter(|_| notes.errors.is_empty()) else { return Err(problems(notes)) };
+    let Some((mut scenario, entries)) = scenario.filter(|_| notes.errors.is_empty()) else {
+        return Err(problems(notes));
+    };
     if let Some(team) = team {
         scenario.team = team.clone();
     }
     // A team given on the command line is relative to where the command is.
     let config = team_of(&scenario.team, if team.is_some() { Some(Path::new(".")) } else { dir })?;
-    together(scenario, config, name, notes)
+    together(scenario, &entries, config, name, notes)
 }
 
 fn problems(notes: Notes<'_>) -> Problems {
@@ -150,15 +152,34 @@ fn problems(notes: Notes<'_>) -> Problems {
 }
 
 /// A scenario held against its team.
-fn together(scenario: Scenario, config: Config, name: &str, mut notes: Notes<'_>) -> Result<LoadedScenario, Problems> {
+fn together(
+    scenario: Scenario,
+    entries: &[usize],
+    config: Config,
+    name: &str,
+    mut notes: Notes<'_>,
+) -> Result<LoadedScenario, Problems> {
     for flaw in impossible(&scenario, &config) {
-        let place = notes.place_of(&flaw.path).cloned().unwrap_or_else(|| Place::file(name));
-        notes.error(&place, &flaw.path, flaw.message, flaw.remedy);
+        let path = written(flaw.path, entries);
+        let place = notes.place_of(&path).cloned().unwrap_or_else(|| Place::file(name));
+        notes.error(&place, &path, flaw.message, flaw.remedy);
     }
     if notes.errors.is_empty() { Ok(LoadedScenario { scenario, config }) } else { Err(problems(notes)) }
 }
 
-fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<Scenario> {
+/// The path of a load as it is written: one that was recorded is several, and moves those below it.
+fn written(path: String, entries: &[usize]) -> String {
+    let Some(load) = path.strip_prefix("load.") else { return path };
+    let (place, key) = load.split_once('.').map_or((load, None), |(place, key)| (place, Some(key)));
+    match (place.parse::<usize>().ok().and_then(|place| entries.get(place)), key) {
+        (Some(entry), Some(key)) => format!("load.{entry}.{key}"),
+        (Some(entry), None) => format!("load.{entry}"),
+        (None, _) => path,
+    }
+}
+
+/// The scenario, and for each of its loads the entry of the file that it comes from.
+fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<(Scenario, Vec<usize>)> {
     let text = files.read(name, SCENARIO_LIMIT, notes)?;
     let node = match yaml::parse(name, &text, 0) {
         Ok(node) => node,
@@ -192,10 +213,12 @@ fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<Scen
     let items = |table: &mut Table, key: &str, notes: &mut Notes<'_>| {
         table.take(key, notes).map(|value| value.list(notes)).unwrap_or_default()
     };
-    let mut loads = Vec::new();
+    let (mut loads, mut entries) = (Vec::new(), Vec::new());
     let remedy = "write what is asked: `load: [{ type: code_review, per-day: 40 }]`";
-    for item in table.must("load", remedy, notes).map(|value| some(&value, remedy, notes)).unwrap_or_default() {
-        loads.extend(load(&item, until, files, notes));
+    let listed = table.must("load", remedy, notes).map(|value| some(&value, remedy, notes)).unwrap_or_default();
+    for (number, item) in listed.iter().enumerate() {
+        loads.extend(load(item, until, files, notes));
+        entries.resize(loads.len(), number);
     }
     let mut models = Vec::new();
     if let Some(value) = table.take("models", notes) {
@@ -214,7 +237,7 @@ fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<Scen
     }
     let published = table.take("published", notes).and_then(|value| published(&value, notes));
     table.finish(&ours_only, notes);
-    Some(Scenario {
+    let scenario = Scenario {
         name: titled,
         about,
         team,
@@ -228,7 +251,8 @@ fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<Scen
         human,
         assertions,
         published,
-    })
+    };
+    Some((scenario, entries))
 }
 
 fn published(value: &Value, notes: &mut Notes<'_>) -> Option<Published> {
