@@ -78,6 +78,7 @@ pub mod bound;
 pub mod normal;
 pub mod assertion;
 pub mod scenario;
+pub mod impossible;
 pub mod told;
 pub mod why;
 

@@ -13,11 +13,9 @@ use serde_json::Value;
 
 use crate::agent::matches_pattern;
 use crate::assertion::{Assertion, Measure};
-use crate::config::Config;
 use crate::normal;
-use crate::spelling::nearest;
 use crate::task::{AgentName, Integration, Priority, TaskType, words};
-use crate::time::{Timestamp, format_duration};
+use crate::time::Timestamp;
 
 /// Where a recorded or simulated run begins unless the scenario says so: a Monday morning.
 pub const START: Timestamp = Timestamp::from_millis(1_769_990_400_000);
@@ -26,7 +24,7 @@ pub const START: Timestamp = Timestamp::from_millis(1_769_990_400_000);
 pub const DRAIN: Duration = Duration::from_secs(2 * 86_400);
 /// The longest run: two years.
 pub const LONGEST_RUN: Duration = Duration::from_secs(2 * 366 * 86_400);
-/// The most tasks a scenario may submit.
+/// The most tasks a scenario may submit, and the most often its faults may strike.
 pub const MOST_TASKS: u64 = 1_000_000;
 
 /// A whole scenario.
@@ -367,6 +365,21 @@ impl FaultKind {
         }
     }
 
+    /// The keys of a file that narrow down what a fault strikes.
+    pub const LIMITS: [&str; 10] =
+        ["provider", "region", "model", "agent", "type", "prompt-has", "prompt-lacks", "share", "flap", "calls"];
+
+    /// Does one of [`FaultKind::LIMITS`] narrow it down? What it does not heed would be said in vain.
+    #[must_use]
+    pub fn heeds(self, limit: &str) -> bool {
+        match self.target() {
+            // The CEO's adviser is no agent and works on no task.
+            Target::Calls => self != Self::AdviserDown || !matches!(limit, "agent" | "type"),
+            Target::Agent => limit == "agent",
+            Target::World => limit == "flap" && matches!(self, Self::DiskFull | Self::PagerDown | Self::MailDown),
+        }
+    }
+
     /// Does it strike once, at a moment, rather than last?
     #[must_use]
     pub const fn is_moment(self) -> bool {
@@ -553,7 +566,44 @@ impl Scenario {
     }
 }
 
+impl Load {
+    /// How many tasks come of it in a run, in the mean.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "to be held against MOST_TASKS")]
+    pub fn expected(&self, run: Duration) -> f64 {
+        let span = self.until.min(run).saturating_sub(self.from).as_secs_f64();
+        match &self.arrival {
+            Arrival::Every(gap) => (span / gap.as_secs_f64()).ceil(),
+            Arrival::PerDay(rate) => rate * span / 86_400.0,
+            Arrival::Total(count) | Arrival::Burst { count, .. } => *count as f64,
+            Arrival::At(moments) => moments.len() as f64,
+        }
+    }
+
+    /// When the last task of it comes at the latest, if that is not up to `until`.
+    #[must_use]
+    pub fn last(&self) -> Option<Duration> {
+        match &self.arrival {
+            Arrival::Burst { count, over } => Some(self.from + over.mul_f64(fraction(count.saturating_sub(1), *count))),
+            Arrival::At(moments) => moments.iter().max().copied(),
+            Arrival::Every(_) | Arrival::PerDay(_) | Arrival::Total(_) => None,
+        }
+    }
+}
+
 impl Fault {
+    /// How often it strikes in a run, in the mean.
+    #[must_use]
+    pub fn expected(&self, run: Duration) -> f64 {
+        match self.when {
+            When::At(_) => 1.0,
+            When::Recurring(mean) => {
+                let turn = mean.as_secs_f64() + (self.lasts.0.as_secs_f64() + self.lasts.1.as_secs_f64()) / 2.0;
+                run.as_secs_f64() / turn
+            }
+        }
+    }
+
     /// Is it on at `elapsed`, within a window that began at `from`? Flapping turns it off and on.
     #[must_use]
     pub fn is_on(&self, from: Duration, elapsed: Duration) -> bool {
@@ -576,127 +626,6 @@ fn exponential(mean: Duration, roll: f64) -> Duration {
 #[allow(clippy::cast_precision_loss, reason = "below MOST_TASKS")]
 fn fraction(number: u64, of: u64) -> f64 {
     number as f64 / of.max(1) as f64
-}
-
-/// Something in a scenario that cannot be, with where it stands: the path of its key, with dots.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Impossible {
-    /// Where, such as `faults.2.provider`.
-    pub path: String,
-    /// What is wrong.
-    pub message: String,
-    /// What to do about it.
-    pub remedy: String,
-}
-
-/// Everything in a scenario that its team or its own timeline makes impossible.
-#[must_use]
-pub fn impossible(scenario: &Scenario, config: &Config) -> Vec<Impossible> {
-    let mut found = Vec::new();
-    let mut wrong = |path: String, message: String, remedy: String| found.push(Impossible { path, message, remedy });
-    let agents = || config.agents.keys().map(AgentName::as_str);
-    let providers = || config.providers.keys().map(Integration::as_str);
-    for (place, load) in scenario.load.iter().enumerate() {
-        let of = |key: &str| format!("load.{place}.{key}");
-        if !config.agents.values().any(|agent| agent.handles(&load.task_type)) {
-            let handled = config.agents.values().flat_map(|agent| &agent.handles).map(String::as_str);
-            wrong(
-                of("type"),
-                format!("no agent handles `{}`", load.task_type),
-                one_of(load.task_type.as_str(), handled),
-            );
-        }
-        if let Some(name) = &load.agent {
-            match config.agents.get(name) {
-                None => wrong(of("agent"), format!("there is no agent `{name}`"), one_of(name.as_str(), agents())),
-                Some(agent) if !agent.handles(&load.task_type) => {
-                    let remedy = "name an agent that does, or leave `agent` out".to_owned();
-                    wrong(of("agent"), format!("{name} does not handle `{}`", load.task_type), remedy);
-                }
-                Some(_) => {}
-            }
-        }
-        if load.from >= scenario.run {
-            let message = format!("begins at {}, when the run is over", format_duration(load.from));
-            wrong(of("from"), message, format!("begin before `run: {}`", format_duration(scenario.run)));
-        } else if load.until <= load.from {
-            wrong(
-                of("until"),
-                "ends before it begins".to_owned(),
-                format!("write more than {}", format_duration(load.from)),
-            );
-        }
-    }
-    for (place, fault) in scenario.faults.iter().enumerate() {
-        let of = |key: &str| format!("faults.{place}.{key}");
-        if let When::At(at) = fault.when
-            && at >= scenario.run
-        {
-            let message = format!("strikes at {}, when the run is over", format_duration(at));
-            wrong(of("at"), message, format!("strike before `run: {}`", format_duration(scenario.run)));
-        }
-        for provider in &fault.scope.providers {
-            if !config.providers.contains_key(provider) {
-                let message = format!("there is no provider `{provider}`");
-                wrong(of("provider"), message, one_of(provider.as_str(), providers()));
-            }
-        }
-        if let Some(name) = &fault.scope.agent
-            && !config.agents.contains_key(name)
-        {
-            wrong(of("agent"), format!("there is no agent `{name}`"), one_of(name.as_str(), agents()));
-        }
-        if let Some(pattern) = &fault.scope.model {
-            let models =
-                config.agents.values().flat_map(|agent| std::iter::once(&agent.model).chain(&agent.fallback_models));
-            let advisers = config.ceo.adviser.iter().map(|adviser| &adviser.model);
-            let names: Vec<String> = models.chain(advisers).map(|model| model.model.clone()).collect();
-            if !names.iter().any(|name| matches_pattern(pattern, name)) {
-                let message = format!("no agent asks a model that fits `{pattern}`");
-                wrong(of("model"), message, one_of(pattern, names.iter().map(String::as_str)));
-            }
-        }
-        if fault.kind == FaultKind::AdviserDown && config.ceo.adviser.is_none() {
-            let remedy = "give the team one in backstop.yaml: ceo.adviser".to_owned();
-            wrong(of("fault"), "the CEO of this team asks no model".to_owned(), remedy);
-        }
-    }
-    for (region, members) in &scenario.regions {
-        for provider in members.iter().filter(|provider| !config.providers.contains_key(*provider)) {
-            let message = format!("there is no provider `{provider}`");
-            wrong(format!("regions.{region}"), message, one_of(provider.as_str(), providers()));
-        }
-    }
-    found.extend(overlaps(scenario));
-    found
-}
-
-/// A process that is dead cannot die.
-fn overlaps(scenario: &Scenario) -> Vec<Impossible> {
-    let mut deaths: Vec<(Duration, Duration, usize)> = Vec::new();
-    for (place, fault) in scenario.faults.iter().enumerate() {
-        if let (FaultKind::ProcessKill, When::At(at)) = (fault.kind, fault.when) {
-            deaths.push((at, at + fault.lasts.1, place));
-        }
-    }
-    deaths.sort();
-    let meet = deaths.windows(2).filter(|pair| pair[1].0 < pair[0].1);
-    meet.map(|pair| Impossible {
-        path: format!("faults.{}.at", pair[1].2),
-        message: format!("the process is dead already, until {}", format_duration(pair[0].1)),
-        remedy: "kill it when it is up again".to_owned(),
-    })
-    .collect()
-}
-
-fn one_of<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let mut known: Vec<&str> = known.collect();
-    known.sort_unstable();
-    known.dedup();
-    match nearest(word, known.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there are: {}", known.join(", ")),
-    }
 }
 
 impl fmt::Display for Fault {

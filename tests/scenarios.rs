@@ -1,7 +1,10 @@
 //! The shipped scenarios keep what they promise, and seed B's configuration on its broker does what was measured of it.
 
+use std::time::Duration;
+
 use backstop::assertion::Measure;
 use backstop::definitions::{LoadedScenario, scenario_text};
+use backstop::scenario::When;
 use backstop::sim::broker::{self, BrokerRun};
 use backstop::sim::library::SHIPPED;
 use backstop::sim::play::play;
@@ -51,6 +54,23 @@ fn a_ceo_that_is_killed_deciding_holds_up_nobody_else() {
     let loaded = loaded(name, text);
     let run = play(&loaded, 2).expect("played");
     assert_eq!((Report::of(&loaded, &run).measure(Measure::Open), run.at_rest), (0.0, true));
+}
+
+#[test]
+fn who_is_killed_while_dead_stays_dead_for_the_longer_of_the_two() {
+    // What comes again and again cannot be told before; here two that a file may not say.
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    let text = "run: 1h\nload: [{ type: code_review, per-hour: 6 }]\n\
+                faults: [{ fault: process-kill, at: 5m, for: 20m }]\n";
+    for (at, lasts, up_again) in [(6, 1, 25), (10, 30, 40)] {
+        let mut loaded = loaded("twice", text);
+        let mut second = loaded.scenario.faults[0].clone();
+        (second.when, second.lasts) = (When::At(minutes(at)), (minutes(lasts), minutes(lasts)));
+        loaded.scenario.faults.push(second);
+        let run = play(&loaded, 1).expect("played");
+        let starts: Vec<Duration> = run.books.starts.iter().map(|(at, _)| *at).collect();
+        assert_eq!(starts, [Duration::ZERO, minutes(up_again)]);
+    }
 }
 
 #[test]

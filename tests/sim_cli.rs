@@ -104,6 +104,11 @@ load:
   - { type: code_review, per-day: 10, total: 4 }
   - { type: code_review }
   - { type: code_review, every: 1m, over: 5m }
+  - { type: code_review, at: [5m, 90m] }
+  - { type: code_review, at: [1m, 5m], from: 2m, until: 4m }
+  - { type: code_review, at: [] }
+  - { type: code_review, burst: 5, at: [2m, 3m] }
+  - { type: code_review, burst: 5, at: 2m, from: 3m }
 models:
   \"*\": { latency: [2m, 1m], refusals: 200%, schema-breaks: 0.5 }
 faults:
@@ -117,6 +122,15 @@ faults:
   - { fault: overloaded, retry-after: 5s }
   - { fault: clock-jump, at: 1m }
   - { fault: overloaded, region: eu }
+  - { fault: overloaded, region: us }
+  - { fault: overloaded, provider: [] }
+  - { fault: pager-down, agent: cto }
+  - { fault: disk-full, provider: anthropic, region: us, at: 5m, for: 1m, flap: { on: 1s, off: 1s } }
+  - { fault: ceo-kill, share: 0%, at: 5m, prompt-has: x, prompt-lacks: y }
+  - { fault: process-kill, calls: 3, at: 5m, for: 1m, flap: { on: 1s, off: 1s } }
+  - { fault: agent-wedge, agent: cto, type: blog_post, model: gpt-6-sol, at: 5m, for: 1m }
+  - { fault: adviser-down, agent: cto, type: code_review }
+regions: { us: [] }
 human: { decision: maybe }
 assert:
   - lots == 0
@@ -131,6 +145,14 @@ load:
   - { type: blog_post, agent: cso, every: 1m }
   - { type: code_review, every: 1m, from: 10m }
   - { type: code_review, every: 1m, from: 5m, until: 2m }
+  - { type: code_review, burst: 5, at: 5m, over: 30m }
+  - { type: code_review, burst: 5, from: 1m, until: 2m, over: 3m }
+models:
+  \"*\": { latency: 5s }
+  nope/x: { latency: 5s }
+  anthropic/claude-opsu-5-5: { latency: 5s }
+  gemini/*: { latency: 5s }
+  gpt-6-sol: { latency: 5s }
 faults:
   - { fault: overloaded, provider: antropic }
   - { fault: overloaded, at: 20m, for: 1m }
@@ -139,14 +161,40 @@ faults:
   - { fault: adviser-down }
   - { fault: process-kill, at: 1m, for: 5m }
   - { fault: process-kill, at: 3m, for: 1m }
+  - { fault: process-kill, at: 5m, for: 30s }
+";
+
+const EMPTY: &str = "run: 10m\nload: []\n";
+
+const ENDLESS: &str = "\
+run: 732d
+load:
+  - { type: code_review, every: 1ms }
+  - { type: code_review, per-hour: 1000 }
+  - { type: code_review, per-day: 100, until: 700d }
+faults:
+  - { fault: ceo-kill, every: 1s }
+";
+
+const TOGETHER: &str = "\
+run: 1d
+load:
+  - { type: code_review, total: 600000 }
+  - { type: code_review, burst: 600000, at: 1h }
 ";
 
 #[test]
 fn every_mistake_in_a_scenario_is_told_at_once_with_its_place() {
     let dir = Dir::new();
-    dir.with("miswritten.yaml", MISWRITTEN).with("impossible.yaml", IMPOSSIBLE);
     let mut all = String::new();
-    for file in ["miswritten.yaml", "impossible.yaml"] {
+    for (file, text) in [
+        ("miswritten.yaml", MISWRITTEN),
+        ("impossible.yaml", IMPOSSIBLE),
+        ("empty.yaml", EMPTY),
+        ("endless.yaml", ENDLESS),
+        ("together.yaml", TOGETHER),
+    ] {
+        dir.with(file, text);
         let (out, err) = dir.ends(3, &["run", file]);
         let places = out.lines().filter(|line| line.contains(": error: "));
         assert!(places.clone().all(|line| line.starts_with(&format!("{file}:"))), "{out}");
@@ -175,7 +223,81 @@ fn wrong_usage_is_told_before_anything_runs() {
         assert!(err.contains(words), "{arguments:?}: {err}");
     }
     let (out, _) = dir.ends(3, &["run", "short.yaml", "--team", "nowhere"]);
-    assert!(out.contains("backstop.yaml: error: does not exist"), "{out}");
+    assert!(out.starts_with("nowhere/backstop.yaml: error: does not exist"), "{out}");
+    let (out, _) = dir.ends(3, &["run", "short.yaml", "--team", "/nonexistent"]);
+    assert!(out.starts_with("/nonexistent/backstop.yaml: error: does not exist"), "{out}");
+}
+
+#[test]
+fn a_file_is_named_as_it_was_written() {
+    let dir = Dir::new();
+    fs::create_dir_all(dir.0.join("bad/team")).expect("a directory");
+    dir.with("bad/unknown.yaml", &SHORT.replace("fault: overloaded", "fault: overloded"));
+    let here = dir.0.join("bad/unknown.yaml").display().to_string();
+    for file in ["bad/unknown.yaml", "./bad/unknown.yaml", &here] {
+        let (out, _) = dir.ends(3, &["run", file]);
+        assert!(out.starts_with(&format!("{file}:7:14: error: faults.0.fault: ")), "{out}");
+    }
+    // What two can make impossible only together, and a team that the scenario names.
+    dir.with("bad/nobody.yaml", &SHORT.replace("agent: backend", "agent: nobody"));
+    dir.with("bad/other.yaml", &format!("team: team{SHORT}"));
+    dir.with("bad/team/backstop.yaml", "team: t\nproviderz: {}\n");
+    for (file, words) in [
+        ("bad/nobody.yaml", "bad/nobody.yaml:8:34: error: faults.1.agent: "),
+        ("bad/other.yaml", "bad/team/backstop.yaml:2:1: error: providerz: "),
+    ] {
+        let (out, _) = dir.ends(3, &["run", file]);
+        assert!(out.contains(words), "{file}: {out}");
+    }
+}
+
+#[test]
+fn what_init_writes_plays_the_team_that_init_writes() {
+    let dir = Dir::new();
+    let init = Command::new(env!("CARGO_BIN_EXE_backstop")).arg("init").env_clear().current_dir(&dir.0).output();
+    assert!(init.expect("the binary runs").status.success());
+    let scenarios = ["scenarios/anthropic-outage.yaml", "scenarios/friday-night.yaml"];
+    assert_eq!(fs::read_dir(dir.0.join("scenarios")).expect("a directory").count(), scenarios.len());
+    for file in scenarios {
+        dir.ends(0, &["run", file]);
+    }
+    let team = dir.read("backstop.yaml");
+    dir.with("backstop.yaml", &format!("{team}\nproviderz: {{}}\n"));
+    for file in scenarios {
+        let (out, _) = dir.ends(3, &["run", file]);
+        assert!(out.starts_with("backstop.yaml:") && out.contains("providerz"), "{out}");
+    }
+    // The one that is shipped under the same name is for the team that is shipped, wherever it is played.
+    dir.ends(0, &["run", "anthropic-outage"]);
+}
+
+#[test]
+fn the_end_of_a_kept_feed_is_recorded() {
+    let dir = Dir::new();
+    dir.with("short.yaml", SHORT);
+    dir.ends(0, &["run", "short.yaml", "--feed", "feed.jsonl"]);
+    let event = |line: &str| -> Value { serde_json::from_str(line).expect("an event") };
+    let feed = dir.read("feed.jsonl");
+    let came: Vec<&str> = feed.lines().filter(|line| event(line)["event"] == "submitted").collect();
+    let third = event(came[came.len() - 3])["at"].as_str().expect("a time").to_owned();
+    let record = |since: &str| {
+        dir.ends(0, &["record", "--feed", "feed.jsonl", "--since", since, "--out", "night.yaml", "--force"]).0
+    };
+    assert!(record(&third).starts_with("night.yaml: tasks 3, "), "{third}");
+    assert!(record("30d").starts_with(&format!("night.yaml: tasks {}, ", came.len())));
+    dir.ends(0, &["run", "night.yaml"]);
+    // What stands below what was recorded is told at its own place, and what was recorded is not cut in silence.
+    dir.with("more.yaml", "run: 40m\nload:\n  - { recorded: feed.jsonl }\n  - { type: nobodys, every: 5m }\n");
+    let (out, _) = dir.ends(3, &["run", "more.yaml"]);
+    assert!(out.starts_with("more.yaml:4:13: error: load.1.type: no agent handles `nobodys`"), "{out}");
+    dir.with("less.yaml", "run: 5m\nload:\n  - { recorded: feed.jsonl }\n");
+    let (out, _) = dir.ends(3, &["run", "less.yaml"]);
+    assert!(out.starts_with("less.yaml:3:17: error: load.0.recorded: feed.jsonl goes on until 18m"), "{out}");
+    // A span counts from the last event: only the team coming to rest is in the last second.
+    let (_, err) = dir.ends(1, &["record", "--feed", "feed.jsonl", "--since", "1ms", "--out", "x.yaml"]);
+    assert!(err.contains("no task was submitted in this stretch"), "{err}");
+    let (_, err) = dir.ends(2, &["record", "--feed", "feed.jsonl", "--since", "soon", "--out", "x.yaml"]);
+    assert!(err.contains("--since: `soon` is not a time"), "{err}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod people;
 mod policies;
 mod providers;
 mod scenario_file;
+mod scenario_load;
 mod secrets;
 mod team_file;
 mod templates;
@@ -68,7 +69,7 @@ pub struct Loaded {
 /// Something wrong in a file: where, what, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Diagnostic {
-    /// The file, relative to the directory that was read.
+    /// The file, relative to the directory that was read; for a scenario, from where the program runs.
     pub file: String,
     /// The line, first = 1; 0 for the file as a whole.
     pub line: usize,

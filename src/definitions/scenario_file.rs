@@ -1,31 +1,31 @@
 //! A scenario file: read as strictly as a team's, every mistake at its line, then held against the team it is for.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::decode::{Keys, Notes, Table, Value, kebab, ours_only};
+use super::decode::{Keys, Notes, Table, Value, ours_only};
 use super::files::{Files, Home};
-use super::templates::TEAMS;
+use super::scenario_load::load;
+use super::templates::{TEAMS, templates};
 use super::tools::json;
 use super::yaml::{self, Kind, Place, cut};
 use super::{Env, Problems, Purpose, load_from};
 use crate::assertion::{Assertion, Measure};
 use crate::config::Config;
-use crate::event::{Event, Happening};
+use crate::impossible::impossible;
 use crate::scenario::{
-    Arrival, DRAIN, Fault, FaultKind, Figure, Human, HumanDecision, LONGEST_RUN, Latency, Load, MOST_TASKS,
-    ModelBehaviour, Published, START, Said, Scenario, Scope, TeamSource, When, impossible,
+    DRAIN, Fault, FaultKind, Figure, Human, HumanDecision, LONGEST_RUN, Latency, MOST_TASKS, ModelBehaviour, Published,
+    START, Said, Scenario, Scope, TeamSource, When,
 };
-use crate::task::{AgentName, Integration, Priority, TaskType};
+use crate::task::{AgentName, Integration, TaskType};
 use crate::time::Timestamp;
 
 /// A scenario file, in bytes.
 const SCENARIO_LIMIT: u64 = 1024 * 1024;
-/// A recorded feed, in bytes.
-const FEED_LIMIT: u64 = 256 * 1024 * 1024;
-const SHORT: Duration = Duration::from_millis(1);
+/// The shortest span that is one.
+pub(super) const SHORT: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A scenario and the team it is for, both sound.
@@ -44,11 +44,36 @@ pub struct LoadedScenario {
 pub fn scenario(path: &Path, team: Option<&TeamSource>) -> Result<LoadedScenario, Problems> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("scenario.yaml").to_owned();
-    read(&Files::new(Home::Directory(dir), &|_| None, Purpose::Bound), &name, Some(dir), team)
+    let loaded = read(&Files::new(Home::Directory(dir), &|_| None, Purpose::Bound), &name, Some(dir), team);
+    loaded.map_err(|problems| {
+        named(problems, &|file| if file == name { path.display().to_string() } else { file.to_owned() })
+    })
+}
+
+/// The same problems, their files called otherwise.
+fn named(mut problems: Problems, called: &dyn Fn(&str) -> String) -> Problems {
+    for told in problems.errors.iter_mut().chain(&mut problems.warnings) {
+        told.file = called(&told.file);
+    }
+    problems
+}
+
+/// A file of a directory, without the steps that lead nowhere.
+fn below(dir: &Path, file: &str) -> String {
+    let mut path = PathBuf::new();
+    for step in dir.join(file).components() {
+        match step {
+            Component::CurDir => {}
+            // Up from a link is not where it stands.
+            Component::ParentDir if path.file_name().is_some() && !path.is_symlink() => drop(path.pop()),
+            Component::ParentDir | Component::Normal(_) | Component::RootDir | Component::Prefix(_) => path.push(step),
+        }
+    }
+    path.display().to_string()
 }
 
 /// Reads a scenario from a text, such as one that is shipped; a team it names is looked for among those that are shipped
-/// with scenarios, then from where the program runs.
+/// with scenarios, `..` being the one beside them that every `backstop init` writes, then from where the program runs.
 ///
 /// # Errors
 /// As [`scenario`].
@@ -67,7 +92,7 @@ pub fn scenario_for(name: &str, text: &str, config: Config) -> Result<LoadedScen
     let mut notes = Notes::default();
     let scenario = document(&files, name, &mut notes);
     match scenario.filter(|_| notes.errors.is_empty()) {
-        Some(scenario) => together(scenario, config, name, notes),
+        Some((scenario, entries)) => together(scenario, &entries, config, name, notes),
         None => Err(problems(notes)),
     }
 }
@@ -78,19 +103,24 @@ pub fn scenario_for(name: &str, text: &str, config: Config) -> Result<LoadedScen
 /// Never for what is shipped; the checks are those of every team.
 pub fn shipped_team() -> Result<Config, Problems> {
     let none: Env<'_> = &|_| None;
-    load_from(Home::Given(super::templates()), none, Purpose::Bound).map(|loaded| loaded.config)
+    load_from(Home::Given(templates()), none, Purpose::Bound).map(|loaded| loaded.config)
 }
 
 /// `dir` is where the scenario's file is; a shipped one is in none, and its team is shipped with it.
 fn team_of(source: &TeamSource, dir: Option<&Path>) -> Result<Config, Problems> {
     let none: Env<'_> = &|_| None;
-    let shipped = |path: &str| TEAMS.iter().find(|(team, _)| dir.is_none() && *team == path);
+    let shipped = |path: &str| match path {
+        _ if dir.is_some() => None,
+        ".." => Some(templates()),
+        path => TEAMS.iter().find(|(team, _)| *team == path).map(|(_, files)| *files),
+    };
     match source {
         TeamSource::Shipped => shipped_team(),
         TeamSource::Directory(path) => {
             let there = dir.unwrap_or(Path::new(".")).join(path);
-            let home = shipped(path).map_or(Home::Directory(&there), |(_, files)| Home::Given(files));
-            load_from(home, none, Purpose::Bound).map(|loaded| loaded.config)
+            let home = shipped(path).map_or(Home::Directory(&there), Home::Given);
+            let loaded = load_from(home, none, Purpose::Bound).map(|loaded| loaded.config);
+            loaded.map_err(|problems| named(problems, &|file| below(&there, file)))
         }
     }
 }
@@ -103,13 +133,15 @@ fn read(
 ) -> Result<LoadedScenario, Problems> {
     let mut notes = Notes::default();
     let scenario = document(files, name, &mut notes);
-    let Some(mut scenario) = scenario.filter(|_| notes.errors.is_empty()) else { return Err(problems(notes)) };
+    let Some((mut scenario, entries)) = scenario.filter(|_| notes.errors.is_empty()) else {
+        return Err(problems(notes));
+    };
     if let Some(team) = team {
         scenario.team = team.clone();
     }
     // A team given on the command line is relative to where the command is.
     let config = team_of(&scenario.team, if team.is_some() { Some(Path::new(".")) } else { dir })?;
-    together(scenario, config, name, notes)
+    together(scenario, &entries, config, name, notes)
 }
 
 fn problems(notes: Notes<'_>) -> Problems {
@@ -120,15 +152,34 @@ fn problems(notes: Notes<'_>) -> Problems {
 }
 
 /// A scenario held against its team.
-fn together(scenario: Scenario, config: Config, name: &str, mut notes: Notes<'_>) -> Result<LoadedScenario, Problems> {
+fn together(
+    scenario: Scenario,
+    entries: &[usize],
+    config: Config,
+    name: &str,
+    mut notes: Notes<'_>,
+) -> Result<LoadedScenario, Problems> {
     for flaw in impossible(&scenario, &config) {
-        let place = notes.place_of(&flaw.path).cloned().unwrap_or_else(|| Place::file(name));
-        notes.error(&place, &flaw.path, flaw.message, flaw.remedy);
+        let path = written(flaw.path, entries);
+        let place = notes.place_of(&path).cloned().unwrap_or_else(|| Place::file(name));
+        notes.error(&place, &path, flaw.message, flaw.remedy);
     }
     if notes.errors.is_empty() { Ok(LoadedScenario { scenario, config }) } else { Err(problems(notes)) }
 }
 
-fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<Scenario> {
+/// The path of a load as it is written: one that was recorded is several, and moves those below it.
+fn written(path: String, entries: &[usize]) -> String {
+    let Some(load) = path.strip_prefix("load.") else { return path };
+    let (place, key) = load.split_once('.').map_or((load, None), |(place, key)| (place, Some(key)));
+    match (place.parse::<usize>().ok().and_then(|place| entries.get(place)), key) {
+        (Some(entry), Some(key)) => format!("load.{entry}.{key}"),
+        (Some(entry), None) => format!("load.{entry}"),
+        (None, _) => path,
+    }
+}
+
+/// The scenario, and for each of its loads the entry of the file that it comes from.
+fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<(Scenario, Vec<usize>)> {
     let text = files.read(name, SCENARIO_LIMIT, notes)?;
     let node = match yaml::parse(name, &text, 0) {
         Ok(node) => node,
@@ -162,10 +213,12 @@ fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<Scen
     let items = |table: &mut Table, key: &str, notes: &mut Notes<'_>| {
         table.take(key, notes).map(|value| value.list(notes)).unwrap_or_default()
     };
-    let mut loads = Vec::new();
+    let (mut loads, mut entries) = (Vec::new(), Vec::new());
     let remedy = "write what is asked: `load: [{ type: code_review, per-day: 40 }]`";
-    for item in table.must("load", remedy, notes).map(|value| value.list(notes)).unwrap_or_default() {
-        loads.extend(load(&item, until, files, notes));
+    let listed = table.must("load", remedy, notes).map(|value| some(&value, remedy, notes)).unwrap_or_default();
+    for (number, item) in listed.iter().enumerate() {
+        loads.extend(load(item, until, files, notes));
+        entries.resize(loads.len(), number);
     }
     let mut models = Vec::new();
     if let Some(value) = table.take("models", notes) {
@@ -184,7 +237,7 @@ fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<Scen
     }
     let published = table.take("published", notes).and_then(|value| published(&value, notes));
     table.finish(&ours_only, notes);
-    Some(Scenario {
+    let scenario = Scenario {
         name: titled,
         about,
         team,
@@ -198,7 +251,8 @@ fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<Scen
         human,
         assertions,
         published,
-    })
+    };
+    Some((scenario, entries))
 }
 
 fn published(value: &Value, notes: &mut Notes<'_>) -> Option<Published> {
@@ -224,145 +278,23 @@ fn published(value: &Value, notes: &mut Notes<'_>) -> Option<Published> {
     Some(Published { source: source?, figures })
 }
 
+/// The items of a list in which something must stand: an empty one would say the opposite of what it looks like.
+pub(super) fn some(value: &Value, remedy: &str, notes: &mut Notes<'_>) -> Vec<Value> {
+    if matches!(&value.node.kind, Kind::List(items) if items.is_empty()) {
+        value.error(notes, "the list is empty", remedy);
+    }
+    value.list(notes)
+}
+
 fn regions(value: &Value, notes: &mut Notes<'_>) -> BTreeMap<String, Vec<Integration>> {
     let mut regions = BTreeMap::new();
     for (name, value) in value.named::<Integration>("a region", notes) {
-        let members = value.list(notes);
         let remedy = "name a provider of the team";
+        let members = some(&value, remedy, notes);
         let members = members.iter().filter_map(|item| item.parsed::<Integration>(remedy, notes)).collect();
         regions.insert(name.to_string(), members);
     }
     regions
-}
-
-/// Loads of one entry: a recorded feed is one for each type, agent and priority in it.
-fn load(value: &Value, run: Duration, files: &Files<'_>, notes: &mut Notes<'_>) -> Vec<Load> {
-    let Some(mut table) = value.table(notes) else { return Vec::new() };
-    let span = |table: &mut Table, key: &str, notes: &mut Notes<'_>| {
-        table.take(key, notes).and_then(|value| value.duration(Duration::ZERO..=LONGEST_RUN, notes))
-    };
-    if let Some(recorded) = table.take("recorded", notes) {
-        let loads = recorded.text(notes).map(|path| self::recorded(&recorded, &path, run, files, notes));
-        table.finish(&ours_only, notes);
-        return loads.unwrap_or_default();
-    }
-    let remedy = "write which type of task: `type: code_review`";
-    let task_type = table.must("type", remedy, notes).and_then(|v| v.parsed::<TaskType>("name a task type", notes));
-    let agent = table.take("agent", notes).and_then(|v| v.parsed::<AgentName>("name an agent", notes));
-    let words: Vec<&str> = Priority::ALL.iter().map(|priority| priority.as_str()).collect();
-    let priority = table.take("priority", notes).and_then(|v| v.word::<Priority>(&words, notes));
-    let payload = table.take("payload", notes).map(|value| json(&value.node));
-    let rate = ["every", "per-day", "per-hour", "total", "burst", "at"];
-    let said: Vec<&str> = rate.iter().copied().filter(|key| table.says(key)).collect();
-    let every = table.take("every", notes).and_then(|v| v.duration(SHORT..=LONGEST_RUN, notes)).map(Arrival::Every);
-    let per_day = table.take("per-day", notes).and_then(|v| v.number(0.001..=1e7, notes)).map(Arrival::PerDay);
-    let per_hour = table.take("per-hour", notes).and_then(|v| v.number(0.001..=1e6, notes));
-    let total = table.take("total", notes).and_then(|v| v.whole(1..=MOST_TASKS, notes)).map(Arrival::Total);
-    let burst = table.take("burst", notes).and_then(|v| v.whole(1..=MOST_TASKS, notes));
-    let at = table.take("at", notes);
-    let over = span(&mut table, "over", notes);
-    let from = span(&mut table, "from", notes);
-    let until = span(&mut table, "until", notes);
-    let moments = match &at {
-        Some(value) => {
-            let range = Duration::ZERO..=LONGEST_RUN;
-            value.list(notes).iter().filter_map(|item| item.duration(range.clone(), notes)).collect()
-        }
-        None => Vec::new(),
-    };
-    table.finish(&ours_only, notes);
-    let field = value.field();
-    match said.as_slice() {
-        [_] | ["burst", "at"] => {}
-        [] => notes.error(
-            value.place(),
-            field,
-            "nothing says when it comes",
-            format!("write one of: {}", rate.join(", ")),
-        ),
-        several => notes.error(
-            value.place(),
-            field,
-            format!("{} are written together", several.join(" and ")),
-            "keep one of them; `at` goes with `burst`",
-        ),
-    }
-    if over.is_some() && burst.is_none() {
-        notes.error(value.place(), field, "`over` goes with `burst`", "write `burst: 20`, or remove it");
-    }
-    let first = moments.first().copied().unwrap_or_default();
-    let (arrival, from) = match burst {
-        Some(count) => {
-            let over = over.unwrap_or_default();
-            (Some(Arrival::Burst { count, over }), from.unwrap_or(first))
-        }
-        None if at.is_some() => (Some(Arrival::At(moments)), from.unwrap_or(first)),
-        None => (
-            every.or(per_day).or(per_hour.map(|rate| Arrival::PerDay(rate * 24.0))).or(total),
-            from.unwrap_or_default(),
-        ),
-    };
-    let loaded = |task_type, arrival| Load {
-        task_type,
-        agent,
-        priority,
-        payload: payload.unwrap_or_else(ticket),
-        arrival,
-        from,
-        until: until.unwrap_or(run),
-    };
-    task_type.zip(arrival).map(|(task_type, arrival)| loaded(task_type, arrival)).into_iter().collect()
-}
-
-/// What is asked when nobody says: the ticket, under every name that a shipped prompt asks for.
-fn ticket() -> serde_json::Value {
-    serde_json::json!({"ticket": "{ticket}", "ask": "Do what {ticket} asks for.", "diff": "{ticket}: +1 -1",
-        "topic": "{ticket}", "notes": "{ticket}", "to": "team@example.com", "about": "{ticket}"})
-}
-
-fn recorded(value: &Value, path: &str, run: Duration, files: &Files<'_>, notes: &mut Notes<'_>) -> Vec<Load> {
-    let text = match files.text(path, FEED_LIMIT) {
-        Ok(text) => text,
-        Err(why) => {
-            value.error(notes, format!("{} {why}", cut(path)), "record one: `backstop sim record`");
-            return Vec::new();
-        }
-    };
-    let mut groups: BTreeMap<(TaskType, AgentName, Priority), Vec<Timestamp>> = BTreeMap::new();
-    let mut first = None;
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let event: Event = match serde_json::from_str(line) {
-            Ok(event) => event,
-            Err(error) => {
-                let message = format!("{} line {} is no event: {error}", cut(path), number + 1);
-                value.error(notes, message, "a feed is what `backstop events -o jsonl` writes");
-                return Vec::new();
-            }
-        };
-        first.get_or_insert(event.at);
-        // Of a feed only what was asked for is played again.
-        if let Happening::Submitted { agent, task_type, priority, .. } = event.what {
-            groups.entry((task_type, agent, priority)).or_default().push(event.at);
-        }
-    }
-    let first = first.unwrap_or_default();
-    if groups.is_empty() {
-        value.error(notes, format!("{} tells of no submission", cut(path)), "record a stretch in which work came");
-    }
-    let loaded = |((task_type, agent, priority), times): ((TaskType, AgentName, Priority), Vec<Timestamp>)| {
-        let moments: Vec<Duration> = times.iter().map(|at| at.since(first)).collect();
-        let from = moments.first().copied().unwrap_or_default();
-        Load {
-            task_type,
-            agent: Some(agent),
-            priority: Some(priority),
-            payload: ticket(),
-            arrival: Arrival::At(moments),
-            from,
-            until: run,
-        }
-    };
-    groups.into_iter().map(loaded).collect()
 }
 
 fn model(value: &Value, notes: &mut Notes<'_>) -> Option<ModelBehaviour> {
@@ -489,6 +421,7 @@ fn fault(
     let lasts = table.take("for", notes);
     let lasts_said = lasts.as_ref().map(|value| (value.place().clone(), value.field().to_owned()));
     let lasts = lasts.map(|value| range(&value, notes, &|item, notes| item.duration(SHORT..=LONGEST_RUN, notes)));
+    let said: Vec<&str> = FaultKind::LIMITS.iter().copied().filter(|key| table.says(key)).collect();
     let scope = scope(&mut table, regions, notes);
     let share = table.take("share", notes).and_then(|value| self::share(&value, notes)).unwrap_or(1.0);
     let flap = table.take("flap", notes).and_then(|value| flap(&value, notes));
@@ -512,6 +445,12 @@ fn fault(
     only_with(retry_after.as_ref(), FaultKind::RateLimited, "retry-after");
     only_with(times.as_ref(), FaultKind::SlowStream, "times");
     only_with(by.as_ref(), FaultKind::ClockJump, "by");
+    for key in said.iter().filter(|key| !kind.heeds(key)) {
+        let path = format!("{}.{key}", value.path);
+        let place = notes.place_of(&path).unwrap_or(value.place()).clone();
+        let field = format!("{}.{key}", value.field());
+        notes.error(&place, &field, format!("`{key}` means nothing to {kind}"), "remove it");
+    }
     let place = value.place();
     if kind == FaultKind::ClockJump && by.is_none() {
         notes.error(place, value.field(), "nothing says how far the clock jumps", "write `by: +2h` or `by: -2h`");
@@ -569,8 +508,9 @@ fn fault(
 fn scope(table: &mut Table, regions: &BTreeMap<String, Vec<Integration>>, notes: &mut Notes<'_>) -> Scope {
     let mut providers = Vec::new();
     if let Some(value) = table.take("provider", notes) {
-        for item in value.list(notes) {
-            providers.extend(item.parsed::<Integration>("name a provider of the team", notes));
+        let remedy = "name a provider of the team";
+        for item in some(&value, remedy, notes) {
+            providers.extend(item.parsed::<Integration>(remedy, notes));
         }
     }
     if let Some(value) = table.take("region", notes)
@@ -643,7 +583,7 @@ impl FromStr for ModelPattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let odd = text.is_empty() || text.len() > 128 || text.chars().any(|c| c.is_whitespace() || c.is_control());
-        if odd { Err(format!("`{}` is no pattern of models", cut(text))) } else { Ok(Self(kebab(text))) }
+        if odd { Err(format!("`{}` is no pattern of models", cut(text))) } else { Ok(Self(text.to_owned())) }
     }
 }
 

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{refuse, shell, write};
+use crate::api::filter::point;
 use crate::cli::{Context, Error};
 use crate::definitions::{self, TEAM_FILE};
 use crate::event::Event;
@@ -19,9 +20,9 @@ use crate::sim::record;
     after_help = "Examples:\n  backstop sim record --since 8h --out scenarios/night.yaml\n  backstop events > night.jsonl; backstop sim record --feed night.jsonl --out scenarios/night.yaml"
 )]
 pub(in crate::cli) struct Record {
-    /// From when on: 1h, or an RFC 3339 time
-    #[arg(long, value_name = "TIME", default_value = "1h")]
-    since: String,
+    /// From when on: 1h (the default for the running team's), or an RFC 3339 time; of a feed that was kept, a span before its last event
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
     /// A feed that was kept (`backstop events -o jsonl`), instead of the running team's
     #[arg(long, value_name = "FILE")]
     feed: Option<PathBuf>,
@@ -51,7 +52,7 @@ impl Record {
             return Err(usage(format!("{} would be written over by the work in it", load.display())));
         }
         let events = match &self.feed {
-            Some(path) => kept(path)?,
+            Some(path) => self.kept(path)?,
             None => self.fetched(context).await?,
         };
         let load_file = load.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -81,7 +82,8 @@ impl Record {
     /// The feed of the running team, page by page.
     async fn fetched(&self, context: &Context) -> Result<Vec<Event>, Error> {
         let limit = ("limit".to_owned(), "1000".to_owned());
-        let mut query = vec![limit.clone(), ("since".to_owned(), self.since.clone())];
+        let mut query =
+            vec![limit.clone(), ("since".to_owned(), self.since.clone().unwrap_or_else(|| "1h".to_owned()))];
         let mut events = Vec::new();
         loop {
             let page = context.client.get::<Page<Value>>(&["api", "v1", "events"], &query).await?;
@@ -96,6 +98,25 @@ impl Record {
             }
             let Some(next) = page.it.next else { break };
             query = vec![limit.clone(), ("after".to_owned(), next)];
+        }
+        Ok(events)
+    }
+
+    /// A feed in a file, or the end of it: what is long ago was not when it was kept.
+    fn kept(&self, path: &Path) -> Result<Vec<Event>, Error> {
+        let text = fs::read_to_string(path).map_err(|source| Error::File {
+            path: path.display().to_string(),
+            doing: "read",
+            source,
+        })?;
+        let mut events = record::feed(&text).map_err(failed)?;
+        if let Some(since) = &self.since {
+            let last = events.iter().map(|event| event.at).max().unwrap_or_default();
+            let since = point(since, last).map_err(|message| Error::Usage {
+                message: format!("--since: {message}"),
+                next: Some("backstop sim record --help".to_owned()),
+            })?;
+            events.retain(|event| event.at >= since);
         }
         Ok(events)
     }
@@ -126,15 +147,6 @@ impl Record {
         }
         fs::canonicalize(&dir).unwrap_or(dir).display().to_string()
     }
-}
-
-fn kept(path: &Path) -> Result<Vec<Event>, Error> {
-    let text = fs::read_to_string(path).map_err(|source| Error::File {
-        path: path.display().to_string(),
-        doing: "read",
-        source,
-    })?;
-    record::feed(&text).map_err(failed)
 }
 
 fn failed(error: record::RecordError) -> Error {

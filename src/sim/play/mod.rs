@@ -301,7 +301,8 @@ impl<'a> Director<'a> {
             self.stage.books.open().runs.push(up);
             self.store = Arc::new(self.store.reopened());
         }
-        self.up_again = Some(until);
+        // Killed again while it is dead, it stays dead for the longer of the two.
+        self.up_again = self.up_again.max(Some(until));
     }
 
     /// Everything up to the end of the run: work comes, things break, the person acts.
