@@ -106,7 +106,7 @@ impl Provider for VirtualModel {
                 drop(open);
                 panic!("a bug in the provider's code, on cue of the scenario");
             }
-            drip(plan.after, &plan.result, progress).await;
+            answer_after(plan.after, &plan.result, progress).await;
             open.done = true;
             stage.books.end(number, stage.elapsed(), plan.end, plan.usage);
             plan.result
@@ -114,22 +114,10 @@ impl Provider for VirtualModel {
     }
 }
 
-/// Waits, with content coming in between: a slow answer is not a hung one.
-async fn drip(after: Duration, result: &Result<Reply, Box<LlmFailure>>, progress: &Progress) {
-    /// A piece now and then, within the idle limit of any provider: half a minute, unless somebody says otherwise.
-    const PIECE: Duration = Duration::from_secs(25);
-    let flows = match result {
-        Ok(_) => true,
-        Err(failure) => failure.phase == Phase::Stream && failure.fault != Broken::Timeout,
-    };
-    let mut left = after;
-    while flows && left > PIECE {
-        tokio::time::sleep(PIECE).await;
-        progress.advance(80);
-        left -= PIECE;
-    }
-    if left > Duration::ZERO {
-        tokio::time::sleep(left).await;
+/// Waits, once: a wake for each piece of an answer is a twentieth of a simulated year, and nobody looks at them.
+async fn answer_after(after: Duration, result: &Result<Reply, Box<LlmFailure>>, progress: &Progress) {
+    if after > Duration::ZERO {
+        tokio::time::sleep(after).await;
     }
     match result {
         Ok(reply) => progress.advance(reply.text.len().max(1)),
