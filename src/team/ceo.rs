@@ -194,7 +194,7 @@ impl Ceo {
         // A token has at least one byte, so there are no more of them than bytes.
         let usage =
             Usage { input: question.len() as u64, output: u64::from(adviser.max_output_tokens), ..Usage::default() };
-        let worst = prices::price(usage, &self.0.config.model_facts(&adviser.model));
+        let worst = prices::price(usage, &self.0.facts(&adviser.model));
         let worst = worst.unwrap_or(adviser.micro_usd_per_hour);
         let (task, generation) = (record.task.id, record.generation);
         let reserved = match self.0.set_aside_for_advice(task, worst) {
@@ -381,7 +381,7 @@ async fn with_facts<T>(
         for model in std::iter::once(&agent.model).chain(&agent.fallback_models) {
             let held = !office.providers.contains_key(&model.provider)
                 || matches!(office.guards.peek(&model.provider, now), Stance::Held { .. });
-            let context = office.config.model_facts(model).context;
+            let context = office.facts(model).context;
             models.insert(model.clone(), ModelStanding { held, context });
         }
     }

@@ -236,19 +236,21 @@ impl Crew {
     /// Only while somebody works: an idle team has nothing to be watched for, and no timer runs.
     fn round(&self, myself: &ActorRef<CrewMessage>, roster: &mut Roster) {
         let mut busy = false;
+        let mut asked = Vec::new();
         for (name, incarnation) in roster.up.values() {
             let Some(seat) = self.0.seats.get(name).filter(|seat| seat.works()) else { continue };
             busy = true;
             let Some(agent) = seat.addr.get() else { continue };
             let (myself, name, incarnation) = (myself.clone(), name.clone(), *incarnation);
-            // Not awaited here: a supervisor that waits is deaf to deaths.
-            tokio::spawn(async move {
+            asked.push(async move {
                 let heard = agent.call(AgentMessage::Health, Some(DEAF)).await;
                 if !matches!(heard, Ok(ractor::rpc::CallResult::Success(_))) {
                     let _ = myself.cast(CrewMessage::Deaf(name, incarnation));
                 }
             });
         }
+        // Not awaited here: a supervisor that waits is deaf to deaths.
+        tokio::spawn(futures_util::future::join_all(asked));
         roster.watching = false;
         if busy {
             self.watch(myself, roster);

@@ -72,6 +72,8 @@ pub(crate) struct Office {
     pub(crate) config: Config,
     /// [`Config::dearest`], found once: it is asked at every call, and reads the whole price list.
     pub(crate) dearest: ModelFacts,
+    /// What the models of the team hold and cost, found once: they are asked at every call too.
+    facts: BTreeMap<ModelRef, ModelFacts>,
     /// The prompts of [`Config`], read once.
     pub(crate) prompted: Prompted,
     pub(crate) engine: Arc<dyn Engine>,
@@ -115,7 +117,10 @@ impl Office {
         let now = parts.clock.now();
         let seat = |agent: &Agent| (agent.name.clone(), Arc::new(Seat::new(Arc::new(agent.clone()), now)));
         let seats = parts.config.agents.values().map(seat).collect();
+        let models =
+            parts.config.agents.values().flat_map(|agent| std::iter::once(&agent.model).chain(&agent.fallback_models));
         Self {
+            facts: models.map(|model| (model.clone(), parts.config.model_facts(model))).collect(),
             dearest: parts.config.dearest(),
             prompted: parts.config.prompted(),
             config: parts.config,
@@ -164,6 +169,11 @@ impl Office {
         for seat in self.seats.values() {
             seat.drain();
         }
+    }
+
+    /// [`Config::model_facts`], at hand for the models of the team.
+    pub(crate) fn facts(&self, model: &ModelRef) -> ModelFacts {
+        self.facts.get(model).copied().unwrap_or_else(|| self.config.model_facts(model))
     }
 
     /// The model the next delivery of a task asks.

@@ -82,7 +82,7 @@ impl Office {
         request: &Request,
         steps: &[Step],
     ) -> Result<Reserved, String> {
-        let facts = self.config.model_facts(model);
+        let facts = self.facts(model);
         let schema = request.schema.as_ref().map_or(0, |schema| schema.to_string().len());
         let tools: usize =
             request.tools.iter().map(|tool| tool.description.len() + tool.schema.to_string().len()).sum();
@@ -139,6 +139,6 @@ impl Office {
 
     /// What a call counts for once its tokens are known.
     pub(crate) fn counted(&self, model: &ModelRef, usage: Usage, micro_usd: Option<u64>) -> u64 {
-        micro_usd.unwrap_or_else(|| budget::charge(usage, &self.config.model_facts(model), &self.dearest))
+        micro_usd.unwrap_or_else(|| budget::charge(usage, &self.facts(model), &self.dearest))
     }
 }

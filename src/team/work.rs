@@ -416,7 +416,7 @@ impl Work {
 
     /// Shortens the conversation by rule when it would not fit the model, or did not fit the time before.
     fn compact(&self, request: &mut Request, model: &ModelRef) -> Option<conversation::Compaction> {
-        let context = self.office.config.model_facts(model).context.unwrap_or(CONTEXT_UNKNOWN);
+        let context = self.office.facts(model).context.unwrap_or(CONTEXT_UNKNOWN);
         let for_input = context.saturating_sub(u64::from(request.max_output_tokens)).max(context / 4);
         let around =
             request.system.len() + request.tools.iter().map(|tool| tool.schema.to_string().len()).sum::<usize>();
@@ -537,7 +537,7 @@ impl Work {
     }
 
     fn price(&self, model: &ModelRef, usage: Usage) -> Option<u64> {
-        prices::price(usage, &self.office.config.model_facts(model))
+        prices::price(usage, &self.office.facts(model))
     }
 
     pub(super) fn scene(&self) -> Scene {
