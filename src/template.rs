@@ -3,6 +3,7 @@
 //! All we ask of the template engine. What a template is filled with is data: it is never read as a template, it cannot
 //! end its fence (see `fenced`), and what does not show in it is written out (see [`visible`]). Errors never hold values.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use minijinja::value::Value as Data;
@@ -146,7 +147,8 @@ fn environment(tags: BTreeSet<String>) -> Environment<'static> {
         if value.is_none() || value.is_undefined() {
             return Ok(());
         }
-        Ok(out.write_str(&fenced(&visible(&value.to_string()), &tags))?)
+        let text = value.as_str().map_or_else(|| Cow::Owned(value.to_string()), Cow::Borrowed);
+        Ok(out.write_str(&fenced(&visible(&text), &tags))?)
     });
     environment
 }
@@ -165,7 +167,10 @@ fn tags<'a>(bodies: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
 
 /// Data that cannot end the fence around it: `</diff>` inside what stands between `<diff>` and `</diff>` becomes `<\/diff>`.
 /// Only the template's own tags are changed, so that HTML in a payload stays HTML.
-fn fenced(text: &str, tags: &BTreeSet<String>) -> String {
+fn fenced<'a>(text: &'a str, tags: &BTreeSet<String>) -> Cow<'a, str> {
+    if !text.contains("</") {
+        return Cow::Borrowed(text);
+    }
     let mut out = String::with_capacity(text.len());
     let mut pieces = text.split("</");
     out.push_str(pieces.next().unwrap_or_default());
@@ -175,5 +180,5 @@ fn fenced(text: &str, tags: &BTreeSet<String>) -> String {
         out.push_str(if tags.iter().any(|tag| start.starts_with(tag.as_str())) { "<\\/" } else { "</" });
         out.push_str(piece);
     }
-    out
+    Cow::Owned(out)
 }
