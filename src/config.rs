@@ -239,6 +239,8 @@ pub struct ApiConfig {
     pub listen: std::net::SocketAddr,
     /// What callers must present; without one only loopback is served.
     pub token: Option<SecretString>,
+    /// What callers may present who only look: for dashboards and scrapers.
+    pub read_token: Option<SecretString>,
 }
 
 /// Every default in one place, each with where it comes from.
@@ -320,7 +322,7 @@ impl Config {
                 on_call: Vec::new(),
                 runbook: None,
             },
-            api: ApiConfig { listen: defaults::LISTEN, token: None },
+            api: ApiConfig { listen: defaults::LISTEN, token: None, read_token: None },
             drain_timeout: defaults::DRAIN_TIMEOUT,
             fingerprint: String::new(),
         }

@@ -24,6 +24,7 @@ pub mod mutant;
 pub mod time;
 pub mod spelling;
 pub mod visitor;
+pub mod lockout;
 pub mod diff;
 pub mod task;
 pub mod retry;

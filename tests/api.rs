@@ -18,9 +18,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// A running team and its door.
-struct House {
+pub(crate) struct House {
     team: Team,
-    url: String,
+    pub(crate) url: String,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<Result<(), api::Error>>,
     http: reqwest::Client,
@@ -37,7 +37,7 @@ fn script(request: &Request, _: u64) -> Scripted {
     }
 }
 
-async fn start(token: Option<&str>) -> House {
+pub(crate) async fn start(token: Option<&str>) -> House {
     let mut cto = Agent::new("cto", "sim/model").expect("an agent");
     cto.handles = vec!["*".to_owned()];
     let team = Team::builder(Config::new("test").agent(cto))
@@ -49,8 +49,8 @@ async fn start(token: Option<&str>) -> House {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let stop = CancellationToken::new();
-    let token = token.map(SecretString::from);
-    let serving = tokio::spawn(api::serve(team.desk(), listener, token, stop.clone().cancelled_owned()));
+    let tokens = api::Tokens { all: token.map(SecretString::from), read: token.map(|_| "l00k".into()) };
+    let serving = tokio::spawn(api::serve(team.desk(), listener, tokens, stop.clone().cancelled_owned()));
     backstop::cli::client::install_tls();
     House { team, url, stop, serving, http: reqwest::Client::new() }
 }
@@ -73,7 +73,7 @@ impl House {
         id
     }
 
-    async fn close(self) {
+    pub(crate) async fn close(self) {
         self.stop.cancel();
         self.serving.await.expect("no panic").expect("served well");
     }

@@ -156,7 +156,7 @@ impl Shop {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let stop = CancellationToken::new();
         let desk = team.desk();
-        tokio::spawn(api::serve(desk.clone(), listener, None, stop.clone().cancelled_owned()));
+        tokio::spawn(api::serve(desk.clone(), listener, api::Tokens::default(), stop.clone().cancelled_owned()));
         backstop::cli::client::install_tls();
         Self { desk, bank, model, inbox, url, stop, _team: team }
     }

@@ -289,7 +289,7 @@ async fn thirty_five_planted_secrets_are_in_the_store_and_nowhere_else() {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let stop = CancellationToken::new();
     let desk = team.desk();
-    tokio::spawn(api::serve(desk.clone(), listener, None, stop.clone().cancelled_owned()));
+    tokio::spawn(api::serve(desk.clone(), listener, api::Tokens::default(), stop.clone().cancelled_owned()));
     backstop::cli::client::install_tls();
     let mut readers = Readers { desk: desk.clone(), url, inbox, log, http: reqwest::Client::new(), read: Vec::new() };
 

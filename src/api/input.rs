@@ -1,5 +1,7 @@
 //! What a caller sends, read strictly: query parameters, a JSON body, and who they say they are.
 
+use std::time::Duration;
+
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, Json, Query, Request};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
@@ -10,11 +12,13 @@ use super::filter;
 use super::problem::{Pointed, Problem};
 use crate::query::{Filter, PageAsk};
 use crate::spelling::nearest;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, format_duration};
 use crate::triage::Decision;
 
 /// The largest body accepted, in bytes: a payload of the largest size, and room for its escapes.
 pub const BODY_LIMIT: usize = 2 * 1024 * 1024;
+/// How long a body may take to come.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// The header that names the person or program behind a change.
 pub const ACTOR: &str = "x-backstop-actor";
 /// The header that makes a submission safe to repeat.
@@ -34,7 +38,20 @@ impl<S: Sync> FromRequest<S> for Input {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let body = to_bytes(body, BODY_LIMIT).await.map_err(|error| unread(&error))?;
+        let encoded = parts.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+        if encoded {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "encoded",
+                "The body is encoded",
+                "send the body as it is, without `Content-Encoding`",
+            ));
+        }
+        let read = tokio::time::timeout(BODY_PATIENCE, to_bytes(body, BODY_LIMIT)).await.map_err(|_| {
+            let detail = format!("the body did not come within {}", format_duration(BODY_PATIENCE));
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "Too slow", detail)
+        })?;
+        let body = read.map_err(|error| unread(&error))?;
         if !body.is_empty() && !is_json(&parts.headers) {
             return Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -15,13 +15,14 @@ pub mod input;
 pub mod problem;
 pub mod status;
 mod letters;
+mod listen;
 mod people;
 mod stream;
 mod tasks;
 mod team;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -29,13 +30,14 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::lockout::Lockout;
 use crate::team::desk::Desk;
 use crate::team::metrics::Metrics;
+pub use guard::Tokens;
 pub use letters::Groups;
 use problem::Problem;
 
@@ -70,34 +72,39 @@ pub enum Error {
 pub async fn serve(
     desk: Desk,
     listener: TcpListener,
-    token: Option<SecretString>,
+    tokens: Tokens,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
-    guard::check_bind(listener.local_addr()?, token.as_ref())?;
+    guard::check_bind(listener.local_addr()?, &tokens)?;
     let stopping = CancellationToken::new();
     let metrics = Arc::new(Metrics::new());
     let counting = tokio::spawn(Arc::clone(&metrics).follow(desk.clone(), stopping.clone()));
-    let app = guarded(routes(Door { desk, metrics, stopping: stopping.clone() }), token);
-    let signal = {
-        let stopping = stopping.clone();
-        async move {
-            shutdown.await;
-            stopping.cancel();
-        }
+    let app = guarded(routes(Door { desk, metrics, stopping: stopping.clone() }), tokens);
+    let told = async {
+        shutdown.await;
+        stopping.cancel();
     };
-    let served = axum::serve(listener, app).with_graceful_shutdown(signal).await;
-    stopping.cancel();
+    tokio::join!(told, listen::serve(listener, app, stopping.clone()));
     if let Err(error) = counting.await {
         tracing::error!(%error, "counting events ended badly");
     }
-    Ok(served?)
+    Ok(())
+}
+
+/// Who may come in, and who guessed wrong of late.
+#[derive(Clone)]
+struct Lodge {
+    tokens: Arc<Tokens>,
+    lockout: Arc<Mutex<Lockout>>,
+    since: tokio::time::Instant,
 }
 
 /// Puts the guard and the problem documents around any routes.
-fn guarded(routes: Router, token: Option<SecretString>) -> Router {
+fn guarded(routes: Router, tokens: Tokens) -> Router {
+    let lodge = Lodge { tokens: Arc::new(tokens), lockout: Arc::default(), since: tokio::time::Instant::now() };
     routes
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", "there is nothing here") })
-        .layer(middleware::from_fn_with_state(token, admit))
+        .layer(middleware::from_fn_with_state(lodge, admit))
         .layer(middleware::from_fn(finish))
 }
 
@@ -143,10 +150,22 @@ fn routes(door: Door) -> Router {
         .with_state(door)
 }
 
-async fn admit(State(token): State<Option<SecretString>>, request: Request, next: Next) -> Response {
-    match guard::admit(request.uri().path(), request.headers(), token.as_ref()) {
+async fn admit(State(lodge): State<Lodge>, request: Request, next: Next) -> Response {
+    let from = request.extensions().get::<listen::Peer>().map(|peer| peer.0);
+    let lockout = || lodge.lockout.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = request.uri().path();
+    let wait = from.and_then(|from| lockout().refused(from, lodge.since.elapsed()));
+    if let Some(wait) = wait.filter(|_| !guard::open_to_all(path)) {
+        return Problem::guessed_too_often(wait).into_response();
+    }
+    match guard::admit(request.method(), path, request.headers(), &lodge.tokens) {
         Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+        Err(refusal) => {
+            if let Some(from) = from.filter(|_| refusal.wrong_token) {
+                lockout().wrong(from, lodge.since.elapsed());
+            }
+            refusal.problem.into_response()
+        }
     }
 }
 
@@ -170,6 +189,10 @@ async fn finish(request: Request, next: Next) -> Response {
     }
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Nothing here is a page, and none may be made of it.
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    let csp = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(csp);
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
@@ -215,7 +238,9 @@ mod tests {
             .route("/named/{name}", get(|axum::extract::Path(name): axum::extract::Path<String>| async move { name }));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        tokio::spawn(async move { axum::serve(listener, guarded(inner, None)).await });
+        tokio::spawn(async move {
+            listen::serve(listener, guarded(inner, Tokens::default()), CancellationToken::new()).await
+        });
         // Another test may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         (url, reqwest::Client::new())

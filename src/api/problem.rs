@@ -1,5 +1,7 @@
 //! What the door says when it will not: one problem document (RFC 9457) for every error.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -68,6 +70,17 @@ impl Problem {
         let mut problem =
             Self::new(StatusCode::BAD_REQUEST, "invalid-request", "The request is not valid", detail.join("; "));
         problem.errors = errors;
+        problem
+    }
+
+    /// Too many wrong tokens came from there.
+    #[must_use]
+    pub fn guessed_too_often(wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let detail = format!("too many wrong tokens came from this address; it is heard again in {seconds} s");
+        let mut problem =
+            Self::new(StatusCode::TOO_MANY_REQUESTS, "guessed-too-often", "Too many wrong tokens", detail);
+        problem.retry_after_s = Some(seconds);
         problem
     }
 

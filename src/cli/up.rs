@@ -66,9 +66,9 @@ impl Up {
             message: error.to_string(),
             next: Some("backstop up --listen 127.0.0.1:7420".to_owned()),
         };
-        guard::check_bind(config.api.listen, config.api.token.as_ref()).map_err(refused)?;
+        let tokens = api::Tokens { all: config.api.token.clone(), read: config.api.read_token.clone() };
+        guard::check_bind(config.api.listen, &tokens).map_err(refused)?;
         let listen = config.api.listen;
-        let token = config.api.token.clone();
         let (team, agents) = (config.team.clone(), config.agents.len());
         // Before the store is opened: an address in use must not leave a lock or a started team behind.
         let listener = TcpListener::bind(listen).await.map_err(|source| Error::Failed {
@@ -79,7 +79,7 @@ impl Up {
         let data = self.data.unwrap_or_else(|| self.dir.join(".backstop").join("data"));
         let running = start_team(config, &data).await?;
         let told = CancellationToken::new();
-        let serving = tokio::spawn(api::serve(running.team.desk(), listener, token, told.clone().cancelled_owned()));
+        let serving = tokio::spawn(api::serve(running.team.desk(), listener, tokens, told.clone().cancelled_owned()));
         let mut stop = Stop::listen();
         tell(context, &format!("{team}: {agents} agents, http://{address}, data in {}", data.display()));
         if context.log == LogFormat::Text {

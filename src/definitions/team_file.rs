@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 use super::decode::{Notes, Secret, Table, Value, ours_only};
 use super::files::Files;
 use super::people::escalation;
@@ -159,14 +161,19 @@ fn api(mut table: Table, config: &mut Config, files: &Files<'_>, notes: &mut Not
             None => {}
         }
     }
-    config.api.token = match secret(&mut table, "token", files, notes) {
-        Some(Secret::Known(token)) => Some(token),
-        Some(Secret::Unset(names)) => {
-            let field = format!("{}.token", table.value.path);
-            files.unset(&field, &names, "the operator's door would be open to everybody on this machine", notes);
+    let open = "the operator's door would be open to everybody on this machine";
+    config.api.token = token(&mut table, "token", open, files, notes);
+    config.api.read_token = token(&mut table, "read-token", "nobody could look with it", files, notes);
+    table.finish(&ours_only, notes);
+}
+
+fn token(table: &mut Table, key: &str, unset: &str, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<SecretString> {
+    match secret(table, key, files, notes)? {
+        Secret::Known(token) => Some(token),
+        Secret::Unset(names) => {
+            let field = format!("{}.{key}", table.value.path);
+            files.unset(&field, &names, unset, notes);
             None
         }
-        None => None,
-    };
-    table.finish(&ours_only, notes);
+    }
 }

@@ -1,0 +1,266 @@
+//! The cases of the abuse table that come through the operator's door: raw bytes on a real socket, read from the table.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Case;
+use crate::api::{House, start};
+
+/// The longest any answer here may take before the test is called hanging.
+const TOO_LONG: Duration = Duration::from_secs(20);
+
+/// What the door said.
+struct Told {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+/// A house on threads of its own, so that the test may block on its sockets.
+struct Street {
+    runtime: tokio::runtime::Runtime,
+    house: Option<House>,
+}
+
+impl Street {
+    fn new(token: Option<&str>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let house = runtime.block_on(start(token));
+        Self { runtime, house: Some(house) }
+    }
+
+    fn address(&self) -> &str {
+        self.house.as_ref().expect("a house").url.trim_start_matches("http://")
+    }
+
+    /// Sends a head and a body as they are; a case names headers, the rest is what every client sends.
+    fn ask(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Told {
+        let mut stream = TcpStream::connect(self.address()).expect("the door");
+        stream.set_read_timeout(Some(TOO_LONG)).expect("a timeout");
+        let named = |name: &str| headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
+        let mut head = format!("{line} HTTP/1.1\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !named("host") {
+            head.push_str(&format!("Host: {}\r\n", self.address()));
+        }
+        if !named("content-length") {
+            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        head.push_str("\r\n");
+        // The door may close before it has heard all of it; what it said is read all the same.
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        let mut said = Vec::new();
+        let _ = stream.read_to_end(&mut said);
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let (head, body) = said.split_once("\r\n\r\n").unwrap_or((&said, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Told {
+            status: status.unwrap_or_else(|| panic!("no answer to {line}: {said}")),
+            head: head.to_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    /// A request as a case has it.
+    fn play(&self, case: &Case) -> Told {
+        let asked = |name: &str| case.input.get(name).and_then(Value::as_str);
+        let path = ours(asked("path").unwrap_or("/api/tasks"));
+        let body = body_of(case);
+        let method = asked("method").unwrap_or(if body.is_empty() { "GET" } else { "POST" });
+        let headers: Vec<(String, String)> = case.input["headers"]
+            .as_object()
+            .map(|headers| headers.iter().map(|(n, v)| (n.clone(), v.as_str().expect("a text").to_owned())).collect())
+            .unwrap_or_default();
+        let mut headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        if !body.is_empty() && !headers.iter().any(|(name, _)| *name == "Content-Type") {
+            headers.push(("Content-Type", "application/json"));
+        }
+        self.ask(&format!("{method} {path}"), &headers, &body)
+    }
+
+    /// How many tasks there are: the state that nobody may change.
+    fn tasks(&self) -> u64 {
+        let told = self.ask("GET /api/v1/balance", &[("Authorization", "Bearer s3cret")], b"");
+        let balance: Value = serde_json::from_str(&told.body).unwrap_or_else(|_| panic!("{}", told.body));
+        balance["submitted"].as_u64().expect("a number")
+    }
+}
+
+impl Drop for Street {
+    fn drop(&mut self) {
+        if let Some(house) = self.house.take() {
+            self.runtime.block_on(house.close());
+        }
+    }
+}
+
+/// The path the table means, as this door has it.
+fn ours(path: &str) -> String {
+    match path {
+        "/" => "/".to_owned(),
+        "/api/dlq/replay" => "/api/v1/replays".to_owned(),
+        "/api/dlq/e1/replay" => "/api/v1/replays/e1/pause".to_owned(),
+        "/api/dlq/e1/decide" => "/api/v1/dead-letters/e1/decide".to_owned(),
+        path => path.replace("/api/dlq", "/api/v1/dead-letters").replace("/api/tasks", "/api/v1/tasks"),
+    }
+}
+
+fn body_of(case: &Case) -> Vec<u8> {
+    let asked = |name: &str| case.input.get(name).and_then(Value::as_str);
+    match (asked("body"), asked("body_hex"), asked("body_gen")) {
+        (Some(body), _, _) => body.as_bytes().to_vec(),
+        (_, Some(hex), _) => {
+            let digits: Vec<char> = hex.chars().collect();
+            let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).expect("hex");
+            digits.chunks(2).map(byte).collect()
+        }
+        (_, _, Some("'['*100000")) => vec![b'['; 100_000],
+        // Three times what the door takes: the rest of the gibibyte would only be refused longer.
+        (_, _, Some("1 GiB of 'a'")) => vec![b'a'; 6 * 1024 * 1024],
+        // Its first bytes: it is refused by its header, before it is inflated.
+        (_, _, Some("gzip bomb 1 MB -> 1 GB")) => vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0],
+        (_, _, Some(other)) => panic!("a body nobody can make: {other}"),
+        (None, None, None) => Vec::new(),
+    }
+}
+
+/// Refused with this status and this kind of problem, and nothing was changed.
+fn refused(street: &Street, told: &Told, status: u16, slug: &str) {
+    assert_eq!(told.status, status, "{}\n{}", told.head, told.body);
+    let problem: Value = serde_json::from_str(&told.body).unwrap_or_else(|_| panic!("no problem: {}", told.body));
+    let kind = problem["type"].as_str().unwrap_or_default();
+    assert!(kind.ends_with(&format!("/{slug}")), "{kind}");
+    assert_eq!(street.tasks(), 0);
+}
+
+pub(super) fn a_foreign_page_changes_nothing(case: &Case) {
+    let street = Street::new(None);
+    refused(&street, &street.play(case), 403, "origin-not-allowed");
+    // Its own page, with a body that no form can be stopped from sending.
+    let own = format!("http://{}", street.address());
+    let told = street.ask("POST /api/v1/tasks", &[("Origin", &own), ("Content-Type", "text/plain")], b"{}");
+    refused(&street, &told, 415, "not-json");
+}
+
+pub(super) fn looking_changes_nothing(case: &Case) {
+    let street = Street::new(None);
+    refused(&street, &street.play(case), 405, "method-not-allowed");
+    for path in [
+        "tasks/e1/cancel",
+        "tasks/e1/outcome",
+        "dead-letters/e1/decide",
+        "dead-letters/e1/discard",
+        "replays/e1/stop",
+        "incidents/e1/acknowledge",
+        "incidents/e1/override",
+        "incidents/e1/resolve",
+        "page-test",
+        "breakers/sim/open",
+        "breakers/sim/close",
+    ] {
+        let told = street.ask(&format!("GET /api/v1/{path}"), &[], b"");
+        assert_eq!(told.status, 405, "{path}");
+        assert!(told.head.contains("allow: post"), "{path}: {}", told.head);
+    }
+}
+
+pub(super) fn a_foreign_name_stays_out(case: &Case) {
+    let street = Street::new(None);
+    let slug = if case.input["headers"].get("Origin").is_some() { "origin-not-allowed" } else { "host-not-allowed" };
+    refused(&street, &street.play(case), 403, slug);
+}
+
+pub(super) fn nothing_is_shown_in_a_frame(case: &Case) {
+    let street = Street::new(None);
+    for told in [street.play(case), street.ask("GET /metrics", &[], b""), street.ask("GET /livez", &[], b"")] {
+        assert!(told.head.contains("x-frame-options: deny"), "{}", told.head);
+        assert!(told.head.contains("frame-ancestors 'none'"), "{}", told.head);
+    }
+}
+
+pub(super) fn nobody_comes_in_without_the_token(case: &Case) {
+    let street = Street::new(Some("s3cret"));
+    refused(&street, &street.play(case), 401, "token-needed");
+}
+
+pub(super) fn the_scheme_may_be_written_small(case: &Case) {
+    let street = Street::new(Some("s3cret"));
+    let header = case.input["headers"]["Authorization"].as_str().expect("a header").replace("CORRECT", "s3cret");
+    let told = street.ask("GET /api/v1/tasks", &[("Authorization", &header)], b"");
+    // What follows a NUL is a header no server takes: 400 before anybody is asked who they are.
+    let expected: &[u16] = if header.contains('\0') { &[400, 401] } else { &[200] };
+    assert!(expected.contains(&told.status), "{} {}", told.status, told.body);
+}
+
+pub(super) fn guesses_are_not_heard_for_long(case: &Case) {
+    assert!(case.said().contains("100 wrong tokens"), "{}", case.said());
+    let street = Street::new(Some("s3cret"));
+    let ask = |token: &str| street.ask("GET /api/v1/tasks", &[("Authorization", &format!("Bearer {token}"))], b"");
+    let statuses: Vec<u16> = (0..100).map(|guess| ask(&format!("guess-{guess}")).status).collect();
+    assert_eq!(statuses[..10], [401; 10]);
+    assert_eq!(statuses[10..], [429; 90]);
+    // Whoever found it by guessing would not know.
+    let right = ask("s3cret");
+    assert_eq!(right.status, 429);
+    assert!(right.head.contains("retry-after: "), "{}", right.head);
+    assert_eq!(street.ask("GET /livez", &[], b"").status, 200, "probes are no guesses");
+}
+
+pub(super) fn a_token_for_looking_decides_nothing(case: &Case) {
+    let street = Street::new(Some("s3cret"));
+    let viewer = ("Authorization", "Bearer l00k");
+    assert_eq!(case.input["role"], json!("viewer"));
+    let path = ours(case.input["path"].as_str().expect("a path"));
+    let told = street.ask(&format!("POST {path}"), &[viewer, ("Content-Type", "application/json")], b"{}");
+    refused(&street, &told, 403, "read-only-token");
+    assert_eq!(street.ask("GET /api/v1/tasks", &[viewer], b"").status, 200);
+}
+
+pub(super) fn too_much_is_refused(case: &Case) {
+    let street = Street::new(None);
+    let told = street.play(case);
+    match case.id.as_str() {
+        "AB-077" => refused(&street, &told, 413, "too-large"),
+        "AB-080" => refused(&street, &told, 400, "malformed-json"),
+        "AB-082" | "AB-083" => {
+            assert_eq!(told.status, 400, "{}", told.body);
+            assert_eq!(street.tasks(), 0);
+        }
+        "AB-085" => refused(&street, &told, 415, "encoded"),
+        // Said, not clamped: a page of another size than asked for is a surprise.
+        "AB-086" => refused(&street, &told, 400, "invalid-request"),
+        other => panic!("{other} is played by nobody"),
+    }
+}
+
+pub(super) fn a_flood_of_headers_is_refused(case: &Case) {
+    assert_eq!(case.input["headers_gen"], json!("10,000 headers"));
+    let street = Street::new(None);
+    let names: Vec<String> = (0..10_000).map(|number| format!("X-{number}")).collect();
+    let flood: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
+    assert_eq!(street.ask("GET /api/v1/tasks", &flood, b"").status, 431);
+    // What has come by the time it is looked at may be twice the bound.
+    let large = "x".repeat(300_000);
+    assert_eq!(street.ask("GET /api/v1/tasks", &[("X-Large", &large)], b"").status, 431);
+    assert_eq!(street.ask("GET /api/v1/tasks", &[], b"").status, 200, "everybody else is served");
+}
+
+pub(super) fn a_filter_is_a_value(case: &Case) {
+    let street = Street::new(None);
+    let wanted = case.said().strip_prefix("agent=").expect("a filter on the agent");
+    let encoded: String = wanted.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    for path in ["tasks", "dead-letters"] {
+        let told = street.ask(&format!("GET /api/v1/{path}?agent={encoded}"), &[], b"");
+        // A name that none can have is said to be one; a text that any can have finds nothing.
+        assert_eq!(told.status, 400, "{}", told.body);
+        let told = street.ask(&format!("GET /api/v1/{path}?text={encoded}"), &[], b"");
+        let page: Value = serde_json::from_str(&told.body).unwrap_or_else(|_| panic!("{}", told.body));
+        assert_eq!((told.status, page["items"].as_array().map(Vec::len)), (200, Some(0)), "{page}");
+    }
+}
