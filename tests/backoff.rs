@@ -11,6 +11,8 @@ use backstop::time::Timestamp;
 use proptest::prelude::*;
 use serde::Deserialize;
 
+use crate::support::Roll;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -272,10 +274,12 @@ fn timeline(id: &str, policy: &RetryPolicy, story: &Timeline) {
     }
 }
 
+const CASES: &str = include_str!("conformance/backoff.toml");
+
 #[test]
 fn backoff_follows_its_table() {
-    let table: Table = toml::from_str(include_str!("conformance/backoff.toml")).expect("a known table");
-    assert!(!table.case.is_empty());
+    let table: Table = toml::from_str(CASES).expect("a known table");
+    let mut roll = Roll::of("backoff", CASES);
     for case in &table.case {
         let id = case.id.as_str();
         let policy = case.cfg.as_ref().map(|cfg| cfg.policy().unwrap_or_else(|errors| panic!("{id}: {errors:?}")));
@@ -298,7 +302,9 @@ fn backoff_follows_its_table() {
             checked += 1;
         }
         assert!(checked > 0, "{id} says nothing");
+        roll.held(id);
     }
+    roll.complete();
 }
 
 /// 100 agents failing at the same instant do not come back together (ACCEPTANCE R6).

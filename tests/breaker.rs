@@ -14,6 +14,7 @@ use serde::Deserialize;
 use toml::Value;
 
 use crate::backoff::failure;
+use crate::support::Roll;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -191,10 +192,12 @@ fn burst(breaker: Breaker, burst: &Burst) -> usize {
     admitted.into_inner()
 }
 
+const CASES: &str = include_str!("conformance/circuit_breaker.toml");
+
 #[test]
 fn the_breaker_follows_its_table() {
-    let table: Table = toml::from_str(include_str!("conformance/circuit_breaker.toml")).expect("a known table");
-    assert!(!table.case.is_empty());
+    let table: Table = toml::from_str(CASES).expect("a known table");
+    let mut roll = Roll::of("circuit_breaker", CASES);
     for case in &table.case {
         let mut breaker = case.cfg.breaker();
         let mut tickets = BTreeMap::new();
@@ -204,7 +207,9 @@ fn the_breaker_follows_its_table() {
         if let Some(found) = &case.burst {
             assert_eq!(burst(breaker, found), found.admitted, "{}", case.id);
         }
+        roll.held(&case.id);
     }
+    roll.complete();
 }
 
 proptest! {

@@ -20,6 +20,8 @@ use backstop::time::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::support::Roll;
+
 /// What a row expects, in the words of the corpus.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,13 +102,15 @@ fn judged_rows() -> Vec<(String, Expected, Expected, String)> {
 fn every_answer_of_a_provider_gets_the_class_the_retry_the_hint_and_the_action_it_deserves() {
     let normative = |one: &Expected| (one.class.clone(), one.retry, one.retry_after_ms, one.action.clone());
     let rows = judged_rows();
-    assert!(rows.len() > 100, "the corpus is there");
+    let mut roll = Roll::of("provider-failures", include_str!("conformance/provider-failures.json"));
     let wrong: Vec<String> = rows
         .iter()
         .filter(|(_, expected, found, _)| normative(expected) != normative(found))
         .map(|(id, expected, found, rule)| format!("{id}\n  expected {expected:?}\n  found    {found:?}\n  by {rule}"))
         .collect();
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+    rows.iter().for_each(|(id, ..)| roll.held(id));
+    roll.complete();
 }
 
 #[test]
@@ -191,12 +195,17 @@ struct Fate {
 
 const PARTIAL: &str = "three hundred tokens of half an answer";
 
+const CASES: &str = include_str!("conformance/classification.toml");
+
 #[test]
 fn every_other_failure_gets_what_it_deserves() {
-    let table: Table = toml::from_str(include_str!("conformance/classification.toml")).expect("the table");
+    let table: Table = toml::from_str(CASES).expect("the table");
+    let mut roll = Roll::of("classification", CASES);
     for case in table.case {
         check(&case);
+        roll.held(&case.id);
     }
+    roll.complete();
 }
 
 fn check(case: &Case) {

@@ -16,6 +16,8 @@ use backstop::time::Timestamp;
 use serde_json::json;
 use toml::{Table, Value};
 
+use crate::support::Roll;
+
 /// How long a released letter runs before its result is in.
 const RUNS_FOR: i64 = 200;
 /// An agent that is not in the team.
@@ -28,13 +30,16 @@ fn the_replay_table_holds() {
     let table: Table = read.parse().expect("TOML");
     let cases = table["case"].as_array().expect("cases");
     let mut wrong = Vec::new();
+    let mut roll = Roll::of("dlq_replay", &read);
     for case in cases {
         let case = case.as_table().expect("a case");
         if let Err(why) = check(case) {
             wrong.push(format!("{} {}: {why}", text(&case["id"]), text(&case["title"])));
         }
+        roll.held(&text(&case["id"]));
     }
     assert!(!cases.is_empty() && wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    roll.complete();
 }
 
 fn check(case: &Table) -> Result<(), String> {

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use toml::Value;
 
 use crate::engine::{InMemory, OnDisk};
+use crate::support::Roll;
 
 #[derive(Deserialize)]
 struct Table {
@@ -140,9 +141,11 @@ impl Run<'_> {
     }
 }
 
+const CASES: &str = include_str!("conformance/idempotency.toml");
+
 async fn check<S: Site>(make: impl Fn() -> S) {
-    let table: Table = toml::from_str(include_str!("conformance/idempotency.toml")).expect("the table");
-    assert!(!table.case.is_empty());
+    let table: Table = toml::from_str(CASES).expect("the table");
+    let mut roll = Roll::of("idempotency", CASES);
     for case in table.case {
         let mut site = make();
         let engine = Some(site.open(at(0)));
@@ -154,7 +157,9 @@ async fn check<S: Site>(make: impl Fn() -> S) {
         let keys = case.effect_keys.iter().map(|[workflow, step, direction]| effect_key(workflow, step, direction));
         let keys: BTreeSet<_> = keys.collect();
         assert_eq!(keys.len(), case.distinct.unwrap_or(0), "{} {}", case.id, case.title);
+        roll.held(&case.id);
     }
+    roll.complete();
 }
 
 #[tokio::test]

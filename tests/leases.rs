@@ -20,6 +20,7 @@ use serde::Deserialize;
 use toml::Value;
 
 use crate::engine::{InMemory, OnDisk};
+use crate::support::Roll;
 
 #[derive(Deserialize)]
 struct Table {
@@ -174,9 +175,11 @@ fn told(answer: Result<Record, Error>, stale: &'static str) -> &'static str {
     }
 }
 
+const CASES: &str = include_str!("conformance/lease.toml");
+
 async fn check<S: Site>(make: impl Fn() -> S) {
-    let table: Table = toml::from_str(include_str!("conformance/lease.toml")).expect("the table");
-    assert!(!table.case.is_empty());
+    let table: Table = toml::from_str(CASES).expect("the table");
+    let mut roll = Roll::of("lease", CASES);
     for case in table.case {
         let mut site = make();
         let engine = site.open(at(0));
@@ -196,7 +199,9 @@ async fn check<S: Site>(make: impl Fn() -> S) {
             eprintln!("{} {}: {step:?}", case.id, case.title);
             run.step(step).await;
         }
+        roll.held(&case.id);
     }
+    roll.complete();
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ use backstop::task::{AgentName, Integration, TaskId, TaskType};
 use backstop::time::Timestamp;
 use toml::{Table, Value};
 
+use crate::support::Roll;
+
 #[test]
 fn the_page_window_table_holds() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance/page_window.toml");
@@ -23,14 +25,17 @@ fn the_page_window_table_holds() {
     let table: Table = text.parse().expect("TOML");
     let cases = table["case"].as_array().expect("cases");
     let mut wrong = Vec::new();
+    let mut roll = Roll::of("page_window", &text);
     for case in cases {
         let case = case.as_table().expect("a case");
         let id = case["id"].as_str().expect("an id");
         if let Err(why) = check(case) {
             wrong.push(format!("{id} {}: {why}", case["title"].as_str().unwrap_or_default()));
         }
+        roll.held(id);
     }
     assert!(!cases.is_empty() && wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    roll.complete();
 }
 
 fn check(case: &Table) -> Result<(), String> {

@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use serde::Deserialize;
 
 use crate::engine::{InMemory, OnDisk};
+use crate::support::Roll;
 
 #[derive(Deserialize)]
 struct Table {
@@ -107,9 +108,11 @@ impl<S: Site> Run<S> {
     }
 }
 
+const CASES: &str = include_str!("conformance/priority.toml");
+
 async fn check<S: Site>(make: impl Fn() -> S) {
-    let table: Table = toml::from_str(include_str!("conformance/priority.toml")).expect("the table");
-    assert!(!table.case.is_empty());
+    let table: Table = toml::from_str(CASES).expect("the table");
+    let mut roll = Roll::of("priority", CASES);
     for case in table.case {
         let name = format!("{} {}", case.id, case.title);
         eprintln!("{name}");
@@ -122,7 +125,9 @@ async fn check<S: Site>(make: impl Fn() -> S) {
             fair(&make, &case, &name).await,
         ];
         assert!(checked.contains(&true), "{name}: nothing was checked");
+        roll.held(&case.id);
     }
+    roll.complete();
 }
 
 async fn counts<S: Site>(make: &impl Fn() -> S, case: &Case, name: &str) -> bool {

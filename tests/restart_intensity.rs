@@ -6,6 +6,8 @@ use backstop::health::{Ending, Intensity, Restart, RestartOrder, Strategy, stop_
 use backstop::time::Timestamp;
 use serde::Deserialize;
 
+use crate::support::Roll;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -108,11 +110,15 @@ fn run(case: &Case) {
     let _ = case.wall_jump_ms;
 }
 
+const CASES: &str = include_str!("conformance/restart_intensity.toml");
+
 #[test]
 fn restart_intensity_follows_its_table() {
-    let table: Table = toml::from_str(include_str!("conformance/restart_intensity.toml")).expect("a known table");
-    assert!(!table.case.is_empty());
+    let table: Table = toml::from_str(CASES).expect("a known table");
+    let mut roll = Roll::of("restart_intensity", CASES);
     for case in &table.case {
         run(case);
+        roll.held(&case.id);
     }
+    roll.complete();
 }

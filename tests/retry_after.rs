@@ -14,6 +14,7 @@ use backstop::time::Timestamp;
 use serde::Deserialize;
 
 use crate::classification::observe::blank;
+use crate::support::Roll;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,16 +65,20 @@ struct Gate {
     calls: BTreeMap<String, usize>,
 }
 
+const CASES: &str = include_str!("conformance/retry_after.toml");
+
 #[test]
 fn every_server_is_given_the_time_it_asked_for() {
-    let table: Table = toml::from_str(include_str!("conformance/retry_after.toml")).expect("the table");
-    assert!(!table.case.is_empty());
+    let table: Table = toml::from_str(CASES).expect("the table");
+    let mut roll = Roll::of("retry_after", CASES);
     for case in &table.case {
         match &case.gate {
             Some(gate) => check_gate(case, gate),
             None => check_wait(case, table.max_wait),
         }
+        roll.held(&case.id);
     }
+    roll.complete();
 }
 
 fn check_wait(case: &Case, max_wait: u64) {

@@ -10,6 +10,7 @@ use backstop::time::Timestamp;
 use serde::Deserialize;
 
 use crate::backoff::{facts, failure};
+use crate::support::Roll;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -149,10 +150,12 @@ fn parked(case: &Case, parked: &Parked) {
     assert!(checked > 0, "{} says nothing", case.id);
 }
 
+const CASES: &str = include_str!("conformance/retry_budget.toml");
+
 #[test]
 fn the_retry_budget_follows_its_table() {
-    let table: Table = toml::from_str(include_str!("conformance/retry_budget.toml")).expect("a known table");
-    assert!(!table.case.is_empty());
+    let table: Table = toml::from_str(CASES).expect("a known table");
+    let mut roll = Roll::of("retry_budget", CASES);
     for case in &table.case {
         match case {
             Case { steps: Some(found), .. } => steps(case, found),
@@ -160,5 +163,7 @@ fn the_retry_budget_follows_its_table() {
             Case { parked: Some(found), .. } => parked(case, found),
             Case { id, .. } => panic!("{id} says nothing"),
         }
+        roll.held(&case.id);
     }
+    roll.complete();
 }

@@ -268,3 +268,40 @@ pub(crate) fn peer(variable: &str, path: &str, what: &str, needs: &str) -> Optio
     }
     found
 }
+
+/// The roll of a conformance table: each case that held is called, and in the end all of them have been.
+pub(crate) struct Roll {
+    table: &'static str,
+    cases: Vec<String>,
+    held: Vec<String>,
+}
+
+impl Roll {
+    /// The ids of a table, read from its text: a case that was skipped by whoever reads it is missed here.
+    pub(crate) fn of(table: &'static str, text: &str) -> Self {
+        let id = |line: &str| {
+            let rest = line.trim_start().trim_start_matches(['{', '"']).strip_prefix("id")?;
+            let value = rest.trim_start_matches('"').trim_start().strip_prefix(['=', ':'])?.trim_start();
+            Some(value.strip_prefix('"')?.split('"').next()?.to_owned())
+        };
+        let cases: Vec<String> = text.lines().filter_map(id).collect();
+        assert!(!cases.is_empty(), "{table} has no cases");
+        Self { table, cases, held: Vec::new() }
+    }
+
+    /// A case held.
+    pub(crate) fn held(&mut self, id: &str) {
+        self.held.push(id.to_owned());
+    }
+
+    /// All have been played: says which, past the capture of the tests' output.
+    pub(crate) fn complete(self) {
+        assert_eq!(self.held, self.cases, "{}: the cases of the table, each once", self.table);
+        say(&format!("conformance {}: {} held: {}", self.table, self.held.len(), self.held.join(" ")));
+    }
+}
+
+/// Says something past the capture of the tests' output.
+pub(crate) fn say(line: &str) {
+    std::io::stderr().write_all(format!("\n{line}\n").as_bytes()).expect("stderr");
+}
