@@ -12,6 +12,7 @@ mod cli;
 mod definitions;
 mod demo;
 mod dlq_replay;
+mod documents;
 mod effects;
 mod engine;
 mod evidence;

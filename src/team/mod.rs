@@ -232,7 +232,8 @@ fn secrets(config: &Config) -> Vec<String> {
         ChannelConfig::Webhook { secret, .. } => Some(secret),
         ChannelConfig::Log => None,
     });
-    let known = keys.chain(channels).chain(config.api.token.as_ref()).map(|secret| secret.expose_secret().to_owned());
+    let tokens = config.api.token.iter().chain(&config.api.read_token);
+    let known = keys.chain(channels).chain(tokens).map(|secret| secret.expose_secret().to_owned());
     let headers = config.providers.values().flat_map(|provider| &provider.headers);
     let headers = headers.filter(|(name, _)| redact::is_secret_header(name)).map(|(_, value)| value.clone());
     let of_tools = config.tools.secrets().into_iter().map(|secret| secret.expose_secret().to_owned());

@@ -1,0 +1,294 @@
+//! Whole work under load: tasks submitted durably, one model called over HTTP each, their end durable.
+//!
+//! `cargo bench --bench work [-- w1 w2 w3 w4 w5]`. Each figure stands beside a limit measured in the same run: a bare
+//! program that makes the same calls and commits its rows in groups (W1), or the arithmetic of the load (W2 to W5).
+
+#[path = "work/bare.rs"]
+mod bare;
+#[path = "work/stub.rs"]
+mod stub;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use backstop::agent::Agent;
+use backstop::config::{ProviderConfig, Timeouts, Wire};
+use backstop::engine::embedded::Embedded;
+use backstop::event::Happening;
+use backstop::task::{Integration, TaskId, TaskType};
+use backstop::team::clock::wall;
+use backstop::team::desk::{Desk, NewTask};
+use backstop::{Config, Team};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use stub::{Manner, Stub};
+
+fn main() {
+    backstop::cli::client::install_tls();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|word| word == name);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    if wanted("w1") {
+        runtime.block_on(durable_throughput());
+    }
+    if wanted("w2") {
+        runtime.block_on(many_in_flight());
+    }
+    if wanted("w3") {
+        runtime.block_on(outage());
+    }
+    if wanted("w4") {
+        runtime.block_on(fallback());
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a bench measures real time")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+pub(crate) fn scratch(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("backstop-bench-work-{}-{name}", std::process::id()));
+    let _not_there = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).expect("a scratch directory");
+    dir
+}
+
+pub(crate) fn percentile(spans: &mut [Duration], percent: usize) -> Duration {
+    spans.sort();
+    spans.get((spans.len() * percent / 100).min(spans.len().saturating_sub(1))).copied().unwrap_or_default()
+}
+
+fn provider(url: &str) -> ProviderConfig {
+    ProviderConfig {
+        wire: Wire::OpenAi,
+        base_url: format!("{url}/v1"),
+        api_key: None,
+        self_hosted: false,
+        headers: Default::default(),
+        retry: None,
+        breaker: None,
+        timeouts: Timeouts::default(),
+        models: Default::default(),
+    }
+}
+
+fn name(name: &str) -> Integration {
+    Integration::new(name).expect("a name")
+}
+
+/// A team whose agents work on so many tasks at once, each of which calls the model at `url`.
+fn config(url: &str, slots: usize) -> Config {
+    let mut config = Config::new("bench");
+    let agents = slots.div_ceil(1_000);
+    for number in 0..agents {
+        let mut agent = Agent::new(&format!("agent-{number}"), "stub/model").expect("an agent").handling("work");
+        agent.concurrency = u32::try_from(slots.div_ceil(agents)).expect("a small number");
+        config = config.agent(agent);
+    }
+    config.providers.insert(name("stub"), provider(url));
+    config
+}
+
+/// A running team over a file, and who follows its feed.
+struct Works {
+    team: Team,
+    desk: Desk,
+    ends: Arc<Ends>,
+    follower: tokio::task::JoinHandle<()>,
+    dir: PathBuf,
+}
+
+/// Who waits for the end of which task.
+#[derive(Default)]
+struct Ends(Mutex<HashMap<TaskId, oneshot::Sender<()>>>);
+
+impl Ends {
+    fn map(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, oneshot::Sender<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Works {
+    async fn start(config: Config, name: &str) -> Self {
+        let dir = scratch(name);
+        let engine = Arc::new(open(&dir));
+        let team = Team::builder(config).engine(engine).start().await.expect("a team");
+        let (desk, ends) = (team.desk(), Arc::<Ends>::default());
+        let follower = tokio::spawn(follow(desk.clone(), Arc::clone(&ends)));
+        Self { team, desk, ends, follower, dir }
+    }
+
+    /// Submits a task and waits until its end is durable.
+    async fn work(&self, number: u64) -> Duration {
+        work(&self.desk, &self.ends, number).await
+    }
+
+    async fn stop(self) {
+        self.follower.abort();
+        self.team.drain(Duration::from_secs(5)).await.expect("drained");
+        let _left_behind = std::fs::remove_dir_all(self.dir);
+    }
+}
+
+fn open(dir: &Path) -> Embedded {
+    Embedded::open(dir, wall()).expect("the store opens")
+}
+
+async fn work(desk: &Desk, ends: &Ends, number: u64) -> Duration {
+    let started = now();
+    let ask =
+        NewTask::new(TaskType::new("work").expect("a name"), json!({ "number": number, "text": "x".repeat(400) }));
+    let accepted = desk.submit(ask).await.expect("accepted").record;
+    let (told, ended) = oneshot::channel();
+    ends.map().insert(accepted.task.id, told);
+    // The feed may have been there first.
+    if desk.engine().record(accepted.task.id).await.expect("read").is_some_and(|record| record.ended_at.is_some()) {
+        ends.map().remove(&accepted.task.id);
+    } else {
+        ended.await.expect("the follower lives");
+    }
+    now().duration_since(started)
+}
+
+async fn follow(desk: Desk, ends: Arc<Ends>) {
+    let mut watch = desk.engine().watch();
+    let mut after = 0;
+    loop {
+        watch.borrow_and_update();
+        let events = desk.engine().events(after, 10_000).await.expect("events");
+        for event in &events {
+            after = event.seq;
+            if let (Some(task), Happening::Done { .. }) = (event.task, &event.what)
+                && let Some(waits) = ends.map().remove(&task)
+            {
+                let _gone = waits.send(());
+            }
+        }
+        if events.is_empty() && watch.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// W1: a closed loop of callers, each submits, waits for the end, submits again.
+async fn durable_throughput() {
+    const CALLERS: usize = 1_000;
+    const TASKS: u64 = 20_000;
+    let stub = Stub::start(Manner::at_once());
+    println!("W1 durable throughput: {CALLERS} callers, {TASKS} tasks, a model that answers at once");
+    let (bare_rate, mut bare_spans) = bare::run(stub.url(), CALLERS, TASKS).await;
+    let works = Arc::new(Works::start(config(stub.url(), CALLERS), "w1").await);
+    let started = now();
+    let mut spans = bare::in_a_loop(CALLERS, TASKS, {
+        let works = Arc::clone(&works);
+        move |number| {
+            let works = Arc::clone(&works);
+            async move { works.work(number).await }
+        }
+    })
+    .await;
+    let rate = TASKS as f64 / now().duration_since(started).as_secs_f64();
+    Arc::into_inner(works).expect("nobody works").stop().await;
+    let (bare_p99, p99) = (percentile(&mut bare_spans, 99), percentile(&mut spans, 99));
+    println!("  bare {bare_rate:.0} tasks/s, p50 {:.1?}, p99 {bare_p99:.1?}", percentile(&mut bare_spans, 50));
+    println!("  ours {rate:.0} tasks/s, p50 {:.1?}, p99 {p99:.1?}", percentile(&mut spans, 50));
+    println!(
+        "  ratio {:.2} (goal 0.8), p99 {:.2} of its p99 (goal 1.25)",
+        rate / bare_rate,
+        p99.as_secs_f64() / bare_p99.as_secs_f64()
+    );
+}
+
+/// Resident memory of this process, in kilobytes.
+fn resident() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(f64::NAN)
+}
+
+/// W2: many tasks in flight at a model that takes 200 ms.
+async fn many_in_flight() {
+    const TASKS: usize = 10_000;
+    const TAKES: Duration = Duration::from_millis(200);
+    for (slots, goal) in [(1_000, 1.1), (10_000, 1.25)] {
+        let stub = Stub::start(Manner { takes: TAKES, ..Manner::at_once() });
+        let works = Works::start(config(stub.url(), slots), "w2").await;
+        let before = resident();
+        let started = now();
+        let all = futures_util::future::join_all((0..TASKS as u64).map(|number| works.work(number)));
+        let most = async {
+            let mut most: f64 = 0.0;
+            loop {
+                most = most.max(resident());
+                // The peak is looked for, not timed.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                if works.ends.map().is_empty() && stub.calls() >= TASKS as u64 {
+                    return most;
+                }
+            }
+        };
+        let (_, most) = tokio::join!(all, most);
+        let took = now().duration_since(started);
+        let ideal = TAKES * u32::try_from(TASKS.div_ceil(slots)).expect("a small number");
+        println!(
+            "W2 {TASKS} tasks, {slots} in flight at {TAKES:?}: {took:.2?}, {:.2} of the ideal {ideal:.1?} (goal {goal}); \
+             {:.0} KB more per task in flight (goal 40)",
+            took.as_secs_f64() / ideal.as_secs_f64(),
+            (most - before) / slots as f64
+        );
+        works.stop().await;
+    }
+}
+
+/// W3: the model is down for the first five seconds.
+async fn outage() {
+    const TASKS: usize = 2_000;
+    const DOWN: Duration = Duration::from_secs(5);
+    const TAKES: Duration = Duration::from_millis(50);
+    const SLOTS: usize = 100;
+    let stub = Stub::start(Manner { takes: TAKES, down_for: DOWN, ..Manner::at_once() });
+    let works = Works::start(config(stub.url(), SLOTS), "w3").await;
+    let started = now();
+    futures_util::future::join_all((0..TASKS as u64).map(|number| works.work(number))).await;
+    let took = now().duration_since(started);
+    let ideal = DOWN + TAKES * u32::try_from(TASKS / SLOTS).expect("a small number");
+    let balance = works.desk.engine().balance().await.expect("a balance");
+    println!(
+        "W3 {TASKS} tasks, down for {DOWN:?}, {TAKES:?} after, {SLOTS} in flight: {took:.2?}, {:.2} of the optimum {ideal:.1?} \
+         (goal 1.2); {} calls during the outage (goal 60); {} done, {} submitted",
+        took.as_secs_f64() / ideal.as_secs_f64(),
+        stub.refused(),
+        balance.done,
+        balance.submitted,
+    );
+    works.stop().await;
+}
+
+/// W4: the primary is down for good, every agent has a second model.
+async fn fallback() {
+    const TASKS: usize = 1_000;
+    let (down, second) =
+        (Stub::start(Manner { down_for: Duration::MAX, ..Manner::at_once() }), Stub::start(Manner::at_once()));
+    let mut config = config(down.url(), 100);
+    config.providers.insert(name("second"), provider(second.url()));
+    for agent in config.agents.values_mut() {
+        agent.fallback_models = vec!["second/model".parse().expect("a model")];
+    }
+    let works = Works::start(config, "w4").await;
+    let started = now();
+    let mut spans = futures_util::future::join_all((0..TASKS as u64).map(|number| works.work(number))).await;
+    println!(
+        "W4 {TASKS} tasks, the primary down for good: {:.2?}; {} calls to it wasted (goal 10), {} to the second; p50 {:.1?}, p99 {:.1?}",
+        now().duration_since(started),
+        down.calls(),
+        second.calls(),
+        percentile(&mut spans, 50),
+        percentile(&mut spans, 99),
+    );
+    works.stop().await;
+}
