@@ -211,6 +211,8 @@ pub enum ChannelConfig {
         routing_key: SecretString,
         /// Where events go; `https://events.pagerduty.com/v2/enqueue` unless told otherwise.
         url: String,
+        /// What its webhooks (v3) are signed with, if they come here: who acknowledges there has acknowledged.
+        webhook_secret: Option<SecretString>,
     },
     /// E-mail through SMTP.
     Email {

@@ -66,6 +66,7 @@ pub mod verdict;
 pub mod escalation;
 pub mod incident;
 pub mod outbox;
+pub mod callback;
 pub mod replay;
 pub mod prompt;
 pub mod answer;

@@ -38,9 +38,14 @@ fn script(request: &Request, _: u64) -> Scripted {
 }
 
 pub(crate) async fn start(token: Option<&str>) -> House {
+    let tokens = api::Tokens { all: token.map(SecretString::from), read: token.map(|_| "l00k".into()) };
+    start_with(Config::new("test"), tokens).await
+}
+
+pub(crate) async fn start_with(config: Config, tokens: api::Tokens) -> House {
     let mut cto = Agent::new("cto", "sim/model").expect("an agent");
     cto.handles = vec!["*".to_owned()];
-    let team = Team::builder(Config::new("test").agent(cto))
+    let team = Team::builder(config.agent(cto))
         .provider(Simulated::new("sim".parse().expect("a name"), script))
         .seed(7)
         .start()
@@ -49,7 +54,6 @@ pub(crate) async fn start(token: Option<&str>) -> House {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let stop = CancellationToken::new();
-    let tokens = api::Tokens { all: token.map(SecretString::from), read: token.map(|_| "l00k".into()) };
     let serving = tokio::spawn(api::serve(team.desk(), listener, tokens, stop.clone().cancelled_owned()));
     backstop::cli::client::install_tls();
     House { team, url, stop, serving, http: reqwest::Client::new() }
@@ -62,6 +66,30 @@ impl House {
 
     async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         answer(self.http.post(format!("{}{path}", self.url)).json(body)).await
+    }
+
+    /// A payment that fails: a person is called, and there is an incident.
+    pub(crate) async fn incident(&self) -> String {
+        self.submit(&payment(), decided).await;
+        let mut watch = self.team.desk().engine().watch();
+        loop {
+            watch.borrow_and_update();
+            if let Some(incident) = self.team.desk().incidents().await.expect("incidents").first() {
+                return incident.id.clone();
+            }
+            watch.changed().await.expect("the engine lives");
+        }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.team.desk().now()
+    }
+
+    /// How often the feed names this incident.
+    pub(crate) async fn events_of(&self, incident: &str) -> usize {
+        let events = self.team.desk().engine().events(0, 10_000).await.expect("events");
+        let named = |event: &&Event| serde_json::to_string(event).expect("JSON").contains(&format!("\"{incident}\""));
+        events.iter().filter(named).count()
     }
 
     /// Submits and waits until the task has ended as expected.

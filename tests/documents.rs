@@ -47,7 +47,11 @@ fn every_test_that_is_named_is_there() {
                 if !file.is_file() || !(test.is_empty() || has_test(&file, test)) {
                     missing("runs no test");
                 }
-            } else if let Some(path) = word.strip_suffix(['/', 's']).and(Some(word)).filter(|word| word.starts_with("tests/") || word.starts_with("src/")) {
+            } else if let Some(path) = word
+                .strip_suffix(['/', 's'])
+                .and(Some(word))
+                .filter(|word| word.starts_with("tests/") || word.starts_with("src/"))
+            {
                 if !root().join(path).exists() {
                     missing("is not there");
                 }
@@ -62,7 +66,8 @@ fn every_command_that_is_named_is_one() {
     let binary = env!("CARGO_BIN_EXE_backstop");
     for (page, text) in pages() {
         for word in quoted(&text).into_iter().filter_map(|word| word.strip_prefix("backstop ")) {
-            let verbs: Vec<&str> = word.split(' ').take_while(|word| word.chars().all(|c| c.is_ascii_lowercase())).collect();
+            let verbs: Vec<&str> =
+                word.split(' ').take_while(|word| word.chars().all(|c| c.is_ascii_lowercase())).collect();
             // Up to two: what follows is an argument.
             let known = (1..=verbs.len().min(2)).rev().any(|n| {
                 let output = Command::new(binary).args(&verbs[..n]).arg("--help").output().expect("the binary runs");
@@ -71,7 +76,11 @@ fn every_command_that_is_named_is_one() {
             assert!(known, "{}: `backstop {word}` is no command", page.display());
         }
         for name in text.split("sim `").skip(1).filter_map(|rest| rest.split('`').next()) {
-            assert!(root().join("scenarios").join(format!("{name}.yaml")).is_file(), "{}: no scenario {name}", page.display());
+            assert!(
+                root().join("scenarios").join(format!("{name}.yaml")).is_file(),
+                "{}: no scenario {name}",
+                page.display()
+            );
         }
     }
 }
@@ -81,8 +90,14 @@ fn every_fault_has_its_row() {
     let text = fs::read_to_string(root().join("docs/faults.md")).expect("the table");
     let mut rows = BTreeSet::new();
     for line in text.lines().filter(|line| line.starts_with("| F-")) {
-        let numbers: Vec<u32> =
-            line.split('|').nth(1).expect("a cell").split("F-").skip(1).map(|n| n[..2].parse().expect("a number")).collect();
+        let numbers: Vec<u32> = line
+            .split('|')
+            .nth(1)
+            .expect("a cell")
+            .split("F-")
+            .skip(1)
+            .map(|n| n[..2].parse().expect("a number"))
+            .collect();
         for number in numbers[0]..=*numbers.last().expect("one") {
             assert!(rows.insert(number), "F-{number:02} has two rows");
         }

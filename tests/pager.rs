@@ -105,7 +105,8 @@ async fn read_request(socket: &mut TcpStream) -> Request {
 }
 
 fn pagerduty(url: &str) -> Arc<dyn Channel> {
-    let config = ChannelConfig::PagerDuty { routing_key: "R0UT1NGKEY".into(), url: url.to_owned() };
+    let config =
+        ChannelConfig::PagerDuty { routing_key: "R0UT1NGKEY".into(), url: url.to_owned(), webhook_secret: None };
     pager::channel_within(&config, "acme", Duration::from_secs(5)).expect("a channel")
 }
 
@@ -187,7 +188,7 @@ async fn what_pagerduty_answers_decides_between_later_and_never() {
 #[tokio::test]
 async fn a_server_that_hangs_or_is_not_there_means_later_in_time() {
     let (url, mut told) = http(None).await;
-    let config = ChannelConfig::PagerDuty { routing_key: "R0UT1NGKEY".into(), url };
+    let config = ChannelConfig::PagerDuty { routing_key: "R0UT1NGKEY".into(), url, webhook_secret: None };
     let channel = pager::channel_within(&config, "acme", Duration::from_millis(50)).expect("a channel");
     assert!(matches!(channel.send(&first_page()).await, Err(Error::Later { .. })));
     assert!(told.recv().await.is_some(), "it was asked");
@@ -258,8 +259,12 @@ async fn the_log_takes_every_page() {
 #[test]
 fn a_channel_that_can_never_work_is_refused_without_telling_its_secrets() {
     let bad = [
-        ChannelConfig::PagerDuty { routing_key: "".into(), url: "https://events.pagerduty.com/v2/enqueue".to_owned() },
-        ChannelConfig::PagerDuty { routing_key: "k".into(), url: "no url s3cret".to_owned() },
+        ChannelConfig::PagerDuty {
+            routing_key: "".into(),
+            url: "https://events.pagerduty.com/v2/enqueue".to_owned(),
+            webhook_secret: None,
+        },
+        ChannelConfig::PagerDuty { routing_key: "k".into(), url: "no url s3cret".to_owned(), webhook_secret: None },
         ChannelConfig::Webhook { url: "ftp://example.com/s3cret".to_owned(), secret: "x".into() },
         ChannelConfig::Webhook { url: "https://example.com".to_owned(), secret: "".into() },
         ChannelConfig::Email { smtp: "http://u:s3cret@host".into(), from: "a@example.com".to_owned(), to: Vec::new() },

@@ -90,6 +90,12 @@ impl Input {
         Ok(Params { pairs, errors: Vec::new() })
     }
 
+    /// The body as it came, for who must look at its signature first.
+    #[must_use]
+    pub fn raw(&self) -> &[u8] {
+        &self.body
+    }
+
     /// The body as a `T`; an empty body is the empty object.
     ///
     /// # Errors

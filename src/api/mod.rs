@@ -16,6 +16,7 @@ pub mod problem;
 pub mod status;
 mod letters;
 mod listen;
+mod callbacks;
 mod people;
 mod stream;
 mod tasks;
@@ -143,6 +144,7 @@ fn routes(door: Door) -> Router {
         .route("/status", get(team::status));
     Router::new()
         .nest("/api/v1", v1)
+        .route("/webhooks/pagerduty", post(callbacks::pagerduty))
         .route("/metrics", get(team::metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(team::readyz))

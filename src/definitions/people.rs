@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::decode::{Notes, Table, Value, ours_only};
+use super::decode::{Notes, Secret, Table, Value, ours_only};
 use super::files::Files;
-use super::secrets::{must_secret, url};
+use super::secrets::{must_secret, secret, url};
 use super::yaml::{Kind, cut};
 use crate::config::{ChannelConfig, Config, OnCall};
 
@@ -65,8 +65,17 @@ fn channel(value: &Value, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<Ch
                 Some(value) => url(&value, &["http", "https"], files, notes),
                 None => Some("https://events.pagerduty.com/v2/enqueue".to_owned()),
             };
+            let webhook_secret = match secret(&mut table, "webhook-secret", files, notes) {
+                Some(Secret::Known(secret)) => Some(secret),
+                Some(Secret::Unset(names)) => {
+                    let field = format!("{}.webhook-secret", table.value.path);
+                    files.unset(&field, &names, "what is acknowledged in PagerDuty would not be heard here", notes);
+                    None
+                }
+                None => None,
+            };
             table.finish(&ours_only, notes);
-            Some(ChannelConfig::PagerDuty { routing_key: key, url: at? })
+            Some(ChannelConfig::PagerDuty { routing_key: key, url: at?, webhook_secret })
         }
         (None, Some(value), None) => {
             let mut table = value.table(notes)?;

@@ -91,7 +91,7 @@ pub fn channel(config: &ChannelConfig, team: &str) -> Result<Arc<dyn Channel>, E
 /// As [`channel`].
 pub fn channel_within(config: &ChannelConfig, team: &str, timeout: Duration) -> Result<Arc<dyn Channel>, Error> {
     Ok(match config {
-        ChannelConfig::PagerDuty { routing_key, url } => {
+        ChannelConfig::PagerDuty { routing_key, url, .. } => {
             Arc::new(pagerduty::PagerDuty::new(routing_key.clone(), url, team, timeout)?)
         }
         #[cfg(feature = "smtp")]

@@ -327,6 +327,7 @@ impl Story {
                 ChannelConfig::PagerDuty {
                     routing_key: SecretString::from("0123456789abcdef0123456789abcdef"),
                     url: stubs.pagerduty.clone(),
+                    webhook_secret: None,
                 },
                 ChannelConfig::Email {
                     smtp: SecretString::from(stubs.smtp.clone()),

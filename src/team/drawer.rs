@@ -51,6 +51,14 @@ impl Kept for crate::fees::Fees {
     }
 }
 
+impl Kept for crate::callback::Heard {
+    const KIND: &'static str = "callback";
+
+    fn key(&self) -> &str {
+        "pagerduty"
+    }
+}
+
 impl Kept for crate::replay::Replay {
     const KIND: &'static str = "replay";
 

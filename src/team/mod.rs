@@ -16,6 +16,7 @@ mod act;
 mod addr;
 mod agent;
 mod attempt;
+mod callbacks;
 mod ceo;
 pub mod clock;
 mod crew;
@@ -226,12 +227,13 @@ fn channels(config: &Config) -> Result<Vec<Person>, pager::Error> {
 fn secrets(config: &Config) -> Vec<String> {
     let keys = config.providers.values().filter_map(|provider| provider.api_key.as_ref());
     let channels = config.escalation.on_call.iter().flat_map(|person| &person.channels);
-    let channels = channels.filter_map(|channel| match channel {
-        ChannelConfig::PagerDuty { routing_key, .. } => Some(routing_key),
-        ChannelConfig::Email { smtp, .. } => Some(smtp),
-        ChannelConfig::Webhook { secret, .. } => Some(secret),
-        ChannelConfig::Log => None,
+    let channels = channels.flat_map(|channel| match channel {
+        ChannelConfig::PagerDuty { routing_key, webhook_secret, .. } => [Some(routing_key), webhook_secret.as_ref()],
+        ChannelConfig::Email { smtp, .. } => [Some(smtp), None],
+        ChannelConfig::Webhook { secret, .. } => [Some(secret), None],
+        ChannelConfig::Log => [None, None],
     });
+    let channels = channels.flatten();
     let tokens = config.api.token.iter().chain(&config.api.read_token);
     let known = keys.chain(channels).chain(tokens).map(|secret| secret.expose_secret().to_owned());
     let headers = config.providers.values().flat_map(|provider| &provider.headers);

@@ -4,10 +4,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use backstop::api::Tokens;
+use backstop::config::{ChannelConfig, Config};
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
+use sha2::Sha256;
 
 use super::Case;
-use crate::api::{House, start};
+use crate::api::{House, start, start_with};
 
 /// The longest any answer here may take before the test is called hanging.
 const TOO_LONG: Duration = Duration::from_secs(20);
@@ -31,6 +35,24 @@ impl Street {
         let runtime = runtime.expect("a runtime");
         let house = runtime.block_on(start(token));
         Self { runtime, house: Some(house) }
+    }
+
+    /// A house with an open incident, where PagerDuty's callbacks are signed with [`OLD`] or [`NEW`].
+    fn with_pagerduty() -> (Self, String) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let channel = |secret: &str| ChannelConfig::PagerDuty {
+            routing_key: "key".into(),
+            url: "http://127.0.0.1:9/".to_owned(),
+            webhook_secret: Some(secret.into()),
+        };
+        let config = Config::new("test").on_call("ana", vec![channel(OLD), channel(NEW)]);
+        let (house, incident) = runtime.block_on(async {
+            let house = start_with(config, Tokens::default()).await;
+            let incident = house.incident().await;
+            (house, incident)
+        });
+        (Self { runtime, house: Some(house) }, incident)
     }
 
     fn address(&self) -> &str {
@@ -263,4 +285,83 @@ pub(super) fn a_filter_is_a_value(case: &Case) {
         let page: Value = serde_json::from_str(&told.body).unwrap_or_else(|_| panic!("{}", told.body));
         assert_eq!((told.status, page["items"].as_array().map(Vec::len)), (200, Some(0)), "{page}");
     }
+}
+
+const OLD: &str = "the secret before";
+const NEW: &str = "the secret now";
+
+fn signature(secret: &str, body: &str) -> String {
+    let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("a key").chain_update(body);
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn acknowledged(incident: &str, number: u32, at: &str) -> String {
+    json!({ "event": {
+        "id": format!("event-{number}"), "event_type": "incident.acknowledged", "occurred_at": at,
+        "agent": { "type": "user_reference", "summary": "Bo" },
+        "data": { "type": "incident", "incident_key": format!("backstop/test/{incident}") },
+    }})
+    .to_string()
+}
+
+/// Delivers a callback; what was answered, and who has the incident then.
+fn callback(street: &Street, incident: &str, signed: Option<&str>, body: &str) -> (u16, Option<String>) {
+    let mut headers = vec![("Content-Type", "application/json")];
+    headers.extend(signed.map(|signed| ("X-PagerDuty-Signature", signed)));
+    let told = street.ask("POST /webhooks/pagerduty", &headers, body.as_bytes());
+    let shown = street.ask(&format!("GET /api/v1/incidents/{incident}"), &[], b"");
+    let shown: Value = serde_json::from_str(&shown.body).unwrap_or_else(|_| panic!("{}", shown.body));
+    (told.status, shown["answers"][0]["by"].as_str().map(str::to_owned))
+}
+
+/// The time of the test, as PagerDuty writes it.
+fn today(street: &Street) -> String {
+    street.house.as_ref().expect("a house").now().to_string()
+}
+
+pub(super) fn a_callback_is_heard_only_when_signed(case: &Case) {
+    let (street, incident) = Street::with_pagerduty();
+    let body = acknowledged(&incident, 1, &today(&street));
+    let (old, new) = (signature(OLD, &body), signature(NEW, &body));
+    let by = Some("Bo (PagerDuty)".to_owned());
+    match case.id.as_str() {
+        "AB-068" => {
+            let body = case.input["body"].as_str().expect("a body");
+            assert_eq!(callback(&street, &incident, None, body), (400, None));
+        }
+        "AB-070" => {
+            let wrong = signature("of somebody else", &body);
+            let both = format!("v1={wrong},v1={new}");
+            assert_eq!(callback(&street, &incident, Some(&both), &body), (202, by));
+        }
+        "AB-071" => assert_eq!(callback(&street, &incident, Some(&format!("v0={new}")), &body), (403, None)),
+        "AB-073" => {
+            let upper = format!("v1={}", old.to_uppercase());
+            assert_eq!(callback(&street, &incident, Some(&upper), &body), (202, by));
+        }
+        "AB-076" => {
+            // What is over the limit is refused before anybody signs it: no signature is asked for.
+            let body = "x".repeat(5 * 1024 * 1024);
+            assert_eq!(callback(&street, &incident, None, &body), (413, None));
+        }
+        other => panic!("{other} is played by nobody"),
+    }
+}
+
+pub(super) fn a_callback_is_heard_once(case: &Case) {
+    assert!(case.said().contains("delivered again 1 h later"), "{}", case.said());
+    let (street, incident) = Street::with_pagerduty();
+    let body = acknowledged(&incident, 1, &today(&street));
+    let signed = format!("v1={}", signature(NEW, &body));
+    let answered = (202, Some("Bo (PagerDuty)".to_owned()));
+    assert_eq!(callback(&street, &incident, Some(&signed), &body), answered);
+    let house = street.house.as_ref().expect("a house");
+    let events = || street.runtime.block_on(house.events_of(&incident));
+    let before = events();
+    assert_eq!(callback(&street, &incident, Some(&signed), &body), answered);
+    assert_eq!(events(), before, "nothing happened a second time");
+    let (other, second) = Street::with_pagerduty();
+    let body = acknowledged(&second, 2, "2020-01-01T00:00:00Z");
+    let signed = format!("v1={}", signature(NEW, &body));
+    assert_eq!(callback(&other, &second, Some(&signed), &body), (202, None), "older than PagerDuty tries for");
 }

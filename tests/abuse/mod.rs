@@ -3,6 +3,7 @@
 //! What is said in a case (`input`) comes from outside: out of a payload, a tool, a model. Nothing of it may be obeyed.
 
 mod door;
+mod files;
 pub(crate) mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +70,14 @@ const HERE: &[(&str, Play)] = &[
     ("AB-014", what_does_not_show_is_written_out_for_models),
     ("AB-019", a_key_in_a_payload_stays_there),
     ("AB-023", a_system_prompt_holds_no_secret),
+    ("AB-025", files::a_page_shows_text),
+    ("AB-026", files::a_page_shows_text),
+    ("AB-028", files::a_page_shows_text),
+    ("AB-029", files::a_page_shows_text),
+    ("AB-031", files::a_page_shows_text),
+    ("AB-032", files::a_page_shows_text),
+    ("AB-034", files::a_page_shows_text),
+    ("AB-035", files::a_page_shows_text),
     ("AB-037", a_name_that_is_none_is_refused),
     ("AB-038", a_name_that_is_none_is_refused),
     ("AB-040", a_line_stays_one_line_that_shows_everything),
@@ -83,6 +92,12 @@ const HERE: &[(&str, Play)] = &[
     ("AB-053", door::the_scheme_may_be_written_small),
     ("AB-055", door::guesses_are_not_heard_for_long),
     ("AB-056", door::a_token_for_looking_decides_nothing),
+    ("AB-068", door::a_callback_is_heard_only_when_signed),
+    ("AB-070", door::a_callback_is_heard_only_when_signed),
+    ("AB-071", door::a_callback_is_heard_only_when_signed),
+    ("AB-073", door::a_callback_is_heard_only_when_signed),
+    ("AB-074", door::a_callback_is_heard_once),
+    ("AB-076", door::a_callback_is_heard_only_when_signed),
     ("AB-077", door::too_much_is_refused),
     ("AB-079", door::a_flood_of_headers_is_refused),
     ("AB-080", door::too_much_is_refused),
@@ -92,6 +107,10 @@ const HERE: &[(&str, Play)] = &[
     ("AB-086", door::too_much_is_refused),
     ("AB-094", too_many_calls_in_one_answer_are_none),
     ("AB-095", nobody_waits_for_thirty_years),
+    ("AB-097", files::only_files_of_the_project_are_read),
+    ("AB-098", files::only_files_of_the_project_are_read),
+    ("AB-100", files::only_files_of_the_project_are_read),
+    ("AB-101", files::only_files_of_the_project_are_read),
     ("AB-103", a_payload_meets_no_shell),
     ("AB-106", a_name_that_is_none_is_refused),
     ("AB-107", door::a_filter_is_a_value),
@@ -105,23 +124,16 @@ const HERE: &[(&str, Play)] = &[
 
 /// The cases of other areas, and who plays them.
 const ELSEWHERE: &[(&str, &[&str], &str)] = &[
-    ("approvals", &["AB-016"], "issue 5: nothing is approved by a page yet"),
+    ("approvals", &["AB-016"], "does not apply yet: nothing is approved by a page"),
     ("secrets", &["AB-017", "AB-022"], "tests/definitions.rs; planted in everything else: issue 3, bad input"),
     ("secrets", &["AB-020"], "src/redact.rs, tests/providers.rs"),
-    (
-        "xss",
-        &["AB-025", "AB-026", "AB-028", "AB-029", "AB-031", "AB-032", "AB-034", "AB-035"],
-        "issue 5: there is no page in a browser yet",
-    ),
     ("ssrf", &["AB-058", "AB-059", "AB-061", "AB-062", "AB-064", "AB-065", "AB-067"], "tests/tool_http.rs"),
-    ("webhook", &["AB-068", "AB-070", "AB-071", "AB-073", "AB-074", "AB-076"], "issue 5: no webhook is taken yet"),
     ("limits", &["AB-088"], "src/api/listen.rs"),
-    ("limits", &["AB-089"], "issue 5: nothing lets an agent submit a task yet"),
+    ("limits", &["AB-089"], "does not apply yet: nothing lets an agent submit a task"),
     ("limits", &["AB-091", "AB-092"], "src/definitions/yaml.rs; there is no TOML"),
-    ("path", &["AB-097", "AB-098", "AB-100", "AB-101"], "tests/definitions.rs for absolute and upward paths; issue 5"),
     ("command", &["AB-104"], "tests/pager.rs"),
-    ("nats", &["AB-110", "AB-112"], "issue 5: there is no other broker yet"),
-    ("supply", &["AB-113"], "issue 5"),
+    ("nats", &["AB-110", "AB-112"], "does not apply yet: there is no other broker"),
+    ("supply", &["AB-113"], "deny.toml, which refuses `time` in any version, in .ci/run"),
     ("replay", &["AB-116"], "tests/dlq_replay.rs"),
 ];
 

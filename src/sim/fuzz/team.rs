@@ -119,7 +119,7 @@ pub fn config(knobs: &Knobs) -> Result<Config, TaskError> {
     }
     let routing_key = SecretString::from(CANARIES[3]);
     let url = "https://pages.example/v2/enqueue".to_owned();
-    config = config.on_call("ana", vec![ChannelConfig::PagerDuty { routing_key, url }]);
+    config = config.on_call("ana", vec![ChannelConfig::PagerDuty { routing_key, url, webhook_secret: None }]);
     Ok(config)
 }
 
