@@ -8,21 +8,19 @@ mod bare;
 #[path = "work/stub.rs"]
 mod stub;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backstop::agent::Agent;
 use backstop::config::{ProviderConfig, Timeouts, Wire};
 use backstop::engine::embedded::Embedded;
-use backstop::event::Happening;
-use backstop::task::{Integration, TaskId, TaskType};
+use backstop::ledger::State;
+use backstop::task::{Integration, TaskType};
 use backstop::team::clock::wall;
 use backstop::team::desk::{Desk, NewTask};
 use backstop::{Config, Team};
 use serde_json::json;
-use tokio::sync::oneshot;
 
 use stub::{Manner, Stub};
 
@@ -94,23 +92,11 @@ fn config(url: &str, slots: usize) -> Config {
     config
 }
 
-/// A running team over a file, and who follows its feed.
+/// A running team over a file.
 struct Works {
     team: Team,
     desk: Desk,
-    ends: Arc<Ends>,
-    follower: tokio::task::JoinHandle<()>,
     dir: PathBuf,
-}
-
-/// Who waits for the end of which task.
-#[derive(Default)]
-struct Ends(Mutex<HashMap<TaskId, oneshot::Sender<()>>>);
-
-impl Ends {
-    fn map(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, oneshot::Sender<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Works {
@@ -118,18 +104,22 @@ impl Works {
         let dir = scratch(name);
         let engine = Arc::new(open(&dir));
         let team = Team::builder(config).engine(engine).start().await.expect("a team");
-        let (desk, ends) = (team.desk(), Arc::<Ends>::default());
-        let follower = tokio::spawn(follow(desk.clone(), Arc::clone(&ends)));
-        Self { team, desk, ends, follower, dir }
+        let desk = team.desk();
+        Self { team, desk, dir }
     }
 
     /// Submits a task and waits until its end is durable.
     async fn work(&self, number: u64) -> Duration {
-        work(&self.desk, &self.ends, number).await
+        let started = now();
+        let payload = json!({ "number": number, "text": "x".repeat(400) });
+        let ask = NewTask::new(TaskType::new("work").expect("a name"), payload);
+        let accepted = self.desk.submit(ask).await.expect("accepted").record;
+        let ended = self.desk.wait(accepted.task.id).await.expect("ended");
+        assert_eq!(ended.state, State::Done);
+        now().duration_since(started)
     }
 
     async fn stop(self) {
-        self.follower.abort();
         self.team.drain(Duration::from_secs(5)).await.expect("drained");
         let _left_behind = std::fs::remove_dir_all(self.dir);
     }
@@ -137,42 +127,6 @@ impl Works {
 
 fn open(dir: &Path) -> Embedded {
     Embedded::open(dir, wall()).expect("the store opens")
-}
-
-async fn work(desk: &Desk, ends: &Ends, number: u64) -> Duration {
-    let started = now();
-    let ask =
-        NewTask::new(TaskType::new("work").expect("a name"), json!({ "number": number, "text": "x".repeat(400) }));
-    let accepted = desk.submit(ask).await.expect("accepted").record;
-    let (told, ended) = oneshot::channel();
-    ends.map().insert(accepted.task.id, told);
-    // The feed may have been there first.
-    if desk.engine().record(accepted.task.id).await.expect("read").is_some_and(|record| record.ended_at.is_some()) {
-        ends.map().remove(&accepted.task.id);
-    } else {
-        ended.await.expect("the follower lives");
-    }
-    now().duration_since(started)
-}
-
-async fn follow(desk: Desk, ends: Arc<Ends>) {
-    let mut watch = desk.engine().watch();
-    let mut after = 0;
-    loop {
-        watch.borrow_and_update();
-        let events = desk.engine().events(after, 10_000).await.expect("events");
-        for event in &events {
-            after = event.seq;
-            if let (Some(task), Happening::Done { .. }) = (event.task, &event.what)
-                && let Some(waits) = ends.map().remove(&task)
-            {
-                let _gone = waits.send(());
-            }
-        }
-        if events.is_empty() && watch.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// W1: a closed loop of callers, each submits, waits for the end, submits again.
@@ -227,7 +181,7 @@ async fn many_in_flight() {
                 most = most.max(resident());
                 // The peak is looked for, not timed.
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                if works.ends.map().is_empty() && stub.calls() >= TASKS as u64 {
+                if stub.calls() >= TASKS as u64 {
                     return most;
                 }
             }

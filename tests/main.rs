@@ -54,4 +54,5 @@ mod team;
 mod tool_http;
 mod triage;
 mod working;
+mod waiting;
 mod world;

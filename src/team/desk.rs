@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agent::AgentMessage;
+use super::bells::Bell;
 use super::drawer::{self, Written};
 use super::escalate::{self, TellError};
 use super::office::Office;
@@ -180,18 +181,15 @@ impl Desk {
     /// # Errors
     /// [`DeskError::NotFound`], or the engine's.
     pub async fn wait(&self, id: TaskId) -> Result<Record, DeskError> {
-        let mut watch = self.office.engine.watch();
+        let bell = Bell::of(&self.office, id);
         loop {
-            watch.borrow_and_update();
+            let rings = bell.next();
             let record = self.task(id).await?;
             let open = record.letter.as_ref().is_some_and(|letter| letter.status == LetterStatus::Open);
             match record.state {
                 State::Done | State::WaitingHuman | State::Cancelled => return Ok(record),
                 State::Dead if !open => return Ok(record),
-                State::Ready | State::Scheduled | State::Parked | State::Running | State::Dead => {}
-            }
-            if watch.changed().await.is_err() {
-                return Err(engine::Error::Closed.into());
+                State::Ready | State::Scheduled | State::Parked | State::Running | State::Dead => rings.await,
             }
         }
     }

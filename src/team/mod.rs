@@ -16,6 +16,7 @@ mod act;
 mod addr;
 mod agent;
 mod attempt;
+mod bells;
 mod callbacks;
 mod ceo;
 pub mod clock;
@@ -310,7 +311,10 @@ impl Team {
         // The root answers when everybody is gone; if it is gone itself, so are they.
         let _ = self.root.call(RootMessage::Stop, Some(Duration::from_secs(5))).await;
         self.root.stop(Some("drained".to_owned()));
-        self.office.engine.close().await
+        let closed = self.office.engine.close().await;
+        // Who still waits for a task is told that nothing more will come of it here.
+        self.office.bells.ring_all();
+        closed
     }
 
     /// Gives pages that are due a moment to leave: a human who is called now should not be called at the next start.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::addr::Addr;
+use super::bells::Bells;
 use super::ceo::CeoMessage;
 use super::clock::{Clock, Dice};
 use super::crew::CrewMessage;
@@ -94,6 +95,7 @@ pub(crate) struct Office {
     pub(crate) pager: Addr<PagerMessage>,
     pub(crate) replayer: Addr<ReplayerMessage>,
     pub(crate) crew: Addr<CrewMessage>,
+    pub(crate) bells: Bells,
     draining: AtomicBool,
 }
 
@@ -142,6 +144,7 @@ impl Office {
             pager: Addr::default(),
             replayer: Addr::default(),
             crew: Addr::default(),
+            bells: Bells::default(),
             draining: AtomicBool::new(false),
         }
     }
