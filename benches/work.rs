@@ -9,12 +9,14 @@ mod bare;
 mod stub;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backstop::agent::Agent;
 use backstop::config::{ProviderConfig, Timeouts, Wire};
 use backstop::engine::embedded::Embedded;
+use backstop::event::Happening;
 use backstop::ledger::State;
 use backstop::task::{Integration, TaskType};
 use backstop::team::clock::wall;
@@ -27,6 +29,11 @@ use stub::{Manner, Stub};
 fn main() {
     backstop::cli::client::install_tls();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    if let [child, dir, url] = arguments.as_slice()
+        && child == "child"
+    {
+        return run_until_done(Path::new(dir), url);
+    }
     let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|word| word == name);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -41,6 +48,9 @@ fn main() {
     }
     if wanted("w4") {
         runtime.block_on(fallback());
+    }
+    if wanted("w5") {
+        killed();
     }
 }
 
@@ -245,4 +255,69 @@ async fn fallback() {
         percentile(&mut spans, 99),
     );
     works.stop().await;
+}
+
+/// In flight when the process of W5 is killed.
+const IN_FLIGHT: usize = 1_000;
+
+/// W5: kill -9 with a thousand calls in flight; the next process has all of them running again.
+fn killed() {
+    let stub = Stub::start(Manner { takes: Duration::from_secs(4), ..Manner::at_once() });
+    let dir = scratch("w5");
+    let child = || {
+        let mut command = Command::new(std::env::current_exe().expect("a path"));
+        command.arg("child").arg(&dir).arg(stub.url()).stdout(Stdio::piped()).spawn().expect("started")
+    };
+    let reached = |calls: u64| {
+        let started = now();
+        while stub.calls() < calls {
+            std::thread::sleep(Duration::from_millis(2));
+            assert!(now().duration_since(started) < Duration::from_secs(60), "{} of {calls} calls", stub.calls());
+        }
+        now().duration_since(started)
+    };
+    let mut first = child();
+    reached(IN_FLIGHT as u64);
+    first.kill().expect("killed");
+    first.wait().expect("ended");
+    let second = child();
+    let again = reached(2 * IN_FLIGHT as u64);
+    let output = second.wait_with_output().expect("ended");
+    println!(
+        "W5 kill -9 with {IN_FLIGHT} in flight: all running again {again:.2?} after the start (goal 2 s); {}",
+        String::from_utf8_lossy(&output.stdout).trim()
+    );
+    let _left_behind = std::fs::remove_dir_all(dir);
+}
+
+/// The process of W5: submits once, works until all is done, says what became of it.
+fn run_until_done(dir: &Path, url: &str) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let team = Team::builder(config(url, IN_FLIGHT)).engine(Arc::new(open(dir))).start().await.expect("a team");
+        let desk = team.desk();
+        if desk.engine().balance().await.expect("a balance").submitted == 0 {
+            let submit = |number| {
+                let ask = NewTask::new(TaskType::new("work").expect("a name"), json!({ "number": number }));
+                desk.submit(ask)
+            };
+            for accepted in futures_util::future::join_all((0..IN_FLIGHT).map(submit)).await {
+                accepted.expect("accepted");
+            }
+        }
+        let mut watch = desk.engine().watch();
+        while desk.engine().balance().await.expect("a balance").done < IN_FLIGHT as u64 {
+            watch.changed().await.expect("the engine lives");
+        }
+        let (mut after, mut ends) = (0, 0);
+        loop {
+            let events = desk.engine().events(after, 10_000).await.expect("events");
+            let Some(last) = events.last() else { break };
+            after = last.seq;
+            ends += events.iter().filter(|event| matches!(event.what, Happening::Done { .. })).count();
+        }
+        let balance = desk.engine().balance().await.expect("a balance");
+        println!("{} submitted, {} done, {ends} ends", balance.submitted, balance.done);
+        team.drain(Duration::from_secs(1)).await.expect("drained");
+    });
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use backstop::agent::Agent;
 use backstop::config::Config;
-use backstop::engine::{self, Engine};
 use backstop::engine::embedded::Embedded;
+use backstop::engine::{self, Engine};
 use backstop::ledger::State;
 use backstop::llm::simulated::{Scripted, Simulated};
 use backstop::task::{Integration, TaskId, TaskType};
