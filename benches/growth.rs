@@ -14,11 +14,12 @@ use backstop::conversation::Message;
 use backstop::delivery::Spent;
 use backstop::engine::conformance::{ack, agent, at, dead, failure, integration, settle, task};
 use backstop::engine::embedded::Embedded;
-use backstop::engine::{Engine, LeaseAsk};
+use backstop::engine::{Engine, LeaseAsk, PruneAsk};
 use backstop::failure::{Class, Kind};
 use backstop::journal::{Ask, Entry, Intent, Line, Outcome, Purpose, Replied};
 use backstop::ledger::{Command, LetterStatus, Record, State};
 use backstop::query::{Filter, PageAsk};
+use backstop::retention::Retention;
 use backstop::task::{AgentName, Task, TaskType};
 use backstop::time::Timestamp;
 use futures_util::future::join_all;
@@ -95,9 +96,77 @@ async fn column(tasks: u64) -> Column {
     let engine = Embedded::open(&dir, NOW).expect("the store opens");
     questions(&engine, &mut column).await;
     changes(&engine, tasks, &mut column).await;
-    drop(engine);
+    forgetting(Arc::new(engine), tasks, &path, &mut column).await;
     let _left_behind = std::fs::remove_dir_all(dir);
     column
+}
+
+/// How long a submission waits by itself, and while everything older than a day is forgotten beside it.
+async fn forgetting(engine: Arc<Embedded>, tasks: u64, path: &Path, column: &mut Column) {
+    let mut next = 2 * tasks;
+    let quiet = waits(&engine, &mut next, tasks, async { tokio::time::sleep(Duration::from_secs(3)).await }).await;
+    let pruning = tokio::spawn(forget(Arc::clone(&engine)));
+    let began = now();
+    let mut gone = 0;
+    let busy = waits(&engine, &mut next, tasks, async { gone = pruning.await.expect("forgotten") }).await;
+    let took = now().duration_since(began);
+    for (name, mut spans) in [("submit alone", quiet), ("submit while forgetting", busy)] {
+        spans.sort_by(f64::total_cmp);
+        let at = |share: f64| spans[((spans.len() - 1) as f64 * share) as usize];
+        let names: [&'static str; 3] = match name {
+            "submit alone" => ["submit alone, median", "submit alone, p99", "submit alone, longest"],
+            _ => ["submit beside forgetting, median", "submit beside forgetting, p99", "submit beside forgetting, longest"],
+        };
+        column.extend(names.into_iter().zip([0.5, 0.99, 1.0].map(at)).map(|(name, span)| (name, span, "ms")));
+    }
+    column.push(("forgotten", gone as f64, "tasks"));
+    column.push(("forgetting, a task", took.as_secs_f64() * 1e6 / gone as f64, "us"));
+    drop(engine);
+    let db = rusqlite::Connection::open(path).expect("the file");
+    let pages = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0)).expect("a number") as f64;
+    column.push(("pages free after it", pages("freelist_count") / pages("page_count") * 100.0, "%"));
+}
+
+async fn forget(engine: Arc<Embedded>) -> u64 {
+    let mut ask = PruneAsk {
+        retention: Retention::older_than(Duration::from_secs(24 * 3_600)),
+        needed: Arc::default(),
+        dry_run: false,
+        after: 0,
+    };
+    let mut gone = 0;
+    loop {
+        let stretch = engine.prune(ask.clone(), NOW).await.expect("forgotten");
+        gone += stretch.pruned.tasks();
+        match stretch.next {
+            Some(next) => ask.after = next,
+            None => return gone,
+        }
+    }
+}
+
+/// The waits of one who submits one task after another until something has ended, in milliseconds.
+async fn waits(engine: &Embedded, next: &mut u64, tasks: u64, until: impl Future<Output = ()>) -> Vec<f64> {
+    let mut spans = Vec::new();
+    let mut until = std::pin::pin!(until);
+    loop {
+        let submit = async {
+            let new = nth(*next, tasks);
+            let began = now();
+            engine.submit(new, integration("anthropic"), NOW).await.expect("accepted");
+            now().duration_since(began).as_secs_f64() * 1e3
+        };
+        let mut submit = std::pin::pin!(submit);
+        tokio::select! {
+            biased;
+            span = &mut submit => spans.push(span),
+            () = &mut until => {
+                spans.push(submit.await);
+                return spans;
+            }
+        }
+        *next += 1;
+    }
 }
 
 fn start(dir: &Path) -> Duration {

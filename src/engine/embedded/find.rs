@@ -201,7 +201,7 @@ pub(super) fn failure_rates(db: &Connection, since: Timestamp) -> Work<Vec<Failu
 }
 
 pub(super) fn depths(db: &Connection) -> Work<Vec<Depth>> {
-    let mut found = db.prepare_cached("SELECT agent, state, count(*) FROM task GROUP BY agent, state")?;
+    let mut found = db.prepare_cached("SELECT agent, state, tasks FROM depth WHERE tasks > 0")?;
     let depth =
         |row: &Row<'_>| Ok(Depth { agent: row::word(row, 0)?, state: row::word::<State>(row, 1)?, tasks: row.get(2)? });
     let mut depths: Vec<Depth> = found.query_map([], depth)?.collect::<Result<_, _>>()?;
@@ -214,7 +214,15 @@ pub(super) fn balance(db: &Connection) -> Work<Balance> {
     for depth in depths(db)? {
         balance.add_many(depth.state, depth.tasks);
     }
+    let mut pruned = db.prepare_cached("SELECT coalesce(sum(tasks), 0) FROM pruned")?;
+    balance.add_pruned(pruned.query_row([], |row| row.get(0))?);
     Ok(balance)
+}
+
+/// How many bytes of the file hold something; freed pages are used again.
+pub(super) fn bytes(db: &Connection) -> Work<u64> {
+    let number = |pragma| db.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
+    Ok((number("page_count")?.saturating_sub(number("freelist_count")?)).saturating_mul(number("page_size")?))
 }
 
 pub(super) fn events(db: &Connection, after: u64, limit: u32) -> Work<Vec<Event>> {

@@ -6,7 +6,9 @@
 //!
 //! `sqlite3 backstop.db 'SELECT * FROM dlq'` and `… FROM tasks` show what is there, also while the team runs.
 
+mod depth;
 mod find;
+mod prune;
 mod reader;
 mod row;
 mod schema;
@@ -21,7 +23,7 @@ use std::sync::atomic::AtomicU32;
 use tokio::sync::watch;
 
 use crate::agent::Incarnation;
-use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, Submitted};
+use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, PruneAsk, Stretch, Submitted};
 use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
 use crate::ledger::{Balance, Command, Record};
@@ -199,6 +201,10 @@ impl Engine for Embedded {
 
     fn documents(&self, kind: &'static str) -> Pending<'_, Vec<Document>> {
         self.readers.ask(move |db| find::documents(db, kind))
+    }
+
+    fn prune(&self, ask: PruneAsk, now: Timestamp) -> Pending<'_, Stretch> {
+        Box::pin(prune::stretch(self, ask, now))
     }
 
     fn epoch(&self) -> u64 {

@@ -12,7 +12,8 @@ use crate::engine::Error;
 pub(super) const APPLICATION_ID: i64 = 0x4253_5450;
 
 /// What leads from each format to the next; the first creates. Never edited once released, only added to.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql")];
+pub(super) const MIGRATIONS: &[&str] =
+    &[include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql"), include_str!("4.sql")];
 
 const FILE: &str = "backstop.db";
 const FILE_IN_CREATION: &str = "backstop.db.new";
