@@ -181,9 +181,15 @@ fn ask(agent: AgentName, slots: u32) -> LeaseAsk {
     LeaseAsk { agent, incarnation: Incarnation(1), slots, lease_for: Duration::from_secs(300), except: Vec::new() }
 }
 
+/// How many of so many come to an end; the others are those submitted last.
+const fn ended(tasks: u64) -> u64 {
+    tasks - tasks / 100
+}
+
 /// The task of this number, among so many.
 fn nth(n: u64, tasks: u64) -> Task {
-    let moment = Timestamp::from_millis(i64::try_from(u128::from(n) * SPAN as u128 * 1_000 / u128::from(tasks)).expect("a time"));
+    let millis = n.min(ended(tasks)) * (SPAN as u64 * 1_000) / ended(tasks);
+    let moment = Timestamp::from_millis(i64::try_from(millis).expect("a time"));
     Task {
         agent: agent(AGENTS[n as usize % AGENTS.len()]),
         task_type: TaskType::new(TYPES[n as usize / 7 % TYPES.len()]).expect("a name"),
@@ -203,7 +209,7 @@ async fn fill(dir: &Path, tasks: u64) -> PathBuf {
 
 async fn fill_one(engine: Arc<Embedded>, of: u64, tasks: u64) {
     let own: Vec<u64> = (of..tasks).step_by(AGENTS.len()).collect();
-    let open = tasks - tasks / 100;
+    let open = ended(tasks);
     for chunk in own.chunks(CHUNK as usize) {
         let submits = chunk.iter().map(|n| {
             let new = nth(*n, tasks);
@@ -324,7 +330,18 @@ fn task_filters() -> Vec<(&'static str, Filter)> {
     let standing = |state| Filter { states: vec![state], ..Filter::default() };
     vec![
         ("tasks, all", Filter::default()),
+        ("tasks, of an agent", Filter { agent: Some(agent("cso")), ..Filter::default() }),
         ("tasks, ready", standing(State::Ready)),
+        (
+            "tasks, waiting for an integration (none)",
+            Filter {
+                states: vec![State::Ready, State::Scheduled, State::Parked],
+                integration: Some(integration("openai")),
+                due_by: Some(NOW),
+                ..Filter::default()
+            },
+        ),
+        ("tasks, with a person (none)", standing(State::WaitingHuman)),
         ("tasks, dead, of an agent", Filter { agent: Some(agent("cso")), ..standing(State::Dead) }),
         ("tasks, parked (none)", standing(State::Parked)),
         ("tasks, class", Filter { class: Some(Class::Validation), ..Filter::default() }),

@@ -11,3 +11,14 @@ INSERT INTO meta SELECT 'last_task', coalesce(max(seq), 0) FROM task;
 INSERT INTO meta SELECT 'last_event', coalesce(max(seq), 0) FROM event;
 
 CREATE INDEX event_team ON event(at) WHERE task IS NULL;
+
+-- What is rare among all tasks is found without looking at all of them. Nothing here is written when a task goes well.
+CREATE INDEX task_over   ON task(state, seq) WHERE state IN ('dead', 'waiting-human', 'cancelled');
+CREATE INDEX task_failed ON task(seq) WHERE kind IS NOT NULL;
+
+-- Each of these is in the order of the queue itself: its key (at, seq) follows the column.
+CREATE INDEX letter_agent  ON letter(agent);
+CREATE INDEX letter_type   ON letter(type);
+CREATE INDEX letter_class  ON letter(class);
+CREATE INDEX letter_kind   ON letter(kind);
+CREATE INDEX letter_status ON letter(status);

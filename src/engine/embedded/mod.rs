@@ -84,6 +84,20 @@ impl Embedded {
         self.shared.path.clone()
     }
 
+    /// Writes the file of a closed store anew, without its free pages: how many bytes it had, and has. Needs as much
+    /// room again while it does.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub fn compact(dir: &Path) -> Result<(u64, u64), Error> {
+        let _lock = DirLock::take(dir)?;
+        let path = schema::prepare(dir)?;
+        let size = || fs::metadata(&path).map(|file| file.len()).map_err(|source| io(&path, "read its size", source));
+        let before = size()?;
+        schema::compact(&path).map_err(|source| io(&path, "write the store anew", source))?;
+        Ok((before, size()?))
+    }
+
     /// Lets the file grow to so many pages of 4 KiB and no further, as a full disk would; 0: no bound.
     #[cfg(any(test, feature = "testing"))]
     pub fn limit_pages(&self, pages: u32) {

@@ -146,6 +146,14 @@ pub(super) fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
     Ok(file)
 }
 
+/// Writes the file anew without its free pages.
+pub(super) fn compact(path: &Path) -> rusqlite::Result<()> {
+    let file = connect_writer(path)?;
+    file.execute_batch("VACUUM")?;
+    file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    file.close().map_err(|(_, source)| source)
+}
+
 /// A connection that only reads.
 pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     let file = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
