@@ -115,7 +115,11 @@ async fn forgetting(engine: Arc<Embedded>, tasks: u64, path: &Path, column: &mut
         let at = |share: f64| spans[((spans.len() - 1) as f64 * share) as usize];
         let names: [&'static str; 3] = match name {
             "submit alone" => ["submit alone, median", "submit alone, p99", "submit alone, longest"],
-            _ => ["submit beside forgetting, median", "submit beside forgetting, p99", "submit beside forgetting, longest"],
+            _ => [
+                "submit beside forgetting, median",
+                "submit beside forgetting, p99",
+                "submit beside forgetting, longest",
+            ],
         };
         column.extend(names.into_iter().zip([0.5, 0.99, 1.0].map(at)).map(|(name, span)| (name, span, "ms")));
     }
@@ -123,7 +127,8 @@ async fn forgetting(engine: Arc<Embedded>, tasks: u64, path: &Path, column: &mut
     column.push(("forgetting, a task", took.as_secs_f64() * 1e6 / gone as f64, "us"));
     drop(engine);
     let db = rusqlite::Connection::open(path).expect("the file");
-    let pages = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0)).expect("a number") as f64;
+    let pages =
+        |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0)).expect("a number") as f64;
     column.push(("pages free after it", pages("freelist_count") / pages("page_count") * 100.0, "%"));
 }
 
@@ -348,7 +353,10 @@ fn task_filters() -> Vec<(&'static str, Filter)> {
         ("tasks, kind of none", Filter { kind: Some(Kind::Auth), ..Filter::default() }),
         ("tasks, agent of none", Filter { agent: Some(agent("nobody")), ..Filter::default() }),
         ("tasks, text of none", Filter { text: Some("nowhere".to_owned()), ..Filter::default() }),
-        ("tasks, type of none", Filter { task_type: Some(TaskType::new("none").expect("a name")), ..Filter::default() }),
+        (
+            "tasks, type of none",
+            Filter { task_type: Some(TaskType::new("none").expect("a name")), ..Filter::default() },
+        ),
         ("tasks, of the first day", Filter { until: Some(at(24 * 3_600)), ..Filter::default() }),
     ]
 }

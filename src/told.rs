@@ -353,7 +353,9 @@ pub fn of_event(event: &Event, redactor: &Redactor) -> Vec<Told> {
         Happening::Draining { running } => other(format!("draining, {running} running")),
         Happening::Pruned { done, dead, cancelled, by, .. } => {
             let by = clean(by);
-            other(format!("{done} done, {dead} dead and {cancelled} cancelled tasks of long ago were forgotten, by {by}"))
+            other(format!(
+                "{done} done, {dead} dead and {cancelled} cancelled tasks of long ago were forgotten, by {by}"
+            ))
         }
     }
 }

@@ -49,7 +49,8 @@ enum Place<'a> {
 impl Prune {
     pub(super) async fn run(self, context: &Context) -> Result<(), Error> {
         if let Some(short) = self.older_than.filter(|span| *span < KEY_RETENTION) {
-            let message = format!("--older-than {} is too short: what ended within a day stays", format_duration(short));
+            let message =
+                format!("--older-than {} is too short: what ended within a day stays", format_duration(short));
             return Err(Error::Usage { message, next: Some("backstop prune --older-than 1d --dry-run".to_owned()) });
         }
         let place = match &self.data {

@@ -11,7 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::agent::Incarnation;
-use crate::engine::{Document, Engine, Error, Journaled, KEY_RETENTION, LeaseAsk, Pending, PruneAsk, Stretch, Submitted};
+use crate::engine::{
+    Document, Engine, Error, Journaled, KEY_RETENTION, LeaseAsk, Pending, PruneAsk, Stretch, Submitted,
+};
 use crate::event::{Event, NewEvent};
 use crate::failure::Class;
 use crate::journal::{self, End, Spending, Step};
@@ -137,7 +139,10 @@ impl Shelf {
             self.journals.remove(&seq);
         }
         if mutant::on("done-not-durable")
-            && let Some(place) = self.records.iter().rposition(|record| record.as_ref().is_some_and(|record| record.state == State::Done))
+            && let Some(place) = self
+                .records
+                .iter()
+                .rposition(|record| record.as_ref().is_some_and(|record| record.state == State::Done))
         {
             let mut record = self.at(place as u64 + 1).clone();
             (record.state, record.answer, record.ended_at, record.due) = (State::Ready, None, None, self.high_water);
@@ -340,9 +345,8 @@ impl Shelf {
             verdict(&standing, &ask.retention, false, now) == Verdict::Goes
         };
         let numbered = (1..).zip(&self.records).skip(usize::try_from(ask.after).unwrap_or(usize::MAX));
-        let going: Vec<u64> = numbered
-            .filter_map(|(seq, record)| record.as_ref().is_some_and(goes).then_some(seq))
-            .collect();
+        let going: Vec<u64> =
+            numbered.filter_map(|(seq, record)| record.as_ref().is_some_and(goes).then_some(seq)).collect();
         let mut pruned = Pruned::default();
         going.iter().for_each(|seq| pruned.count(self.at(*seq).state));
         if ask.dry_run {

@@ -127,7 +127,10 @@ impl Desk {
                     Ok(round) => round.next,
                     Err(engine::Error::Closed) => return,
                     Err(error) => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "what ended long ago was not forgotten");
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "what ended long ago was not forgotten"
+                        );
                         None
                     }
                 };

@@ -64,9 +64,8 @@ impl Depths {
             return Ok(());
         }
         self.moved = false;
-        let mut store = db.prepare_cached(
-            "INSERT INTO depth VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET tasks = excluded.tasks",
-        )?;
+        let mut store = db
+            .prepare_cached("INSERT INTO depth VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET tasks = excluded.tasks")?;
         for (agent, counts) in &mut self.agents {
             for (state, count) in State::ALL.iter().zip(counts).filter(|(_, count)| count.moved) {
                 store.execute(params![agent.as_str(), state.as_str(), count.tasks])?;

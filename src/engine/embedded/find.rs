@@ -104,9 +104,8 @@ impl Where {
     /// is over or has failed is rare among all tasks. The dispatcher asks for what waits at every turn. By what to sort:
     /// what runs is few, and sorted after it is found.
     fn rare(&mut self, filter: &Filter) -> &'static str {
-        let all = |states: &[State]| {
-            !filter.states.is_empty() && filter.states.iter().all(|state| states.contains(state))
-        };
+        let all =
+            |states: &[State]| !filter.states.is_empty() && filter.states.iter().all(|state| states.contains(state));
         let mut said = |condition: &str| self.conditions.push(condition.to_owned());
         if all(&[State::Ready, State::Scheduled, State::Parked]) {
             said("state IN ('ready', 'scheduled', 'parked')");

@@ -125,10 +125,12 @@ impl Store {
                 }
             }
         }
-        for (state, tasks) in [(State::Done, pruned.done), (State::Dead, pruned.dead), (State::Cancelled, pruned.cancelled)]
+        for (state, tasks) in
+            [(State::Done, pruned.done), (State::Dead, pruned.dead), (State::Cancelled, pruned.cancelled)]
         {
             if tasks > 0 {
-                let count = "INSERT INTO pruned VALUES (?1, ?2) ON CONFLICT DO UPDATE SET tasks = tasks + excluded.tasks";
+                let count =
+                    "INSERT INTO pruned VALUES (?1, ?2) ON CONFLICT DO UPDATE SET tasks = tasks + excluded.tasks";
                 self.db.prepare_cached(count)?.execute(params![state.as_str(), tasks])?;
             }
         }
