@@ -155,8 +155,9 @@ async fn waits(engine: &Embedded, next: &mut u64, tasks: u64, until: impl Future
     let mut spans = Vec::new();
     let mut until = std::pin::pin!(until);
     loop {
+        let new = nth(*next, tasks);
+        *next += 1;
         let submit = async {
-            let new = nth(*next, tasks);
             let began = now();
             engine.submit(new, integration("anthropic"), NOW).await.expect("accepted");
             now().duration_since(began).as_secs_f64() * 1e3
@@ -170,7 +171,6 @@ async fn waits(engine: &Embedded, next: &mut u64, tasks: u64, until: impl Future
                 return spans;
             }
         }
-        *next += 1;
     }
 }
 

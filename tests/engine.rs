@@ -20,6 +20,7 @@ use backstop::retention::Retention;
 use backstop::task::{Effect, Priority, Task, TaskId, TaskType};
 use backstop::time::Timestamp;
 use backstop::triage::{Decided, DeciderKind, Decision};
+use futures_util::future::join_all;
 use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 use rusqlite::Connection;
 use serde_json::json;
@@ -300,13 +301,12 @@ async fn a_record_that_is_too_large_forgets_the_oldest_first_and_uses_its_room_a
     let day = 24 * 3_600;
     let engine = Embedded::open(scratch.path(), at(0)).expect("the store opens");
     let work = async |from: u64, now: Timestamp| {
-        for n in from..from + 2_500 {
-            let new = Task { payload: json!("x".repeat(1_000)), ..task(n, now) };
-            engine.submit(new, integration("anthropic"), now).await.expect("accepted");
-        }
-        for record in engine.lease(ask(1, 2_500), now).await.expect("leased") {
-            engine.command(record.task.id, settle(record.fence, ack()), now).await.expect("settled");
-        }
+        let new = |n| Task { payload: json!("x".repeat(1_000)), ..task(n, now) };
+        let all = (from..from + 2_500).map(|n| engine.submit(new(n), integration("anthropic"), now));
+        join_all(all).await.into_iter().for_each(|answer| drop(answer.expect("accepted")));
+        let claimed = engine.lease(ask(1, 2_500), now).await.expect("leased");
+        let all = claimed.iter().map(|record| engine.command(record.task.id, settle(record.fence, ack()), now));
+        join_all(all).await.into_iter().for_each(|answer| drop(answer.expect("settled")));
     };
     work(0, at(0)).await;
     let size_max = bytes(&engine.path());

@@ -361,8 +361,8 @@ impl Value {
         };
         let bytes = number.saturating_mul(unit);
         if bytes < least {
-            let least = least / 1_000_000;
-            self.error(notes, format!("{number} of that unit is too little"), format!("write {least}MB or more"));
+            let (said, least) = (self.node.describe(), least / 1_000_000);
+            self.error(notes, format!("{said} is too little"), format!("write {least}MB or more"));
             return None;
         }
         Some(bytes)
