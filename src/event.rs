@@ -169,6 +169,8 @@ pub enum Happening {
     TeamStarted { epoch: u64, agents: u32, open_tasks: u64 },
     /// The team began to drain.
     Draining { running: u32 },
+    /// What ended long ago was forgotten.
+    Pruned { done: u64, dead: u64, cancelled: u64, events: u64, by: String },
 }
 
 /// What is appended together with a change of state; the engine adds number and time.
