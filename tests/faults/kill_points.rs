@@ -273,7 +273,7 @@ impl Stage {
         };
         let played = phase.play(&up.client, &self.ledger, &self.world).await;
         played.unwrap_or_else(|Gone| Err("it died".to_owned())).map_err(|why| format!("{why}\n{}", up.said()))?;
-        verdict(&up.client, &self.ledger.promises(), &self.world.books(), Self::cuts(phase, 0)).await?;
+        verdict(&up.client, &self.ledger, &self.world, Self::cuts(phase, 0)).await?;
         up.terminate();
         match up.ended().await? {
             Some(0) => Ok(()),
@@ -307,7 +307,7 @@ impl Stage {
             let settled = settle(&up.client, &self.ledger, &self.world).await;
             settled.unwrap_or_else(|Gone| Err("it died without a fault".to_owned()))?;
             let cuts = Self::cuts(point.phase, cuts);
-            verdict(&up.client, &self.ledger.promises(), &self.world.books(), cuts).await
+            verdict(&up.client, &self.ledger, &self.world, cuts).await
         };
         judged.await.map_err(|why| format!("{why}\nafter the restart it said:\n{}", up.said()))?;
         up.terminate();
@@ -331,7 +331,7 @@ impl Stage {
         lived.map_err(|why| format!("{why}\nit said:\n{}", up.said()))?;
         self.words()?;
         let cuts = Self::cuts(point.phase, u32::from(self.disk.fired().is_some()));
-        let judged = verdict(&up.client, &self.ledger.promises(), &self.world.books(), cuts).await;
+        let judged = verdict(&up.client, &self.ledger, &self.world, cuts).await;
         judged.map_err(|why| format!("without a restart: {why}\nit said:\n{}", up.said()))?;
         up.terminate();
         // A fault while it closes its store is no loss, whatever it says of it.

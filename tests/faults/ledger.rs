@@ -114,6 +114,8 @@ impl Ledger {
             let (status, said) = client.post(path, body).await?;
             match status {
                 200..300 => return Ok(Ok(said)),
+                // Somebody else changed it in the same moment.
+                409 if said["type"].as_str().is_some_and(|kind| kind.ends_with("/changed-meanwhile")) => sleep(AGAIN).await,
                 500.. if Instant::now() < until => {
                     self.refusals.lock().unwrap_or_else(PoisonError::into_inner).push((status, said));
                     sleep(AGAIN).await;
@@ -125,7 +127,9 @@ impl Ledger {
 
     /// Hands in a ticket, and insists.
     pub(crate) async fn submit(&self, client: &Client, ticket: Ticket) -> Result<Outcome<()>, Gone> {
-        self.note(|promises| drop(promises.tickets.entry(ticket).or_default()));
+        self.note(|promises| {
+            promises.tickets.entry(ticket).or_default();
+        });
         let answer = self.insist(client, "/api/v1/tasks", &asked(ticket)).await?;
         Ok(answer.and_then(|said| {
             let id = said["record"]["task"]["id"].as_str().ok_or_else(|| format!("no id in {said}"))?.to_owned();

@@ -137,14 +137,14 @@ async fn people(client: &Client, ledger: &Ledger, world: &World) -> Result<Outco
         let id = incident["id"].as_str().unwrap_or_default().to_owned();
         for verb in ["acknowledge", "resolve"] {
             let path = format!("/api/v1/incidents/{id}/{verb}");
-            if let Err(why) = ledger.insist(client, &path, &json!({ "by": "ana", "note": "looked" })).await? {
-                // By now it may have ended by itself, or by a request of which no answer came.
-                if !why.contains(": 409 ") {
-                    return Ok(Err(why));
-                }
+            match ledger.insist(client, &path, &json!({ "by": "ana", "note": "looked" })).await? {
+                Ok(_) if verb == "resolve" => ledger.note(|promises| promises.resolved.push(id.clone())),
+                Ok(_) => {}
+                // By now it has ended by itself, or by a request of which no answer came.
+                Err(why) if why.contains(": 409 ") => {}
+                Err(why) => return Ok(Err(why)),
             }
         }
-        ledger.note(|promises| promises.resolved.push(id));
     }
     Ok(Ok(()))
 }
@@ -153,7 +153,7 @@ async fn people(client: &Client, ledger: &Ledger, world: &World) -> Result<Outco
 pub(crate) async fn settle(client: &Client, ledger: &Ledger, world: &World) -> Result<Outcome<()>, Gone> {
     let until = Instant::now() + TOO_LONG;
     loop {
-        let why = match unsettled(client, world).await? {
+        let why = match unsettled(client, &world.books()).await? {
             None => break,
             Some(why) => why,
         };
@@ -168,7 +168,9 @@ pub(crate) async fn settle(client: &Client, ledger: &Ledger, world: &World) -> R
         if status == 200
             && let Some(due) = record["due"].as_str()
         {
-            ledger.note(|promises| drop(promises.due.entry(ticket).or_insert_with(|| due.to_owned())));
+            ledger.note(|promises| {
+                promises.due.entry(ticket).or_insert_with(|| due.to_owned());
+            });
         }
     }
     Ok(Ok(()))

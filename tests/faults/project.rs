@@ -36,7 +36,7 @@ providers:
 tools: { http: { hosts: { "{shop}": { methods: [GET, POST] } } } }
 task-types:
   review: { effect: read-only }
-  fail: { effect: read-only, retry: { max-deliveries: 2, backoff: [1ms] } }
+  fail: { effect: read-only, output-schema: fail.json, retry: { max-deliveries: 3, backoff: [1ms] } }
   later: { effect: read-only, retry: { max-deliveries: 3, backoff: [1h] } }
   order: { effect: mutation }
   charge: { effect: payment }
@@ -70,6 +70,7 @@ impl Project {
         };
         let files = [
             ("backstop.yaml", team.replace("{shop}", &world.shop())),
+            ("fail.json", r#"{ "type": "object", "required": ["works"] }"#.to_owned()),
             ("agents/cto.md", agent("cto", "review, fail, later", "")),
             ("agents/coo.md", agent("coo", "order, charge", "http")),
         ];

@@ -62,8 +62,8 @@ impl World {
             script = match ticket {
                 Ticket::Review(_) => script.rule(&name, asked(), Behaviour::Answer(Answer::Text(format!("Seen: {about}")))),
                 Ticket::Fail(_) => script
-                    .rule(&name, asked().switch(BROKEN), Behaviour::ServerError)
-                    .rule(format!("{name} well"), asked(), Behaviour::Answer(Answer::Text("Now it works.".to_owned()))),
+                    .rule(&name, asked().switch(BROKEN), Behaviour::SchemaInvalid)
+                    .rule(format!("{name} well"), asked(), Behaviour::Answer(Answer::Text(r#"{ "works": true }"#.to_owned()))),
                 Ticket::Later(_) => script.rule(&name, asked(), Behaviour::ServerError),
                 Ticket::Order(_) | Ticket::Charge(_) => {
                     let url = format!("http://{address}/shop/{name}");
