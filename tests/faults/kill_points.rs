@@ -329,7 +329,7 @@ impl Stage {
         };
         let lived = self.lived(point, &up.client).await;
         lived.map_err(|why| format!("{why}\nit said:\n{}", up.said()))?;
-        self.words()?;
+        self.words(point.mode)?;
         let cuts = Self::cuts(point.phase, u32::from(self.disk.fired().is_some()));
         let judged = verdict(&up.client, &self.ledger, &self.world, cuts).await;
         judged.map_err(|why| format!("without a restart: {why}\nit said:\n{}", up.said()))?;
@@ -394,10 +394,13 @@ impl Stage {
     }
 
     /// Whoever was refused was told why.
-    fn words(&self) -> Outcome<()> {
-        for (status, said) in self.ledger.refusals() {
+    fn words(&self, mode: Mode) -> Outcome<()> {
+        for (status, said) in &self.ledger.refusals() {
             let detail = said["detail"].as_str().unwrap_or_default();
-            if !detail.contains("store") && !detail.contains("disk") {
+            let why = if mode == Mode::Enospc || mode == Mode::EnospcSticky { "full" } else { "I/O error" };
+            let full = *status == 507 && said["type"].as_str().is_some_and(|kind| kind.ends_with("/storage-full"));
+            // Where the lack of room is met by SQLite's shared memory, SQLite calls it an I/O error.
+            if !detail.contains(why) && !(full || detail.contains("I/O error")) {
                 return Err(format!("a client was refused with {status} and not told why: {said}"));
             }
         }

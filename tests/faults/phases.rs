@@ -70,7 +70,7 @@ impl Phase {
     /// Every how many of its operations one is a point: the log takes thousands of writes that are all alike.
     pub(crate) const fn stride(self) -> u64 {
         match self {
-            Self::Checkpoint => 97,
+            Self::Checkpoint => 401,
             Self::Birth | Self::Work | Self::People | Self::Recovery | Self::Format1 | Self::Format2 => 1,
         }
     }
