@@ -1,5 +1,6 @@
 //! Disks that fail: a scratch directory, the shim that is preloaded into the process, and the book it keeps.
 
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,10 +26,12 @@ pub(crate) enum Mode {
     Enospc,
     /// It and all after it that need room fail with ENOSPC, until that is lifted.
     EnospcSticky,
+    /// A sync fails once, and what it was to write is gone after a power cut.
+    Lost,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Kill,
         Self::After,
         Self::Torn,
@@ -37,6 +40,7 @@ impl Mode {
         Self::EioSticky,
         Self::Enospc,
         Self::EnospcSticky,
+        Self::Lost,
     ];
 
     pub(crate) const fn word(self) -> &'static str {
@@ -49,6 +53,7 @@ impl Mode {
             Self::EioSticky => "eio-sticky",
             Self::Enospc => "enospc",
             Self::EnospcSticky => "enospc-sticky",
+            Self::Lost => "lost",
         }
     }
 
@@ -110,6 +115,10 @@ pub(crate) fn compiled(scratch: &Scratch, source: &str, output: &str, arguments:
     Ok(to)
 }
 
+/// The size of the shim's book: 4,096 bytes and its ranges.
+const BOOK: usize = 4_096 + RANGES * 32;
+const RANGES: usize = 32_000;
+
 /// The disk of one process: which of its operations fails, how, and what the shim wrote down of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
@@ -123,7 +132,7 @@ impl Disk {
     /// A disk that fails at the operation of this number; without one it only counts. Its books are kept in `beside`.
     pub(crate) fn new(shim: &Path, beside: &Path, fault: Option<(Mode, u64)>) -> Outcome<Self> {
         let disk = Self { shim: shim.to_owned(), book: beside.join("book"), lift: beside.join("lifted"), fault };
-        std::fs::write(&disk.book, [0; 4096]).map_err(|error| format!("{}: {error}", disk.book.display()))?;
+        std::fs::write(&disk.book, vec![0; BOOK]).map_err(|error| format!("{}: {error}", disk.book.display()))?;
         Ok(disk)
     }
 
@@ -140,8 +149,15 @@ impl Disk {
         std::fs::read(&self.book).unwrap_or_default()
     }
 
+    fn head(&self) -> Vec<u8> {
+        let mut head = vec![0; 4_096];
+        let read = std::fs::File::open(&self.book).and_then(|file| file.read_exact_at(&mut head, 0));
+        read.expect("the book stands beside the project");
+        head
+    }
+
     fn number(&self, at: usize) -> u64 {
-        self.book().get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes)
+        self.head().get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes)
     }
 
     /// How many operations there were so far.
@@ -151,9 +167,33 @@ impl Disk {
 
     /// Which operation failed, if one did.
     pub(crate) fn fired(&self) -> Option<String> {
-        let book = self.book();
+        let book = self.head();
         let said: Vec<u8> = book.get(16..)?.iter().copied().take_while(|byte| *byte != 0).collect();
         (self.number(8) > 0).then(|| String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// What a power cut does to the files of `dir`: bytes whose sync failed are gone. How many.
+    pub(crate) fn cut_power(&self, dir: &Path) -> std::io::Result<u64> {
+        let book = self.book();
+        let mut gone = 0;
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+            let of = file.metadata()?;
+            for range in book[4_096..].chunks_exact(32) {
+                let number = |at: usize| u64::from_ne_bytes(range[at..at + 8].try_into().expect("eight bytes"));
+                let (inode, from, count, lost) = (number(0), number(8), number(16), number(24));
+                if inode == 0 {
+                    break;
+                }
+                if inode == of.ino() && lost == 1 && from < of.len() {
+                    let count = count.min(of.len() - from);
+                    file.write_all_at(&vec![0; usize::try_from(count).expect("a length")], from)?;
+                    gone += count;
+                }
+            }
+        }
+        Ok(gone)
     }
 
     /// The disk is well again.

@@ -5,13 +5,17 @@
  * so that they survive the SIGKILL: u64 counter, u64 fired at (0: not yet), then what that was, as text.
  *
  *   FAULTIO_DIR   the directory whose files count          FAULTIO_AT    the operation that fails; 0 only counts
- *   FAULTIO_BOOK  the mapped file, 4096 bytes              FAULTIO_LIFT  a file: once it exists a sticky fault is over
- *   FAULTIO_MODE  kill after torn short eio eio-sticky enospc enospc-sticky */
+ *   FAULTIO_BOOK  the mapped file                          FAULTIO_LIFT  a file: once it exists a sticky fault is over
+ *   FAULTIO_MODE  kill after torn short eio eio-sticky enospc enospc-sticky lost
+ *
+ * `lost`: a sync fails once, and what it was to write is not on the disk, though it can still be read: so Linux does it.
+ * Which bytes these are, unless they are written anew, stands in the book, and a power cut takes them. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -25,11 +29,16 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum mode { NONE, KILL, AFTER, TORN, SHORT, EIO_ONCE, EIO_STICKY, FULL_ONCE, FULL_STICKY };
+enum mode { NONE, KILL, AFTER, TORN, SHORT, EIO_ONCE, EIO_STICKY, FULL_ONCE, FULL_STICKY, LOST };
 enum what { WRITE, SYNC, TRUNCATE, RENAME, UNLINK, CREATE };
-struct book { _Atomic unsigned long count; _Atomic unsigned long fired; char what[2048]; };
+/* Bytes of a file that were written and not synced yet, or whose sync failed: `lost` is what a power cut takes away. */
+struct range { unsigned long inode, from, count, lost; };
+#define RANGES 32000
+struct book { _Atomic unsigned long count; _Atomic unsigned long fired; char what[4080]; struct range ranges[RANGES]; };
 
-static struct book spare, *book = &spare;
+static struct book *book;
+static unsigned long ranges;
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static const char *dir, *lift;
 static size_t dir_length;
 static unsigned long at;
@@ -43,18 +52,21 @@ static void *next(const char *name) {
 }
 
 __attribute__((constructor)) static void start(void) {
-    static const char *const words[] = {"", "kill", "after", "torn", "short", "eio", "eio-sticky", "enospc", "enospc-sticky"};
+    static const char *const words[] = {"", "kill", "after", "torn", "short", "eio", "eio-sticky", "enospc", "enospc-sticky", "lost"};
     const char *path = getenv("FAULTIO_BOOK"), *word = getenv("FAULTIO_MODE"), *number = getenv("FAULTIO_AT");
     dir = getenv("FAULTIO_DIR");
     lift = getenv("FAULTIO_LIFT");
-    if (!dir || !path) return;
+    if (!dir || !path) {
+        dir = NULL;
+        return;
+    }
     int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC);
-    void *mapped = fd < 0 ? MAP_FAILED : mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *mapped = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(struct book), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (mapped == MAP_FAILED) abort();
     syscall(SYS_close, fd);
     book = mapped;
     at = number ? strtoul(number, NULL, 10) : 0;
-    for (int i = 1; word && i <= FULL_STICKY; i++)
+    for (int i = 1; word && i <= LOST; i++)
         if (!strcmp(word, words[i])) mode = i;
     dir_length = strlen(dir);
 }
@@ -86,18 +98,65 @@ static int fate(enum what what, const char *name, const char *path) {
     int full = mode == FULL_ONCE || mode == FULL_STICKY;
     /* A full disk still lets go of things, and a torn or short operation is one that carries bytes. */
     if (full && what == UNLINK) return 0;
-    if ((mode == SHORT) && what != WRITE) return 0;
+    if ((mode == SHORT && what != WRITE) || (mode == LOST && what != SYNC)) return 0;
     if (!atomic_exchange(&book->fired, number)) snprintf(book->what, sizeof book->what, "%s %s", name, path);
     switch (mode) {
         case KILL: die(); return 0;
         case AFTER: return 3;
         case TORN: return what == WRITE ? 1 : 3;
         case SHORT: return 2;
-        case EIO_ONCE: case EIO_STICKY: return -EIO;
+        case EIO_ONCE: case EIO_STICKY: case LOST: return -EIO;
         case FULL_ONCE: case FULL_STICKY: return -ENOSPC;
         case NONE: return 0;
     }
     return 0;
+}
+
+static unsigned long inode_of(int fd) {
+    struct stat seen;
+    return syscall(SYS_fstat, fd, &seen) ? 0 : seen.st_ino;
+}
+
+/* What is written anew, or cut off, is neither unsynced nor lost as it was. */
+static void forget(unsigned long inode, unsigned long from, unsigned long to) {
+    for (unsigned long i = 0; i < ranges; i++) {
+        struct range *range = &book->ranges[i];
+        if (range->inode == inode && range->from >= from && range->from + range->count <= to) *range = book->ranges[--ranges], i--;
+    }
+    if (ranges < RANGES) book->ranges[ranges].inode = 0;
+}
+
+static void wrote(int fd, long from, long count) {
+    if (mode != LOST || count <= 0) return;
+    pthread_mutex_lock(&turn);
+    unsigned long inode = inode_of(fd);
+    forget(inode, from, from + count);
+    if (ranges + 1 < RANGES) {
+        book->ranges[ranges++] = (struct range){inode, from, count, 0};
+        book->ranges[ranges].inode = 0;
+    }
+    pthread_mutex_unlock(&turn);
+}
+
+static void synced(int fd, int well) {
+    if (mode != LOST) return;
+    pthread_mutex_lock(&turn);
+    unsigned long inode = inode_of(fd);
+    for (unsigned long i = 0; i < ranges; i++) {
+        struct range *range = &book->ranges[i];
+        if (range->inode != inode || range->lost) continue;
+        if (well) *range = book->ranges[--ranges], i--;
+        else range->lost = 1;
+    }
+    if (ranges < RANGES) book->ranges[ranges].inode = 0;
+    pthread_mutex_unlock(&turn);
+}
+
+static void cut(int fd, long to) {
+    if (mode != LOST) return;
+    pthread_mutex_lock(&turn);
+    forget(inode_of(fd), to, ~0UL);
+    pthread_mutex_unlock(&turn);
 }
 
 static int fate_of_fd(enum what what, const char *name, int fd) {
@@ -146,6 +205,7 @@ ssize_t pwrite(int fd, const void *from, size_t count, off_t to) {
     CARRIES("pwrite", fd, REAL(pwrite)(fd, from, count, to), REAL(pwrite)(fd, from, half_of(count), to));
 }
 ssize_t pwrite64(int fd, const void *from, size_t count, off64_t to) {
+    wrote(fd, to, count);
     CARRIES("pwrite64", fd, REAL(pwrite64)(fd, from, count, to), REAL(pwrite64)(fd, from, half_of(count), to));
 }
 ssize_t writev(int fd, const struct iovec *parts, int count) {
@@ -159,10 +219,25 @@ ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t to) {
     CARRIES("pwritev64", fd, REAL(pwritev64)(fd, parts, count, to),
             REAL(pwrite64)(fd, parts[0].iov_base, half_of(parts[0].iov_len), to));
 }
-int fsync(int fd) { PLAIN(fate_of_fd(SYNC, "fsync", fd), REAL(fsync)(fd)); }
-int fdatasync(int fd) { PLAIN(fate_of_fd(SYNC, "fdatasync", fd), REAL(fdatasync)(fd)); }
+static int sync_of(const char *name, int fd, int (*real)(int)) {
+    int f = fate_of_fd(SYNC, name, fd);
+    if (f < 0) {
+        synced(fd, 0);
+        errno = -f;
+        return -1;
+    }
+    int answer = real(fd);
+    synced(fd, !answer);
+    if (f == 3 || f == 1) die();
+    return answer;
+}
+int fsync(int fd) { return sync_of("fsync", fd, REAL(fsync)); }
+int fdatasync(int fd) { return sync_of("fdatasync", fd, REAL(fdatasync)); }
 int ftruncate(int fd, off_t to) { PLAIN(fate_of_fd(TRUNCATE, "ftruncate", fd), REAL(ftruncate)(fd, to)); }
-int ftruncate64(int fd, off64_t to) { PLAIN(fate_of_fd(TRUNCATE, "ftruncate64", fd), REAL(ftruncate64)(fd, to)); }
+int ftruncate64(int fd, off64_t to) {
+    cut(fd, to);
+    PLAIN(fate_of_fd(TRUNCATE, "ftruncate64", fd), REAL(ftruncate64)(fd, to));
+}
 int fallocate(int fd, int how, off_t from, off_t count) {
     PLAIN(fate_of_fd(TRUNCATE, "fallocate", fd), REAL(fallocate)(fd, how, from, count));
 }

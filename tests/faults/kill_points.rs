@@ -16,7 +16,7 @@ use crate::verdict::verdict;
 use crate::world::{Books, World};
 use crate::{Outcome, options, parsed};
 
-pub(crate) const USAGE: &str = "kill-points [--every K] [--mode kill|after|torn|short|eio|eio-sticky|enospc|enospc-sticky|all] [--phase NAME] [--only N] [--jobs J]";
+pub(crate) const USAGE: &str = "kill-points [--every K] [--mode kill|after|torn|short|eio|eio-sticky|enospc|enospc-sticky|lost|all] [--phase NAME] [--only N] [--jobs J]";
 
 /// A point that takes longer than this hangs.
 const POINT_MAX: Duration = Duration::from_secs(120);
@@ -333,6 +333,11 @@ impl Stage {
         let cuts = Self::cuts(point.phase, u32::from(self.disk.fired().is_some()));
         let judged = verdict(&up.client, &self.ledger, &self.world, cuts).await;
         judged.map_err(|why| format!("without a restart: {why}\nit said:\n{}", up.said()))?;
+        if point.mode == Mode::Lost {
+            up.kill().await?;
+            self.disk.cut_power(self.project.data()).map_err(|error| format!("a power cut: {error}"))?;
+            return self.goes_on(point, 1).await;
+        }
         up.terminate();
         // A fault while it closes its store is no loss, whatever it says of it.
         up.ended().await?;

@@ -168,11 +168,6 @@ impl Up {
         let status = waited.map_err(|_| format!("it does not end:\n{}", self.said()))?;
         status.map(|status| status.code()).map_err(|error| error.to_string())
     }
-
-    /// Has it ended?
-    pub(crate) fn gone(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
-    }
 }
 
 /// What a process says, line by line.
