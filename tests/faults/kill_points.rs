@@ -35,8 +35,7 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn read<'a>(words: impl Iterator<Item = &'a str>) -> Outcome<Self> {
-        let mut asked =
-            Self { every: 1, modes: vec![Mode::Kill], phases: Phase::ALL.to_vec(), only: None, jobs: 4 };
+        let mut asked = Self { every: 1, modes: vec![Mode::Kill], phases: Phase::ALL.to_vec(), only: None, jobs: 4 };
         options(
             words,
             |name, value| {
@@ -96,6 +95,8 @@ struct Point {
 pub(crate) async fn run(asked: Asked) -> Outcome<()> {
     let began = Instant::now();
     let bench = Arc::new(Bench::new().await?);
+    bench.control().await?;
+    println!("control: a task taken out of the store, a charge made twice and a due time moved by hand were found out");
     // A number means the same point whatever else was asked for.
     let mut points = Vec::new();
     let mut number = 0;
@@ -137,18 +138,36 @@ pub(crate) async fn run(asked: Asked) -> Outcome<()> {
             Err(why) => {
                 row.2 += 1;
                 if failed.len() < TOLD_MAX {
-                    eprintln!("\nFAILED point {} ({}, operation {}, {}):\n{why}", point.number, point.phase.word(), point.at, point.mode.word());
-                    eprintln!("see it again: cargo test --release --test faults -- kill-points --mode {} --only {}", point.mode.word(), point.number);
+                    eprintln!(
+                        "\nFAILED point {} ({}, operation {}, {}):\n{why}",
+                        point.number,
+                        point.phase.word(),
+                        point.at,
+                        point.mode.word()
+                    );
+                    eprintln!(
+                        "see it again: cargo test --release --test faults -- kill-points --mode {} --only {}",
+                        point.mode.word(),
+                        point.number
+                    );
                 }
                 failed.push(point);
             }
         }
     }
-    println!("\n{:<14} {:<10} {:>7} {:>8} {:>7} {:>10} {:>8}", "mode", "phase", "points", "passed", "failed", "not struck", "seconds");
+    println!(
+        "\n{:<14} {:<10} {:>7} {:>8} {:>7} {:>10} {:>8}",
+        "mode", "phase", "points", "passed", "failed", "not struck", "seconds"
+    );
     for ((mode, phase), (struck, missed, failed, took)) in &tally {
         let points = struck + missed + failed;
         let seconds = took.as_secs_f64();
-        println!("{:<14} {:<10} {points:>7} {:>8} {failed:>7} {missed:>10} {seconds:>8.1}", mode.word(), phase.word(), struck + missed);
+        println!(
+            "{:<14} {:<10} {points:>7} {:>8} {failed:>7} {missed:>10} {seconds:>8.1}",
+            mode.word(),
+            phase.word(),
+            struck + missed
+        );
     }
     let points: u32 = tally.values().map(|row| row.0 + row.1 + row.2).sum();
     println!("{points} points, {} failed, {:.0} s", failed.len(), began.elapsed().as_secs_f64());
@@ -213,6 +232,33 @@ impl Bench {
         let store = self.scratch.path().join(if told { "worked" } else { "killed" });
         copied(stage.project.data(), &store)?;
         Ok(Begun { store: Some(store), promises: stage.ledger.promises(), books: stage.world.books() })
+    }
+
+    /// A verdict that finds nothing wrong whatever was done would be worth nothing.
+    async fn control(&self) -> Outcome<()> {
+        let stage = Stage::new(self, Phase::Work, None).await?;
+        let up = stage.project.up().await?;
+        let played = Phase::Work.play(&up.client, &stage.ledger, &stage.world).await;
+        played.unwrap_or_else(|Gone| Err("it died".to_owned()))?;
+        up.kill().await?;
+        let take_out = || -> rusqlite::Result<()> {
+            let store = rusqlite::Connection::open(stage.project.data().join("backstop.db"))?;
+            let of = "(SELECT seq FROM idempotency WHERE key = 'review-0011')";
+            for table in ["body", "progress", "task"] {
+                store.execute(&format!("DELETE FROM {table} WHERE seq = {of}"), [])?;
+            }
+            Ok(())
+        };
+        take_out().map_err(|error| format!("the control: {error}"))?;
+        stage.world.forge(Ticket::Charge(1));
+        stage.ledger.note(|promises| drop(promises.due.insert(Ticket::Later(1), "1970-01-01T00:00:00Z".to_owned())));
+        let point = Point { number: 0, phase: Phase::Work, at: 0, mode: Mode::Kill };
+        let found = stage.goes_on(point, 1).await.err().unwrap_or_default();
+        let all = ["LOST: review-0011", "charge-0001: REPEATED", "later-0001: it was due at 1970"];
+        match all.into_iter().find(|words| !found.contains(words)) {
+            None => Ok(()),
+            Some(words) => Err(format!("the control: `{words}` was not found in:\n{found}")),
+        }
     }
 
     /// How many operations a whole run of a phase makes, on a disk that is well.

@@ -115,7 +115,9 @@ impl Ledger {
             match status {
                 200..300 => return Ok(Ok(said)),
                 // Somebody else changed it in the same moment.
-                409 if said["type"].as_str().is_some_and(|kind| kind.ends_with("/changed-meanwhile")) => sleep(AGAIN).await,
+                409 if said["type"].as_str().is_some_and(|kind| kind.ends_with("/changed-meanwhile")) => {
+                    sleep(AGAIN).await
+                }
                 500.. if Instant::now() < until => {
                     self.refusals.lock().unwrap_or_else(PoisonError::into_inner).push((status, said));
                     sleep(AGAIN).await;

@@ -30,7 +30,9 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     backstop::cli::client::install_tls();
     let outcome = match words.next() {
-        Some("kill-points") => kill_points::Asked::read(words).and_then(|asked| runtime.block_on(kill_points::run(asked))),
+        Some("kill-points") => {
+            kill_points::Asked::read(words).and_then(|asked| runtime.block_on(kill_points::run(asked)))
+        }
         Some("power-cuts") => power_cuts::Asked::read(words).and_then(|asked| runtime.block_on(power_cuts::run(asked))),
         Some(_) | None => Err(format!("kill-points or power-cuts? {}", kill_points::USAGE)),
     };

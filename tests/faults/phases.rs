@@ -178,10 +178,8 @@ pub(crate) async fn settle(client: &Client, ledger: &Ledger, world: &World) -> R
 
 /// Writes a store as an older version would have left it.
 pub(crate) fn downgraded(from: &Path, to: &Path, format: usize) -> Outcome<()> {
-    const FORMATS: [&str; 2] = [
-        include_str!("../../src/engine/embedded/1.sql"),
-        include_str!("../../src/engine/embedded/2.sql"),
-    ];
+    const FORMATS: [&str; 2] =
+        [include_str!("../../src/engine/embedded/1.sql"), include_str!("../../src/engine/embedded/2.sql")];
     const TABLES: [&str; 9] =
         ["meta", "task", "body", "progress", "idempotency", "event", "letter", "death", "failure"];
     let write = || -> rusqlite::Result<()> {

@@ -114,7 +114,10 @@ async fn rounds(asked: Asked, scratch: &Scratch, disk: Ext4) -> Outcome<()> {
                 Err(why) => Err(why),
             };
             if let Err(why) = outcome {
-                eprintln!("\nFAILED round {played}, the {cuts}. cut of its file system:\n{why}\nit said:\n{}", up.said());
+                eprintln!(
+                    "\nFAILED round {played}, the {cuts}. cut of its file system:\n{why}\nit said:\n{}",
+                    up.said()
+                );
                 failed.push(played);
                 break;
             }
@@ -124,10 +127,18 @@ async fn rounds(asked: Asked, scratch: &Scratch, disk: Ext4) -> Outcome<()> {
         recovered += world.books().shop.len();
         up.kill().await?;
         if played % 20 == 0 || played >= asked.rounds {
-            println!("{played:>5} rounds, {acknowledged} tasks acknowledged, {} failed, {:.0} s", failed.len(), began.elapsed().as_secs_f64());
+            println!(
+                "{played:>5} rounds, {acknowledged} tasks acknowledged, {} failed, {:.0} s",
+                failed.len(),
+                began.elapsed().as_secs_f64()
+            );
         }
     }
-    println!("{played} power cuts, {acknowledged} tasks acknowledged, {recovered} charges and orders made, {} rounds failed, {:.0} s", failed.len(), began.elapsed().as_secs_f64());
+    println!(
+        "{played} power cuts, {acknowledged} tasks acknowledged, {recovered} charges and orders made, {} rounds failed, {:.0} s",
+        failed.len(),
+        began.elapsed().as_secs_f64()
+    );
     if failed.is_empty() { Ok(()) } else { Err(format!("rounds that failed: {failed:?}")) }
 }
 

@@ -76,7 +76,8 @@ impl Project {
         ];
         for (name, text) in files {
             let path = project.dir.join(name);
-            let written = std::fs::create_dir_all(path.parent().expect("a parent")).and_then(|()| std::fs::write(&path, text));
+            let written =
+                std::fs::create_dir_all(path.parent().expect("a parent")).and_then(|()| std::fs::write(&path, text));
             written.map_err(|error| format!("{}: {error}", path.display()))?;
         }
         std::fs::create_dir_all(dir.join("home")).map_err(|error| error.to_string())?;
@@ -103,7 +104,8 @@ impl Project {
         let said = Said { lines: Arc::default(), news };
         said.listen(child.stdout.take().expect("stdout"), told.clone());
         said.listen(child.stderr.take().expect("stderr"), told);
-        let url = said.until(|line| line.split_once("http://").filter(|_| line.contains(", data in ")).map(|it| it.1.to_owned()));
+        let url = said
+            .until(|line| line.split_once("http://").filter(|_| line.contains(", data in ")).map(|it| it.1.to_owned()));
         let url = url.await.map_err(|late| format!("it neither came up nor ended: {late}\n{}", said.all()))?;
         let Some(url) = url else {
             let status = timeout(TOO_LONG, child.wait()).await.map_err(|_| "it does not end")?;
@@ -194,7 +196,10 @@ impl Said {
     }
 
     /// Waits for a line in which something is found; none when it can say no more.
-    async fn until(&self, found: impl Fn(&str) -> Option<String>) -> Result<Option<String>, tokio::time::error::Elapsed> {
+    async fn until(
+        &self,
+        found: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<String>, tokio::time::error::Elapsed> {
         let mut news = self.news.clone();
         let look = || self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().find_map(|line| found(line));
         timeout(TOO_LONG, async {

@@ -47,7 +47,8 @@ pub(crate) async fn unsettled(client: &Client, books: &Books) -> Result<Option<S
     if status != 200 {
         return Ok(Some(format!("replays cannot be read: {status} {replays}")));
     }
-    if let Some(replay) = replays["items"].as_array().into_iter().flatten().find(|replay| replay["state"] == "running") {
+    if let Some(replay) = replays["items"].as_array().into_iter().flatten().find(|replay| replay["state"] == "running")
+    {
         return Ok(Some(format!("a replay goes on: {replay}")));
     }
     let (status, incidents) = client.get("/api/v1/incidents").await?;
@@ -74,8 +75,7 @@ pub(crate) async fn unsettled(client: &Client, books: &Books) -> Result<Option<S
 /// What a person has not been told of an incident; none when all. A call that was overtaken by its end is not sent.
 fn unpaged(incident: &Value, books: &Books) -> Option<String> {
     let key = format!("backstop/faults/{}", incident["id"].as_str().unwrap_or_default());
-    let sent: Vec<&str> =
-        books.pages.iter().filter(|(_, of)| *of == key).map(|(action, _)| action.as_str()).collect();
+    let sent: Vec<&str> = books.pages.iter().filter(|(_, of)| *of == key).map(|(action, _)| action.as_str()).collect();
     let over = incident["state"] == "resolved";
     let told = match sent.as_slice() {
         [] => over,

@@ -47,10 +47,8 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         let books = Shared::default();
-        let app = Router::new()
-            .route("/shop/{ticket}", post(sell))
-            .route("/page", post(page))
-            .with_state(Arc::clone(&books));
+        let app =
+            Router::new().route("/shop/{ticket}", post(sell)).route("/page", post(page)).with_state(Arc::clone(&books));
         let serving = tokio::spawn(async move {
             // It ends with the harness.
             let _ended = axum::serve(listener, app).await;
@@ -60,17 +58,23 @@ impl World {
             let name = ticket.name();
             let (about, asked) = (ticket.words(), || When::any().prompt_has(ticket.words()));
             script = match ticket {
-                Ticket::Review(_) => script.rule(&name, asked(), Behaviour::Answer(Answer::Text(format!("Seen: {about}")))),
-                Ticket::Fail(_) => script
-                    .rule(&name, asked().switch(BROKEN), Behaviour::SchemaInvalid)
-                    .rule(format!("{name} well"), asked(), Behaviour::Answer(Answer::Text(r#"{ "works": true }"#.to_owned()))),
+                Ticket::Review(_) => {
+                    script.rule(&name, asked(), Behaviour::Answer(Answer::Text(format!("Seen: {about}"))))
+                }
+                Ticket::Fail(_) => script.rule(&name, asked().switch(BROKEN), Behaviour::SchemaInvalid).rule(
+                    format!("{name} well"),
+                    asked(),
+                    Behaviour::Answer(Answer::Text(r#"{ "works": true }"#.to_owned())),
+                ),
                 Ticket::Later(_) => script.rule(&name, asked(), Behaviour::ServerError),
                 Ticket::Order(_) | Ticket::Charge(_) => {
                     let url = format!("http://{address}/shop/{name}");
                     let call = ("http_request", json!({ "method": "POST", "url": url, "body": { "ticket": name } }));
-                    script
-                        .rule(&name, asked().turns(0), Behaviour::Answer(Answer::calls("I do it.", [call])))
-                        .rule(format!("{name} done"), asked(), Behaviour::Answer(Answer::Text("It is done.".to_owned())))
+                    script.rule(&name, asked().turns(0), Behaviour::Answer(Answer::calls("I do it.", [call]))).rule(
+                        format!("{name} done"),
+                        asked(),
+                        Behaviour::Answer(Answer::Text("It is done.".to_owned())),
+                    )
                 }
             };
         }
@@ -97,6 +101,11 @@ impl World {
     /// What failed works again.
     pub(crate) fn mend(&self) {
         self.model.switch(BROKEN, false);
+    }
+
+    /// Somebody buys once more under this ticket, so that it can be seen that this would be seen.
+    pub(crate) fn forge(&self, ticket: Ticket) {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner).shop.push((ticket.name(), "forged".to_owned()));
     }
 
     /// Everything that was seen, ever.
