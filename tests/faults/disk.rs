@@ -26,7 +26,7 @@ pub(crate) enum Mode {
     Enospc,
     /// It and all after it that need room fail with ENOSPC, until that is lifted.
     EnospcSticky,
-    /// A sync fails once, and what it was to write is gone after a power cut.
+    /// Syncs fail until that is lifted, and what they were to write is gone after a power cut.
     Lost,
 }
 
@@ -64,7 +64,7 @@ impl Mode {
 
     /// Does it last until it is lifted?
     pub(crate) const fn sticky(self) -> bool {
-        matches!(self, Self::EioSticky | Self::EnospcSticky)
+        matches!(self, Self::EioSticky | Self::EnospcSticky | Self::Lost)
     }
 }
 

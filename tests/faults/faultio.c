@@ -8,8 +8,8 @@
  *   FAULTIO_BOOK  the mapped file                          FAULTIO_LIFT  a file: once it exists a sticky fault is over
  *   FAULTIO_MODE  kill after torn short eio eio-sticky enospc enospc-sticky lost
  *
- * `lost`: a sync fails once, and what it was to write is not on the disk, though it can still be read: so Linux does it.
- * Which bytes these are, unless they are written anew, stands in the book, and a power cut takes them. */
+ * `lost`: from there on syncs fail, and what they were to write is not on the disk, though it can still be read: so Linux
+ * does it. Which bytes these are, unless they are written anew, stands in the book, and a power cut takes them. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -92,7 +92,7 @@ static void die(void) {
 static int fate(enum what what, const char *name, const char *path) {
     unsigned long number = atomic_fetch_add(&book->count, 1) + 1;
     if (!at || number < at) return 0;
-    int sticky = mode == EIO_STICKY || mode == FULL_STICKY;
+    int sticky = mode == EIO_STICKY || mode == FULL_STICKY || mode == LOST;
     if (number > at && !sticky) return 0;
     if (sticky && lift && !syscall(SYS_access, lift, F_OK)) return 0;
     int full = mode == FULL_ONCE || mode == FULL_STICKY;

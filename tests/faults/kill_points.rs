@@ -244,8 +244,8 @@ impl Bench {
         let take_out = || -> rusqlite::Result<()> {
             let store = rusqlite::Connection::open(stage.project.data().join("backstop.db"))?;
             let of = "(SELECT seq FROM idempotency WHERE key = 'review-0011')";
-            for table in ["body", "progress", "task"] {
-                store.execute(&format!("DELETE FROM {table} WHERE seq = {of}"), [])?;
+            for (table, key) in [("step", "task"), ("body", "seq"), ("progress", "seq"), ("task", "seq")] {
+                store.execute(&format!("DELETE FROM {table} WHERE {key} = {of}"), [])?;
             }
             Ok(())
         };
