@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::Outcome;
@@ -199,9 +199,4 @@ pub(crate) fn downgraded(from: &Path, to: &Path, format: usize) -> Outcome<()> {
         old.close().map_err(|(_, error)| error)
     };
     write().map_err(|error| format!("a store of format {format}: {error}"))
-}
-
-/// The events of a feed, by the task they are about.
-pub(crate) fn about<'a>(events: &'a [Value], id: &'a str) -> impl Iterator<Item = &'a Value> {
-    events.iter().filter(move |event| event["task"] == id)
 }

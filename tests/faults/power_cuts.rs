@@ -84,7 +84,7 @@ fn control(disk: &Ext4) -> Outcome<usize> {
 
 async fn rounds(asked: Asked, scratch: &Scratch, disk: Ext4) -> Outcome<()> {
     let began = Instant::now();
-    let (mut played, mut acknowledged, mut recovered) = (0, 0, 0);
+    let (mut played, mut acknowledged, mut bought) = (0, 0, 0);
     let mut failed = Vec::new();
     while played < asked.rounds {
         disk.format()?;
@@ -124,7 +124,7 @@ async fn rounds(asked: Asked, scratch: &Scratch, disk: Ext4) -> Outcome<()> {
         }
         let promised = ledger.promises().tickets;
         acknowledged += promised.values().filter(|id| id.is_some()).count();
-        recovered += world.books().shop.len();
+        bought += world.books().shop.len();
         up.kill().await?;
         if played % 20 == 0 || played >= asked.rounds {
             println!(
@@ -135,7 +135,7 @@ async fn rounds(asked: Asked, scratch: &Scratch, disk: Ext4) -> Outcome<()> {
         }
     }
     println!(
-        "{played} power cuts, {acknowledged} tasks acknowledged, {recovered} charges and orders made, {} rounds failed, {:.0} s",
+        "{played} power cuts, {acknowledged} tasks acknowledged, {bought} charges and orders made, {} rounds failed, {:.0} s",
         failed.len(),
         began.elapsed().as_secs_f64()
     );

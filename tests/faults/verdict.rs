@@ -8,7 +8,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::Outcome;
 use crate::ledger::{AGAIN, Ledger, Promises, Ticket};
-use crate::phases::about;
 use crate::project::{Client, Gone};
 use crate::world::{Books, World};
 
@@ -125,6 +124,11 @@ async fn judged(client: &Client, promises: &Promises, books: &Books, cuts: u32) 
     tasks(&said, promises, books, cuts, &mut wrong);
     people(&said, promises, books, cuts, &mut wrong);
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+/// The events of a feed about one task.
+fn about<'a>(events: &'a [Value], id: &'a str) -> impl Iterator<Item = &'a Value> {
+    events.iter().filter(move |event| event["task"] == id)
 }
 
 fn tasks(said: &Said, promises: &Promises, books: &Books, cuts: u32, wrong: &mut Vec<String>) {
