@@ -96,8 +96,8 @@ static int fate(enum what what, const char *name, const char *path) {
     if (number > at && !sticky) return 0;
     if (sticky && lift && !syscall(SYS_access, lift, F_OK)) return 0;
     int full = mode == FULL_ONCE || mode == FULL_STICKY;
-    /* A full disk still lets go of things, and a torn or short operation is one that carries bytes. */
-    if (full && what == UNLINK) return 0;
+    /* A full disk still lets go of things, and files of holes need no room. */
+    if (full && (what == UNLINK || what == TRUNCATE)) return 0;
     if ((mode == SHORT && what != WRITE) || (mode == LOST && what != SYNC)) return 0;
     if (!atomic_exchange(&book->fired, number)) snprintf(book->what, sizeof book->what, "%s %s", name, path);
     switch (mode) {
@@ -239,21 +239,21 @@ int ftruncate64(int fd, off64_t to) {
     PLAIN(fate_of_fd(TRUNCATE, "ftruncate64", fd), REAL(ftruncate64)(fd, to));
 }
 int fallocate(int fd, int how, off_t from, off_t count) {
-    PLAIN(fate_of_fd(TRUNCATE, "fallocate", fd), REAL(fallocate)(fd, how, from, count));
+    PLAIN(fate_of_fd(CREATE, "fallocate", fd), REAL(fallocate)(fd, how, from, count));
 }
 int fallocate64(int fd, int how, off64_t from, off64_t count) {
-    PLAIN(fate_of_fd(TRUNCATE, "fallocate64", fd), REAL(fallocate64)(fd, how, from, count));
+    PLAIN(fate_of_fd(CREATE, "fallocate64", fd), REAL(fallocate64)(fd, how, from, count));
 }
 /* These two answer with the number of the error itself. */
 int posix_fallocate(int fd, off_t from, off_t count) {
-    int f = fate_of_fd(TRUNCATE, "posix_fallocate", fd);
+    int f = fate_of_fd(CREATE, "posix_fallocate", fd);
     if (f < 0) return -f;
     int answer = REAL(posix_fallocate)(fd, from, count);
     if (f) die();
     return answer;
 }
 int posix_fallocate64(int fd, off64_t from, off64_t count) {
-    int f = fate_of_fd(TRUNCATE, "posix_fallocate64", fd);
+    int f = fate_of_fd(CREATE, "posix_fallocate64", fd);
     if (f < 0) return -f;
     int answer = REAL(posix_fallocate64)(fd, from, count);
     if (f) die();

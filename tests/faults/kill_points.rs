@@ -230,7 +230,7 @@ impl Bench {
         let Err(Gone) = Phase::Work.play(&up.client, &stage.ledger, &stage.world).await else {
             return Err("it was to die at work, and did not".to_owned());
         };
-        self.left(stage, up, false).await
+        self.left(stage, *up, false).await
     }
 
     async fn left(&self, stage: Stage, mut up: Up, told: bool) -> Outcome<Begun> {
@@ -323,7 +323,7 @@ impl Stage {
     /// The whole phase without a fault.
     async fn whole_run(&self, phase: Phase) -> Outcome<()> {
         let mut up = match self.project.start(Some(&self.disk)).await? {
-            Started::Up(up) => up,
+            Started::Up(up) => *up,
             Started::Ended { code, said } => return Err(format!("it did not start (exit {code:?}):\n{said}")),
         };
         let played = phase.play(&up.client, &self.ledger, &self.world).await;
@@ -375,7 +375,7 @@ impl Stage {
     /// A point at which an operation fails, and the process lives on, unless it was only starting or ending.
     async fn survived(&self, point: Point) -> Outcome<()> {
         let mut up = match self.project.start(Some(&self.disk)).await? {
-            Started::Up(up) => up,
+            Started::Up(up) => *up,
             Started::Ended { code: Some(code), said } if code > 0 && said.contains("error") => {
                 self.disk.lift();
                 return self.goes_on(point, 0).await;
@@ -384,7 +384,7 @@ impl Stage {
         };
         let lived = self.lived(point, &up.client).await;
         lived.map_err(|why| format!("{why}\nit said:\n{}", up.said()))?;
-        self.words(point.mode)?;
+        self.words()?;
         let cuts = Self::cuts(point.phase, u32::from(self.disk.fired().is_some()));
         let judged = verdict(&up.client, &self.ledger, &self.world, cuts).await;
         judged.map_err(|why| format!("without a restart: {why}\nit said:\n{}", up.said()))?;
@@ -427,13 +427,16 @@ impl Stage {
             sleep(AGAIN).await;
         }
         let until = Instant::now() + TOO_LONG;
-        let mut refused = 0;
+        let (mut refused, mut full) = (0, 0);
         let mut asked = asked(Ticket::Review(1));
         asked["idempotency_key"] = "probe".into();
         while refused < 3 {
             let submitted = client.post("/api/v1/tasks", &asked).await;
             match submitted {
-                Ok((500.., said)) if said["detail"].as_str().is_some_and(|detail| !detail.is_empty()) => refused += 1,
+                Ok((status @ 500.., said)) if said["detail"].as_str().is_some_and(|detail| !detail.is_empty()) => {
+                    refused += 1;
+                    full += u32::from(status == 507 && said["title"] == "No room is left");
+                }
                 Ok((status, said)) => return Err(format!("while the disk failed a submission got {status} {said}")),
                 // Told to stop meanwhile: the fault came at the end.
                 Err(Gone) => return std::future::pending().await,
@@ -449,18 +452,18 @@ impl Stage {
                 return Err("the disk failed, and nobody was refused".to_owned());
             }
         }
+        if point.mode == Mode::EnospcSticky && full == 0 {
+            return Err("the disk was full, and nobody was told so by 507".to_owned());
+        }
         self.disk.lift();
         Ok(())
     }
 
-    /// Whoever was refused was told why.
-    fn words(&self, mode: Mode) -> Outcome<()> {
+    /// Whoever was refused was told why, in the words of the system.
+    fn words(&self) -> Outcome<()> {
         for (status, said) in &self.ledger.refusals() {
             let detail = said["detail"].as_str().unwrap_or_default();
-            let why = if mode == Mode::Enospc || mode == Mode::EnospcSticky { "full" } else { "I/O error" };
-            let full = *status == 507 && said["type"].as_str().is_some_and(|kind| kind.ends_with("/storage-full"));
-            // Where the lack of room is met by SQLite's shared memory, SQLite calls it an I/O error.
-            if !detail.contains(why) && !(full || detail.contains("I/O error")) {
+            if !detail.contains("full") && !detail.contains("I/O error") {
                 return Err(format!("a client was refused with {status} and not told why: {said}"));
             }
         }

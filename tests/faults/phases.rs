@@ -94,10 +94,10 @@ impl Phase {
 
     /// Plays it to its end against a process that is up. `Err(Gone)`: the process died of it.
     pub(crate) async fn play(self, client: &Client, ledger: &Ledger, world: &World) -> Result<Outcome<()>, Gone> {
-        if self == Self::People {
-            if let Err(why) = people(client, ledger, world).await? {
-                return Ok(Err(why));
-            }
+        if self == Self::People
+            && let Err(why) = people(client, ledger, world).await?
+        {
+            return Ok(Err(why));
         }
         for few in self.tickets().chunks(16) {
             if let Err(why) = ledger.submit_all(client, few).await? {

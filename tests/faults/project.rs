@@ -113,13 +113,13 @@ impl Project {
             return Ok(Started::Ended { code, said: said.all() });
         };
         let url = format!("http://{}", url.split(',').next().unwrap_or_default());
-        Ok(Started::Up(Up { child, said, client: Client::new(url) }))
+        Ok(Started::Up(Box::new(Up { child, said, client: Client::new(url) })))
     }
 
     /// Starts it on a disk that is well: it must come up.
     pub(crate) async fn up(&self) -> Outcome<Up> {
         match self.start(None).await? {
-            Started::Up(up) => Ok(up),
+            Started::Up(up) => Ok(*up),
             Started::Ended { code, said } => Err(format!("it did not start again (exit {code:?}):\n{said}")),
         }
     }
@@ -128,7 +128,7 @@ impl Project {
 /// What became of a start.
 pub(crate) enum Started {
     /// It is up.
-    Up(Up),
+    Up(Box<Up>),
     /// It has ended: with a code, or by a signal.
     Ended { code: Option<i32>, said: String },
 }
