@@ -96,8 +96,9 @@ static int fate(enum what what, const char *name, const char *path) {
     if (number > at && !sticky) return 0;
     if (sticky && lift && !syscall(SYS_access, lift, F_OK)) return 0;
     int full = mode == FULL_ONCE || mode == FULL_STICKY;
-    /* A full disk still lets go of things, and files of holes need no room. */
-    if (full && (what == UNLINK || what == TRUNCATE)) return 0;
+    /* A full disk still lets go of things, and files of holes need no room. A sync may find that there is none (on a
+     * network, say), but not for long: SQLite calls that an I/O error, and so does whoever asks it. */
+    if (full && (what == UNLINK || what == TRUNCATE || (what == SYNC && sticky))) return 0;
     if ((mode == SHORT && what != WRITE) || (mode == LOST && what != SYNC)) return 0;
     if (!atomic_exchange(&book->fired, number)) snprintf(book->what, sizeof book->what, "%s %s", name, path);
     switch (mode) {
