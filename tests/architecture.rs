@@ -260,6 +260,7 @@ fn no_file_is_endless() {
 fn every_test_is_run_and_every_table_is_read() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let main = fs::read_to_string(tests.join("main.rs")).expect("main.rs");
+    let manifest = fs::read_to_string(tests.join("../Cargo.toml")).expect("Cargo.toml");
     let all = files(&["tests"]);
     for file in &all {
         let mut parts = file.path.trim_start_matches("tests/").split('/');
@@ -267,14 +268,17 @@ fn every_test_is_run_and_every_table_is_read() {
         let declared = match second {
             None => first == "main.rs" || main.contains(&format!("mod {};", file.stem())),
             Some("mod.rs") => main.contains(&format!("mod {first};")),
+            // A command of its own.
+            Some("main.rs") => manifest.contains(&format!("path = \"{}\"", file.path)),
             Some(_) => {
                 let parent = fs::read_to_string(tests.join(format!("{first}.rs")))
                     .or_else(|_| fs::read_to_string(tests.join(first).join("mod.rs")))
+                    .or_else(|_| fs::read_to_string(tests.join(first).join("main.rs")))
                     .unwrap_or_default();
                 parent.contains(&format!("mod {};", file.stem()))
             }
         };
-        assert!(declared, "{} is no module of tests/main.rs: it is never run", file.path);
+        assert!(declared, "{} is no module of tests/main.rs and no target of its own: it is never run", file.path);
     }
     for entry in fs::read_dir(tests.join("conformance")).expect("tables") {
         let name = entry.expect("a table").file_name().into_string().expect("a name");

@@ -247,7 +247,7 @@ async fn a_full_disk_refuses_and_loses_nothing() {
         }
         n += 1;
     };
-    assert!(matches!(refused, Error::Io { .. }), "{refused}");
+    assert!(matches!(refused, Error::Full { .. }), "{refused}");
     assert!(accepted.len() > 2, "some fitted");
     assert!(send(n + 1).await.is_err(), "still full");
     assert_eq!(engine.balance().await.expect("reading goes on").submitted, accepted.len() as u64);

@@ -158,8 +158,13 @@ impl From<TaskError> for Problem {
 
 impl From<engine::Error> for Problem {
     fn from(error: engine::Error) -> Self {
+        use std::error::Error as _;
+
         use engine::Error as E;
         let said = error.to_string();
+        // What the system said is the half an operator needs: the disk is full, or the disk is broken.
+        let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+        let whole = causes.fold(said.clone(), |said, cause| format!("{said}: {cause}"));
         let conflict = |slug, title| Self::new(StatusCode::CONFLICT, slug, title, said.clone());
         match error {
             E::Refused(refused) => Self::from(refused),
@@ -170,7 +175,11 @@ impl From<engine::Error> for Problem {
             E::Closed => Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "The team has stopped", said).after(30),
             E::InUse { .. } | E::NewerFormat { .. } | E::NotAStore { .. } | E::Io { .. } => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the store failed a request");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store-failed", "The store failed", said)
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store-failed", "The store failed", whole)
+            }
+            E::Full { .. } => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the store has no room for a request");
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", "No room is left", whole).after(5)
             }
         }
     }
@@ -235,6 +244,8 @@ mod tests {
                 "wrong-state",
                 false,
             ),
+            (DeskError::Engine(failed()), 500, "store-failed", false),
+            (DeskError::Engine(full()), 507, "storage-full", false),
             (DeskError::Engine(engine::Error::BadCursor("x".to_owned())), 400, "invalid-request", false),
             (DeskError::Task(TaskError::PayloadTooLarge { size: 2, limit: 1 }), 413, "too-large", false),
             (DeskError::Task(TaskError::BadKey("must not be empty")), 400, "invalid-request", false),
@@ -242,6 +253,30 @@ mod tests {
             let problem = Problem::from(error);
             assert_eq!((problem.status, problem.slug(), problem.by_policy()), (status, slug, by_policy));
         }
+    }
+
+    fn failed() -> engine::Error {
+        let source = Box::new(std::io::Error::other("disk I/O error"));
+        engine::Error::Io { path: "data/backstop.db".to_owned(), doing: "write", source }
+    }
+
+    fn full() -> engine::Error {
+        let source = Box::new(std::io::Error::other("database or disk is full"));
+        engine::Error::Full { path: "data/backstop.db".to_owned(), source }
+    }
+
+    /// A client was once told that "the store failed to write" and nothing else, whether the disk was full or broken:
+    /// what the system had said stood in the log only.
+    #[test]
+    fn a_refusal_of_the_store_says_why() {
+        assert_eq!(Problem::from(failed()).detail, "the store at data/backstop.db failed to write: disk I/O error");
+        let full = Problem::from(full());
+        assert_eq!(
+            full.detail,
+            "no room is left for the store at data/backstop.db; nothing was written, and work goes on once there is \
+             room: database or disk is full"
+        );
+        assert_eq!(full.retry_after_s, Some(5));
     }
 
     #[test]

@@ -469,6 +469,7 @@ mod tests {
             (StatusCode::NOT_FOUND, "not-found", 1),
             (StatusCode::SERVICE_UNAVAILABLE, "draining", 4),
             (StatusCode::INTERNAL_SERVER_ERROR, "store-failed", 1),
+            (StatusCode::INSUFFICIENT_STORAGE, "storage-full", 1),
         ] {
             let error = Error::Refused(Box::new(Problem::new(status, slug, "", "")));
             assert_eq!(error.exit_code(), code, "{slug}");

@@ -316,6 +316,15 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// No room is left to write in; nothing was acknowledged. When there is room again, writes are taken again.
+    #[error("no room is left for the store at {path}; nothing was written, and work goes on once there is room")]
+    Full {
+        /// The file or directory.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The store is closed.
     #[error("the store is closed")]
     Closed,

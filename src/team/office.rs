@@ -331,7 +331,7 @@ impl Office {
     {
         loop {
             match write().await {
-                Err(error @ engine::Error::Io { .. }) if self.now() < until => {
+                Err(error @ (engine::Error::Io { .. } | engine::Error::Full { .. })) if self.now() < until => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "the store did not take a result; trying again"

@@ -1,8 +1,9 @@
 //! The file: found, created, migrated, opened, and kept from a second process.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -19,8 +20,18 @@ const FILE: &str = "backstop.db";
 const FILE_IN_CREATION: &str = "backstop.db.new";
 const LOCK: &str = "lock";
 
+/// What failed, as the seam tells it: a full disk is told apart, for it passes by itself.
 pub(super) fn io(path: &Path, doing: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Io { path: path.display().to_string(), doing, source: Box::new(source) }
+    let (path, full) = (path.display().to_string(), is_full(&source));
+    let source = Box::new(source);
+    if full { Error::Full { path, source } } else { Error::Io { path, doing, source } }
+}
+
+fn is_full(source: &(dyn std::error::Error + 'static)) -> bool {
+    let of_sqlite = |error: &rusqlite::Error| error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+    source.downcast_ref().is_some_and(of_sqlite)
+        || source.downcast_ref().is_some_and(|shared: &Arc<rusqlite::Error>| of_sqlite(shared))
+        || source.downcast_ref().is_some_and(|error: &std::io::Error| error.kind() == ErrorKind::StorageFull)
 }
 
 /// The right to a directory, for as long as it is held; the system takes it back when the process ends, however.
@@ -72,7 +83,7 @@ fn create(dir: &Path, path: &Path) -> Result<(), Error> {
         name.push(leftover);
         match fs::remove_file(&name) {
             Ok(()) => {}
-            Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => {}
+            Err(gone) if gone.kind() == ErrorKind::NotFound => {}
             Err(source) => return Err(io(&aside, "clear away an unfinished creation", source)),
         }
     }

@@ -182,6 +182,18 @@ impl Store {
         self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
+    /// The same after a failed sync, and it must succeed. The system takes pages whose sync failed for written: they can
+    /// still be read, a later sync says nothing of them, and a power cut shows the hole. The log is read up to its first
+    /// hole, so whatever were acknowledged behind it would be lost with it.
+    pub(super) fn renew_log(&self) -> rusqlite::Result<()> {
+        let held_up: bool = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if held_up {
+            let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+            return Err(rusqlite::Error::SqliteFailure(busy, Some("the log is being read".to_owned())));
+        }
+        Ok(())
+    }
+
     pub(super) fn next_due(&self, now: Timestamp) -> Work<Option<Timestamp>> {
         let lease: Option<i64> = self
             .db

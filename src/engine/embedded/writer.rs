@@ -2,7 +2,8 @@
 //!
 //! While a group is being synced the next one gathers; that is the whole of the throughput. When the store fails
 //! under a group, nobody in it is told that anything was done, and the store is opened anew from the file before the
-//! next group. A sync is never tried again: after a failed one nobody knows what the disk holds.
+//! next group. A sync is never tried again: after a failed one nobody knows what the disk holds, so the log is written
+//! into the file and begun anew before anything else is acknowledged.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -194,7 +195,9 @@ impl Loop {
             Some(store) => store,
             None => {
                 self.pages_max = 0;
-                Store::open(&self.shared.path)?
+                let store = Store::open(&self.shared.path)?;
+                store.renew_log()?;
+                store
             }
         };
         self.bound(&store)?;
