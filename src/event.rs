@@ -15,7 +15,7 @@ use crate::task::{AgentName, Effect, Integration, Priority, TaskId, TaskType};
 use crate::time::{self, Timestamp};
 use crate::tool::ToolRef;
 
-/// An event as stored: numbered without gaps in the order of commitment.
+/// An event as stored: numbered in the order of commitment, without gaps but for those that are forgotten.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Its number; the `id` of its SSE message.

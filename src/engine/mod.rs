@@ -159,7 +159,7 @@ pub struct PruneAsk {
     pub retention: Retention,
     /// Tasks that an incident or a replay that is not over needs.
     pub needed: Arc<BTreeSet<TaskId>>,
-    /// Look only, and change nothing.
+    /// Look only, and change nothing. The size does not press then.
     pub dry_run: bool,
     /// Where the stretch before ended; 0: from the oldest task on.
     pub after: u64,

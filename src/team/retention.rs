@@ -87,7 +87,8 @@ async fn needed(engine: &dyn Engine) -> Result<BTreeSet<TaskId>, engine::Error> 
 
 impl Desk {
     /// Forgets what ended longer ago than `older_than`, or than the configuration keeps it, a round at a time: `after`
-    /// is where the round before ended.
+    /// is where the round before ended. By age only, so that a dry run tells beforehand what goes; to the size the
+    /// team looks by itself.
     ///
     /// # Errors
     /// When it is shorter than keys are remembered, or the engine's.
@@ -105,7 +106,8 @@ impl Desk {
             );
             return Err(DeskError::Invalid(vec![FieldProblem { field: "/older_than".to_owned(), message }]));
         }
-        let retention = older_than.map_or(self.office.config.retention, Retention::older_than);
+        let configured = Retention { size_max: None, ..self.office.config.retention };
+        let retention = older_than.map_or(configured, Retention::older_than);
         Ok(round(self.engine(), retention, after, dry_run, by, self.now()).await?)
     }
 

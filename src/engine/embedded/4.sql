@@ -14,7 +14,7 @@ CREATE INDEX event_team ON event(at) WHERE task IS NULL;
 
 -- What is rare among all tasks is found without looking at all of them. Nothing here is written when a task goes well.
 CREATE INDEX task_over   ON task(state, seq) WHERE state IN ('dead', 'waiting-human', 'cancelled');
-CREATE INDEX task_failed ON task(seq) WHERE kind IS NOT NULL;
+CREATE INDEX task_failed ON task(seq, kind, class, type, agent, folded) WHERE kind IS NOT NULL;  -- holds all it is asked
 
 -- Each of these is in the order of the queue itself: its key (at, seq) follows the column.
 CREATE INDEX letter_agent  ON letter(agent);

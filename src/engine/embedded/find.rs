@@ -63,10 +63,11 @@ impl Where {
         }
     }
 
-    /// What tasks and dead letters have in common; `at` is the column of the time asked for, `found_by` those that an
-    /// index is for, the choosiest first. Only the first that is asked for may be looked up (a `+` before the others
-    /// says so to SQLite, which knows no figures and might walk through every open letter for the one agent).
-    fn filter(&mut self, filter: &Filter, at: &str, found_by: &[&str]) {
+    /// What tasks and dead letters have in common; `at` is the column of the time asked for. Of
+    /// `found_by`, the choosiest first, only the first that is asked for may be looked up by its index (a `+` before the
+    /// others says so to SQLite, which knows no figures and might walk through every open letter for the one agent);
+    /// without it SQLite chooses.
+    fn filter(&mut self, filter: &Filter, at: &str, found_by: Option<&[&str]>) {
         let status = filter.status.first().filter(|_| filter.status.len() == 1).map(ToString::to_string);
         let indexed = [
             ("kind", filter.kind.map(|word| word.as_str())),
@@ -75,9 +76,10 @@ impl Where {
             ("class", filter.class.map(|word| word.as_str())),
             ("status", status.as_deref()),
         ];
-        let first = indexed.iter().find(|(column, word)| word.is_some() && found_by.contains(column));
+        let first = |by: &[&str]| indexed.iter().find(|(column, word)| word.is_some() && by.contains(column));
+        let first = found_by.map(|by| first(by).map(|(column, _)| *column));
         for (column, word) in indexed {
-            let looked_up = first.is_none_or(|(first, _)| *first == column);
+            let looked_up = first.is_none_or(|first| first == Some(column));
             let plus = if looked_up { "" } else { "+" };
             self.word(&format!("{plus}{column}"), word);
         }
@@ -114,7 +116,7 @@ impl Where {
             return "+seq";
         } else if all(&[State::Dead, State::WaitingHuman, State::Cancelled]) {
             said("state IN ('dead', 'waiting-human', 'cancelled')");
-        } else if filter.kind.is_some() || filter.class.is_some() || filter.folded_text().is_some() {
+        } else if asks_for_failure(filter) {
             said("kind IS NOT NULL");
         }
         "seq"
@@ -125,9 +127,15 @@ impl Where {
     }
 }
 
+fn asks_for_failure(filter: &Filter) -> bool {
+    filter.kind.is_some() || filter.class.is_some() || filter.folded_text().is_some()
+}
+
 pub(super) fn records(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<Page<Record>> {
     let mut wanted = Where::default();
-    wanted.filter(filter, "created_at", &[]);
+    // What failed is looked through in an index that holds all that is asked of it.
+    let among_failed = filter.states.is_empty() && asks_for_failure(filter);
+    wanted.filter(filter, "created_at", among_failed.then_some(&[]));
     let by = wanted.rare(filter);
     if let Some(by) = filter.due_by {
         wanted.also("due <= ?", by.millis());
@@ -144,7 +152,7 @@ pub(super) fn records(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<
 
 pub(super) fn dead_letters(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<Page<Record>> {
     let mut wanted = Where::default();
-    wanted.filter(filter, "at", &["kind", "type", "agent", "class", "status"]);
+    wanted.filter(filter, "at", Some(&["kind", "type", "agent", "class", "status"]));
     let (before, order) = direction(page);
     match page.cursor()? {
         None => {}

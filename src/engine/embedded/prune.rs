@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, Row, params};
 
 use super::store::{HOUR, Store, Work, load};
-use super::{Embedded, find, row};
+use super::{Embedded, find, row, schema};
 use crate::engine::{Error, PruneAsk, Stretch};
 use crate::ledger::State;
 use crate::retention::{Pruned, Retention, Standing, Verdict, verdict};
@@ -20,6 +20,9 @@ use crate::time::Timestamp;
 const STRETCH: usize = 2_000;
 /// How many tasks the writer takes out at once: a few milliseconds.
 const BATCH: usize = 64;
+/// After how many batches the log is written into the file, aside: were it left to the writer, whoever comes at the wrong
+/// moment would wait for thousands of pages.
+const BATCHES: usize = 4;
 /// How many rows of counts, or events of no task, it takes out at once.
 const ROWS: u32 = 500;
 
@@ -34,11 +37,15 @@ pub(super) async fn stretch(engine: &Embedded, ask: PruneAsk, now: Timestamp) ->
         seen.goes.iter().for_each(|(_, state)| pruned.count(*state));
         return Ok(Stretch { pruned, next: seen.next });
     }
-    for batch in seen.goes.chunks(BATCH) {
+    for (n, batch) in (1..).zip(seen.goes.chunks(BATCH)) {
         let seqs: Vec<u64> = batch.iter().map(|(seq, _)| *seq).collect();
         let (retention, pressed, needed) = (ask.retention, seen.pressed, ask.needed.clone());
         let gone = engine.writer.ask(move |store| store.forget(&seqs, &retention, pressed, &needed, now));
         pruned.add(gone.await?);
+        if n % BATCHES == 0 {
+            let path = engine.path();
+            engine.readers.ask(move |_| Ok(schema::checkpoint_aside(&path)?)).await?;
+        }
     }
     if let (None, Some(horizon)) = (seen.next, ask.retention.horizon(now)) {
         loop {
@@ -73,17 +80,16 @@ const COLUMNS: &str = "seq, id, agent, state, status, ended_at, created_at";
 
 fn found(row: &Row<'_>, needed: &BTreeSet<TaskId>) -> rusqlite::Result<Found> {
     let id = row::word(row, 1)?;
-    let letter = match row.get_ref(4)? {
-        rusqlite::types::ValueRef::Null => None,
-        _ => Some(row::word(row, 4)?),
-    };
+    let none = row.get_ref(4)? == rusqlite::types::ValueRef::Null;
+    let letter = if none { None } else { Some(row::word(row, 4)?) };
     let ended_at = row.get::<_, Option<i64>>(5)?.map(Timestamp::from_millis);
     let standing = Standing { state: row::word(row, 3)?, letter, ended_at, needed: needed.contains(&id) };
     Ok(Found { seq: row.get(0)?, id, agent: row::word(row, 2)?, standing, created_at: row::time(row, 6)? })
 }
 
 fn look(db: &Connection, ask: &PruneAsk, now: Timestamp) -> Work<Seen> {
-    let pressed = ask.retention.presses(find::bytes(db)?);
+    // A dry run frees nothing, so the size would press for ever.
+    let pressed = !ask.dry_run && ask.retention.presses(find::bytes(db)?);
     let Some(youngest) = ask.retention.youngest(pressed, now) else {
         return Ok(Seen { goes: Vec::new(), pressed, next: None });
     };

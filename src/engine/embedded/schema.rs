@@ -157,6 +157,11 @@ pub(super) fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
     Ok(file)
 }
 
+/// Writes the log into the file as far as nobody reads from it, on a connection of its own: the writer goes on meanwhile.
+pub(super) fn checkpoint_aside(path: &Path) -> rusqlite::Result<()> {
+    connect_writer(path)?.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+}
+
 /// Writes the file anew without its free pages.
 pub(super) fn compact(path: &Path) -> rusqlite::Result<()> {
     let file = connect_writer(path)?;
