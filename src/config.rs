@@ -12,6 +12,7 @@ use crate::budget::Caps;
 use crate::prices;
 pub use crate::prices::ModelFacts;
 use crate::prompt::{self, Prompt, Prompted};
+use crate::retention::Retention;
 use crate::retry::{Effective, Level, Levels, RetryPolicy};
 use crate::task::{AgentName, Effect, Integration, Priority, TaskType};
 use crate::tool::ToolRule;
@@ -52,6 +53,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// How long running work may take to finish after SIGTERM.
     pub drain_timeout: Duration,
+    /// How long what has ended is kept.
+    pub retention: Retention,
     /// SHA-256 over everything that was read, first 12 hex digits: which configuration was in force.
     pub fingerprint: String,
 }
@@ -322,6 +325,7 @@ impl Config {
             },
             api: ApiConfig { listen: defaults::LISTEN, token: None },
             drain_timeout: defaults::DRAIN_TIMEOUT,
+            retention: Retention::default(),
             fingerprint: String::new(),
         }
     }

@@ -15,7 +15,7 @@ use crate::task::{AgentName, Effect, Integration, Priority, TaskId, TaskType};
 use crate::time::{self, Timestamp};
 use crate::tool::ToolRef;
 
-/// An event as stored: numbered without gaps in the order of commitment.
+/// An event as stored: numbered in the order of commitment, without gaps but for those that are forgotten.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Its number; the `id` of its SSE message.
@@ -169,6 +169,8 @@ pub enum Happening {
     TeamStarted { epoch: u64, agents: u32, open_tasks: u64 },
     /// The team began to drain.
     Draining { running: u32 },
+    /// What ended long ago was forgotten.
+    Pruned { done: u64, dead: u64, cancelled: u64, events: u64, by: String },
 }
 
 /// What is appended together with a change of state; the engine adds number and time.

@@ -883,14 +883,23 @@ pub struct Balance {
     pub waiting_human: u64,
     /// Cancelled.
     pub cancelled: u64,
+    /// Ended long ago and forgotten since: see [`crate::retention`].
+    #[serde(default)]
+    pub pruned: u64,
 }
 
 impl Balance {
     /// Accepted tasks that are nowhere: zero, or the promise is broken.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.submitted
-            .saturating_sub(self.waiting + self.running + self.done + self.dead + self.waiting_human + self.cancelled)
+        let ended = self.done + self.dead + self.cancelled + self.pruned;
+        self.submitted.saturating_sub(self.waiting + self.running + self.waiting_human + ended)
+    }
+
+    /// Counts so many that have ended and are forgotten.
+    pub const fn add_pruned(&mut self, tasks: u64) {
+        self.submitted += tasks;
+        self.pruned += tasks;
     }
 
     /// Has everything come to an end or to a person?

@@ -50,6 +50,7 @@ pub mod delivery;
 pub mod guard;
 pub mod event;
 pub mod ledger;
+pub mod retention;
 pub mod journal;
 pub mod stand;
 pub mod evidence;

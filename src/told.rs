@@ -351,6 +351,12 @@ pub fn of_event(event: &Event, redactor: &Redactor) -> Vec<Told> {
             other(format!("the team of {agents} started (run {epoch}) with {open_tasks} open tasks"))
         }
         Happening::Draining { running } => other(format!("draining, {running} running")),
+        Happening::Pruned { done, dead, cancelled, by, .. } => {
+            let by = clean(by);
+            other(format!(
+                "{done} done, {dead} dead and {cancelled} cancelled tasks of long ago were forgotten, by {by}"
+            ))
+        }
     }
 }
 
@@ -534,7 +540,8 @@ pub(crate) mod tests {
                 | Happening::PageFailed { .. }
                 | Happening::ReplayChanged { .. }
                 | Happening::TeamStarted { .. }
-                | Happening::Draining { .. } => panic!("no change of a task's state: {what:?}"),
+                | Happening::Draining { .. }
+                | Happening::Pruned { .. } => panic!("no change of a task's state: {what:?}"),
             }
         }
         all

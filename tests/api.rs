@@ -128,6 +128,31 @@ fn payment() -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_ended_long_ago_is_forgotten_on_a_word_and_nothing_else() {
+    let house = start(None).await;
+    let id = house.submit(&json!({ "type": "mail", "payload": {} }), done).await;
+    let nothing = json!({ "done": 0, "dead": 0, "cancelled": 0, "events": 0, "next": null });
+    for body in [json!({}), json!({ "older_than": "1d" }), json!({ "dry_run": true, "after": 0, "by": "ana" })] {
+        assert_eq!(house.post("/api/v1/prune", &body).await, (200, nothing.clone()), "{body}");
+    }
+    for (body, pointer) in [
+        (json!({ "older_than": "1h" }), "/older_than"),
+        (json!({ "older_than": "soon" }), "/older_than"),
+        (json!({ "older_than": 30 }), "/older_than"),
+        (json!({ "dry_run": "yes" }), "/dry_run"),
+        (json!({ "after": -1 }), "/after"),
+        (json!({ "older": "30d" }), "/older"),
+    ] {
+        let (status, problem) = house.post("/api/v1/prune", &body).await;
+        assert!((400..500).contains(&status), "{body}: {status}");
+        assert!(problem.to_string().contains(pointer), "{body}: {problem}");
+    }
+    assert_eq!(house.get(&format!("/api/v1/tasks/{id}")).await.0, 200, "it is still there");
+    assert_eq!(house.get("/api/v1/prune").await.0, 405, "nothing is forgotten by looking");
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_accepted_done_and_found_again() {
     let house = start(None).await;
     let id = house.submit(&json!({ "type": "mail", "payload": { "to": "a" } }), done).await;

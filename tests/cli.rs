@@ -69,6 +69,7 @@ const COMMANDS: &[&[&str]] = &[
     &["breaker", "close"],
     &["events"],
     &["page", "test"],
+    &["prune"],
     &["explain"],
     &["why"],
     &["healthcheck"],

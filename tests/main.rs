@@ -39,6 +39,7 @@ mod readme;
 mod redaction;
 mod restart_intensity;
 mod resume;
+mod retention;
 mod retry_after;
 mod retry_budget;
 mod scenarios;

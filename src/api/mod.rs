@@ -133,6 +133,7 @@ fn routes(door: Door) -> Router {
         .route("/events", get(team::events))
         .route("/explain", get(team::explain))
         .route("/balance", get(team::balance))
+        .route("/prune", post(team::prune))
         .route("/status", get(team::status));
     Router::new()
         .nest("/api/v1", v1)

@@ -92,6 +92,31 @@ pub(super) async fn explain(State(door): State<Door>, input: Input) -> Answer {
     }
 }
 
+/// One round of forgetting what ended long ago: `older_than` (a span; else as the configuration says), `dry_run`, and
+/// `after`, the `next` of the round before.
+pub(super) async fn prune(State(door): State<Door>, input: Input) -> Answer {
+    let mut fields = input.object()?;
+    let (by, _) = input.actor(&mut fields)?;
+    let older_than = match fields.remove("older_than") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(span)) => {
+            Some(parse_duration(&span).map_err(|error| wrong("/older_than", error.to_string()))?)
+        }
+        Some(_) => return Err(wrong("/older_than", "must be a duration such as \"30d\"")),
+    };
+    let dry_run = match fields.remove("dry_run") {
+        None => false,
+        Some(Value::Bool(dry_run)) => dry_run,
+        Some(_) => return Err(wrong("/dry_run", "must be true or false")),
+    };
+    let after = match fields.remove("after") {
+        None | Some(Value::Null) => 0,
+        Some(after) => after.as_u64().ok_or_else(|| wrong("/after", "must be the `next` of the round before"))?,
+    };
+    nothing_else(&fields, &["by", "reason", "older_than", "dry_run", "after"])?;
+    ok(&door.desk.prune(older_than, after, dry_run, &by).await?)
+}
+
 #[derive(Serialize)]
 struct Account {
     #[serde(flatten)]

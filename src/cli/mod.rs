@@ -20,6 +20,7 @@ mod incident;
 mod init;
 mod outage;
 mod page;
+mod prune;
 mod replay;
 mod select;
 mod sim;
@@ -157,6 +158,8 @@ enum Command {
     /// Simulate outages against a team in virtual time, and compare
     #[command(subcommand)]
     Sim(sim::Sim),
+    /// Forget what ended long ago, to keep the record small
+    Prune(prune::Prune),
     /// Which retry policy applies to a task or type, and why
     Explain(explain::Explain),
     /// Why a task is where it is: every step, failure, wait, cost and decision, with its rule
@@ -389,6 +392,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Error> {
             Command::Events(events) => events.run(context).await,
             Command::Page(page) => page.run(context).await,
             Command::Sim(sim) => sim.run(context).await,
+            Command::Prune(prune) => prune.run(context).await,
             Command::Explain(explain) => explain.run(context).await,
             Command::Why(why) => why.run(context).await,
             Command::Healthcheck => status::healthcheck(context).await,

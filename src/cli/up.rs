@@ -80,12 +80,15 @@ impl Up {
         let running = start_team(config, &data).await?;
         let told = CancellationToken::new();
         let serving = tokio::spawn(api::serve(running.team.desk(), listener, token, told.clone().cancelled_owned()));
+        let forgetting = tokio::spawn(running.team.desk().keep_retention());
         let mut stop = Stop::listen();
         tell(context, &format!("{team}: {agents} agents, http://{address}, data in {}", data.display()));
         if context.log == LogFormat::Text {
             context.out.next("backstop status");
         }
         stop.told().await;
+        // Between two of its batches or in the middle of one: what is written is sound.
+        forgetting.abort();
         tell(context, "draining; once more to stop at once");
         tokio::select! {
             biased;

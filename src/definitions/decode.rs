@@ -336,6 +336,38 @@ impl Value {
         }
     }
 
+    /// An amount of bytes, such as `20GB` or `512MiB`, from `least` on.
+    pub(super) fn bytes(&self, least: u64, notes: &mut Notes<'_>) -> Option<u64> {
+        let remedy = "write a whole number with a unit, such as 500MB, 20GB or 1TB (or MiB, GiB, TiB)";
+        let said = match &self.node.kind {
+            Kind::Scalar { text, .. } => {
+                let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+                let unit: Option<u64> = match &text[digits.len()..] {
+                    "MB" => Some(1_000_000),
+                    "GB" => Some(1_000_000_000),
+                    "TB" => Some(1_000_000_000_000),
+                    "MiB" => Some(1 << 20),
+                    "GiB" => Some(1 << 30),
+                    "TiB" => Some(1 << 40),
+                    _ => None,
+                };
+                digits.trim_end().replace('_', "").parse::<u64>().ok().zip(unit)
+            }
+            Kind::List(_) | Kind::Map(_) => None,
+        };
+        let Some((number, unit)) = said else {
+            self.error(notes, format!("expected an amount of bytes, found {}", self.node.describe()), remedy);
+            return None;
+        };
+        let bytes = number.saturating_mul(unit);
+        if bytes < least {
+            let (said, least) = (self.node.describe(), least / 1_000_000);
+            self.error(notes, format!("{said} is too little"), format!("write {least}MB or more"));
+            return None;
+        }
+        Some(bytes)
+    }
+
     /// US dollars, as millionths.
     pub(super) fn dollars(&self, notes: &mut Notes<'_>) -> Option<u64> {
         let dollars = self.number(0.000_001..=1_000_000.0, notes)?;

@@ -10,15 +10,18 @@ use super::policies::{breaker, retry};
 use super::providers::provider;
 use super::secrets::secret;
 use super::tools::{tools, verify};
-use super::yaml::cut;
+use super::yaml::{Kind, cut};
 use crate::agent::ModelRef;
 use crate::config::{AdviserConfig, BudgetConfig, Config, TaskTypeConfig, defaults};
+use crate::retention::KEY_RETENTION;
 use crate::retry::RetryPolicy;
 use crate::task::{Effect, Integration, Priority, TaskType};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
+/// The least the record may be bound to, in bytes: below it what is open alone would press.
+const SIZE_LEAST: u64 = 100_000_000;
 
 /// What `backstop.yaml` says for agents that do not say it themselves, and what is still open about providers.
 #[derive(Default)]
@@ -71,8 +74,24 @@ pub(super) fn read(mut root: Table, config: &mut Config, files: &Files<'_>, note
     if let Some(value) = root.take("drain-timeout", notes) {
         config.drain_timeout = value.duration(Duration::ZERO..=HOUR, notes).unwrap_or(config.drain_timeout);
     }
+    retention(root.section("retention", notes), config, notes);
     root.finish(&ours_only, notes);
     wide
+}
+
+fn retention(mut table: Table, config: &mut Config, notes: &mut Notes<'_>) {
+    for (key, span) in [("done", &mut config.retention.done), ("dead-letters", &mut config.retention.dead_letters)] {
+        let Some(value) = table.take(key, notes) else { continue };
+        if matches!(&value.node.kind, Kind::Scalar { text, .. } if text == "forever") {
+            *span = None;
+        } else if let Some(said) = value.duration(KEY_RETENTION..=KEY_RETENTION * 36_500, notes) {
+            *span = Some(said);
+        }
+    }
+    if let Some(value) = table.take("max-size", notes) {
+        config.retention.size_max = value.bytes(SIZE_LEAST, notes);
+    }
+    table.finish(&ours_only, notes);
 }
 
 /// `provider/model`.

@@ -11,7 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::agent::Incarnation;
-use crate::engine::{Document, Engine, Error, Journaled, KEY_RETENTION, LeaseAsk, Pending, Submitted};
+use crate::engine::{
+    Document, Engine, Error, Journaled, KEY_RETENTION, LeaseAsk, Pending, PruneAsk, Stretch, Submitted,
+};
 use crate::event::{Event, NewEvent};
 use crate::failure::Class;
 use crate::journal::{self, End, Spending, Step};
@@ -19,6 +21,7 @@ use crate::ledger::{self, Balance, Command, LetterStatus, Record, State};
 use crate::mutant;
 use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk, failure_told};
 use crate::queue::{Entry, Queues};
+use crate::retention::{Pruned, Standing, Verdict, verdict};
 use crate::task::{AgentName, IdempotencyKey, Integration, Task, TaskId, TaskType};
 use crate::time::Timestamp;
 
@@ -54,7 +57,7 @@ impl Memory {
     }
 
     fn holding(shelf: Shelf) -> Self {
-        let last_event = watch::Sender::new(shelf.last_event());
+        let last_event = watch::Sender::new(shelf.last_event);
         Self { shelf: Mutex::new(shelf), last_event }
     }
 
@@ -78,9 +81,9 @@ impl Memory {
             return Box::pin(ready(Err(Error::Closed)));
         }
         shelf.high_water = shelf.high_water.max(now);
-        let before = shelf.last_event();
+        let before = shelf.last_event;
         let answer = work(&mut shelf);
-        let after = shelf.last_event();
+        let after = shelf.last_event;
         drop(shelf);
         if after != before {
             self.last_event.send_replace(after);
@@ -89,10 +92,11 @@ impl Memory {
     }
 }
 
-/// Everything remembered. Tasks are numbered in order of submission, from 1.
+/// Everything remembered. Tasks are numbered in order of submission, from 1; the place of one that is forgotten stays
+/// empty.
 #[derive(Debug, Default)]
 struct Shelf {
-    records: Vec<Record>,
+    records: Vec<Option<Record>>,
     ids: HashMap<TaskId, u64>,
     keys: HashMap<IdempotencyKey, u64>,
     queues: Queues,
@@ -104,6 +108,10 @@ struct Shelf {
     /// Tasks that have a letter, by where it stands and its time.
     letters: BTreeMap<LetterStatus, BTreeSet<(Timestamp, u64)>>,
     events: Vec<Event>,
+    /// The number of the last event, remembered or not.
+    last_event: u64,
+    /// How many tasks are forgotten.
+    pruned: u64,
     deaths: Vec<Death>,
     failures: Vec<(Timestamp, AgentName, TaskType, Class)>,
     documents: BTreeMap<(String, String), Document>,
@@ -116,14 +124,10 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn last_event(&self) -> u64 {
-        self.events.last().map_or(0, |event| event.seq)
-    }
-
     /// What a store that acknowledges before it syncs would lose with its process.
     fn lose_what_was_not_synced(&mut self) {
         if mutant::on("submit-not-durable")
-            && let Some(last) = self.records.pop()
+            && let Some(last) = self.records.pop().flatten()
         {
             let seq = self.records.len() as u64 + 1;
             Entry::of(&last).iter().for_each(|entry| self.queues.leave(seq, entry));
@@ -135,9 +139,12 @@ impl Shelf {
             self.journals.remove(&seq);
         }
         if mutant::on("done-not-durable")
-            && let Some(place) = self.records.iter().rposition(|record| record.state == State::Done)
+            && let Some(place) = self
+                .records
+                .iter()
+                .rposition(|record| record.as_ref().is_some_and(|record| record.state == State::Done))
         {
-            let mut record = self.records[place].clone();
+            let mut record = self.at(place as u64 + 1).clone();
             (record.state, record.answer, record.ended_at, record.due) = (State::Ready, None, None, self.high_water);
             self.journals.remove(&(place as u64 + 1));
             self.store(place as u64 + 1, record, Vec::new(), self.high_water);
@@ -145,7 +152,7 @@ impl Shelf {
     }
 
     fn at(&self, seq: u64) -> &Record {
-        &self.records[index(seq)]
+        self.records[index(seq)].as_ref().expect("what is found by its number is remembered")
     }
 
     fn seq(&self, id: TaskId) -> Result<u64, Error> {
@@ -155,7 +162,7 @@ impl Shelf {
     /// The only place where a record changes: with its events, and everything that is found by it.
     fn store(&mut self, seq: u64, record: Record, events: Vec<NewEvent>, now: Timestamp) {
         let index = index(seq);
-        if let Some(before) = self.records.get(index) {
+        if let Some(before) = self.records.get(index).and_then(Option::as_ref) {
             if let Some(entry) = Entry::of(before) {
                 self.queues.leave(seq, &entry);
             }
@@ -182,10 +189,10 @@ impl Shelf {
         self.deaths.extend(events.iter().filter_map(|event| Death::told_by(event, now)));
         self.append(events, now);
         if index < self.records.len() {
-            self.records[index] = record;
+            self.records[index] = Some(record);
         } else {
             self.ids.insert(record.task.id, seq);
-            self.records.push(record);
+            self.records.push(Some(record));
         }
     }
 
@@ -203,8 +210,8 @@ impl Shelf {
 
     fn append(&mut self, events: Vec<NewEvent>, at: Timestamp) {
         for NewEvent { task, what } in events {
-            let seq = self.last_event() + 1;
-            self.events.push(Event { seq, at, task, what });
+            self.last_event += 1;
+            self.events.push(Event { seq: self.last_event, at, task, what });
         }
     }
 
@@ -326,6 +333,58 @@ impl Shelf {
         events.iter().filter_map(|event| event.task).try_for_each(|id| self.seq(id).map(drop))
     }
 
+    /// All in one stretch: nobody waits long for what is in memory. There is no size to press.
+    fn prune(&mut self, ask: &PruneAsk, now: Timestamp) -> Pruned {
+        let goes = |record: &Record| {
+            let standing = Standing {
+                state: record.state,
+                letter: record.letter.as_ref().map(|letter| letter.status),
+                ended_at: record.ended_at,
+                needed: ask.needed.contains(&record.task.id),
+            };
+            verdict(&standing, &ask.retention, false, now) == Verdict::Goes
+        };
+        let numbered = (1..).zip(&self.records).skip(usize::try_from(ask.after).unwrap_or(usize::MAX));
+        let going: Vec<u64> =
+            numbered.filter_map(|(seq, record)| record.as_ref().is_some_and(goes).then_some(seq)).collect();
+        let mut pruned = Pruned::default();
+        going.iter().for_each(|seq| pruned.count(self.at(*seq).state));
+        if ask.dry_run {
+            return pruned;
+        }
+        let gone: BTreeSet<TaskId> = going.into_iter().filter_map(|seq| self.forget(seq)).collect();
+        self.pruned += pruned.tasks();
+        let horizon = ask.retention.horizon(now);
+        let old = |at: Timestamp| horizon.is_some_and(|horizon| at < horizon);
+        let before = self.events.len();
+        self.events.retain(|event| match event.task {
+            Some(task) => !gone.contains(&task),
+            None => !old(event.at),
+        });
+        pruned.events = (before - self.events.len()) as u64;
+        self.deaths.retain(|death| !old(death.at));
+        self.failures.retain(|(at, ..)| !old(*at));
+        pruned
+    }
+
+    fn forget(&mut self, seq: u64) -> Option<TaskId> {
+        let record = self.records[index(seq)].take()?;
+        self.stands_no_more(seq, (record.agent.clone(), record.state));
+        if let Some(letter) = &record.letter
+            && let Some(letters) = self.letters.get_mut(&letter.status)
+        {
+            letters.remove(&(letter.at, seq));
+        }
+        if let Some(key) = &record.task.idempotency_key
+            && self.keys.get(key) == Some(&seq)
+        {
+            self.keys.remove(key);
+        }
+        self.journals.remove(&seq);
+        self.ids.remove(&record.task.id);
+        Some(record.task.id)
+    }
+
     fn records(&self, filter: &Filter, page: &PageAsk) -> Result<Page<Record>, Error> {
         let after = match page.cursor()? {
             None => None,
@@ -339,7 +398,7 @@ impl Shelf {
             Some(after) => (1, after.saturating_sub(1)),
         };
         let seqs: Vec<u64> = if filter.states.is_empty() {
-            (from..=to).collect()
+            (from..=to).filter(|seq| self.records.get(index(*seq)).is_some_and(Option::is_some)).collect()
         } else {
             // Each state once, whatever was asked for.
             let states: BTreeSet<State> = filter.states.iter().copied().collect();
@@ -518,6 +577,7 @@ impl Engine for Memory {
             for (state, tasks) in &shelf.standing {
                 balance.add_many(*state, tasks.len() as u64);
             }
+            balance.add_pruned(shelf.pruned);
             Ok(balance)
         })
     }
@@ -536,7 +596,7 @@ impl Engine for Memory {
 
     fn events(&self, after: u64, limit: u32) -> Pending<'_, Vec<Event>> {
         self.read(|shelf| {
-            let skip = usize::try_from(after).unwrap_or(usize::MAX);
+            let skip = shelf.events.partition_point(|event| event.seq <= after);
             Ok(shelf.events.iter().skip(skip).take(limit as usize).cloned().collect())
         })
     }
@@ -559,6 +619,10 @@ impl Engine for Memory {
 
     fn saves(&self) -> Option<u64> {
         Some(self.locked().saves)
+    }
+
+    fn prune(&self, ask: PruneAsk, now: Timestamp) -> Pending<'_, Stretch> {
+        self.write(now, |shelf| Ok(Stretch { pruned: shelf.prune(&ask, now), next: None }))
     }
 
     fn epoch(&self) -> u64 {

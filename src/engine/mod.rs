@@ -9,8 +9,10 @@ pub mod conformance;
 pub mod embedded;
 pub mod memory;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,7 @@ use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
 use crate::ledger::{Balance, Command, Record, Refused};
 use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk};
+use crate::retention::{Pruned, Retention};
 use crate::task::{AgentName, Integration, Task, TaskId};
 use crate::time::Timestamp;
 
@@ -128,6 +131,12 @@ pub trait Engine: Send + Sync + 'static {
         None
     }
 
+    /// Forgets what [`crate::retention::verdict`] lets go, with its steps, events and key, in one stretch of the record,
+    /// oldest submission first; what is counted by [`Engine::balance`] stays counted. After the last stretch, counts of
+    /// failures and deaths and events of no task from before [`Retention::horizon`] are forgotten too. Other writes go
+    /// between: nobody waits for more than a small batch of it.
+    fn prune(&self, ask: PruneAsk, now: Timestamp) -> Pending<'_, Stretch>;
+
     /// The number of this run of the process over this store: 1 at first, one more at every start.
     fn epoch(&self) -> u64;
 
@@ -141,8 +150,29 @@ pub trait Engine: Send + Sync + 'static {
     fn close(&self) -> Pending<'_, ()>;
 }
 
-/// How long a key is remembered after its task has ended (Stripe keeps keys for at least 24 hours).
-pub const KEY_RETENTION: Duration = Duration::from_secs(24 * 3600);
+pub use crate::retention::KEY_RETENTION;
+
+/// What is to be forgotten, and from where on it is looked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PruneAsk {
+    /// By which rule.
+    pub retention: Retention,
+    /// Tasks that an incident or a replay that is not over needs.
+    pub needed: Arc<BTreeSet<TaskId>>,
+    /// Look only, and change nothing. The size does not press then.
+    pub dry_run: bool,
+    /// Where the stretch before ended; 0: from the oldest task on.
+    pub after: u64,
+}
+
+/// What went of one stretch of the record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stretch {
+    /// What went, or would go.
+    pub pruned: Pruned,
+    /// Where the next stretch begins; none: this was the last.
+    pub next: Option<u64>,
+}
 
 /// What became of an entry in a journal.
 #[derive(Clone, Debug, PartialEq)]

@@ -192,7 +192,8 @@ impl Watcher {
             | Happening::PageFailed { .. }
             | Happening::ReplayChanged { .. }
             | Happening::TeamStarted { .. }
-            | Happening::Draining { .. } => {}
+            | Happening::Draining { .. }
+            | Happening::Pruned { .. } => {}
         }
     }
 

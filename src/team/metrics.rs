@@ -295,7 +295,8 @@ pub fn record(event: &Event) {
         | Happening::IncidentResolved { .. }
         | Happening::ReplayChanged { .. }
         | Happening::TeamStarted { .. }
-        | Happening::Draining { .. } => {}
+        | Happening::Draining { .. }
+        | Happening::Pruned { .. } => {}
     }
 }
 

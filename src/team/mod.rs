@@ -30,6 +30,7 @@ mod office;
 mod outcome;
 mod purse;
 mod replayer;
+pub mod retention;
 mod root;
 mod seat;
 mod toolbox;

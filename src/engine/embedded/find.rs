@@ -63,17 +63,33 @@ impl Where {
         }
     }
 
-    /// What tasks and dead letters have in common; `at` is the column of the time asked for.
-    fn filter(&mut self, filter: &Filter, at: &str) {
-        self.word("agent", filter.agent.as_ref().map(AgentName::as_str));
-        self.word("type", filter.task_type.as_ref().map(|name| name.as_str()));
-        self.word("class", filter.class.map(|word| word.as_str()));
-        self.word("kind", filter.kind.map(|word| word.as_str()));
+    /// What tasks and dead letters have in common; `at` is the column of the time asked for. Of
+    /// `found_by`, the choosiest first, only the first that is asked for may be looked up by its index (a `+` before the
+    /// others says so to SQLite, which knows no figures and might walk through every open letter for the one agent);
+    /// without it SQLite chooses.
+    fn filter(&mut self, filter: &Filter, at: &str, found_by: Option<&[&str]>) {
+        let status = filter.status.first().filter(|_| filter.status.len() == 1).map(ToString::to_string);
+        let indexed = [
+            ("kind", filter.kind.map(|word| word.as_str())),
+            ("type", filter.task_type.as_ref().map(|name| name.as_str())),
+            ("agent", filter.agent.as_ref().map(AgentName::as_str)),
+            ("class", filter.class.map(|word| word.as_str())),
+            ("status", status.as_deref()),
+        ];
+        let first = |by: &[&str]| indexed.iter().find(|(column, word)| word.is_some() && by.contains(column));
+        let first = found_by.map(|by| first(by).map(|(column, _)| *column));
+        for (column, word) in indexed {
+            let looked_up = first.is_none_or(|first| first == Some(column));
+            let plus = if looked_up { "" } else { "+" };
+            self.word(&format!("{plus}{column}"), word);
+        }
         self.word("integration", filter.integration.as_ref().map(|name| name.as_str()));
         self.word("effect", filter.effect.map(|word| word.as_str()));
         self.word("priority", filter.priority.map(|word| word.as_str()));
         self.among("state", filter.states.iter().map(ToString::to_string).collect());
-        self.among("status", filter.status.iter().map(ToString::to_string).collect());
+        if filter.status.len() > 1 {
+            self.among("+status", filter.status.iter().map(ToString::to_string).collect());
+        }
         self.among("id", filter.ids.iter().map(ToString::to_string).collect());
         if let Some(since) = filter.since {
             self.also(&format!("{at} >= ?"), since.millis());
@@ -86,14 +102,41 @@ impl Where {
         }
     }
 
+    /// Says in the words of a partial index what follows from the filter, so that SQLite may use it: what waits, runs,
+    /// is over or has failed is rare among all tasks. The dispatcher asks for what waits at every turn. By what to sort:
+    /// what runs is few, and sorted after it is found.
+    fn rare(&mut self, filter: &Filter) -> &'static str {
+        let all =
+            |states: &[State]| !filter.states.is_empty() && filter.states.iter().all(|state| states.contains(state));
+        let mut said = |condition: &str| self.conditions.push(condition.to_owned());
+        if all(&[State::Ready, State::Scheduled, State::Parked]) {
+            said("state IN ('ready', 'scheduled', 'parked')");
+        } else if all(&[State::Running]) {
+            said("state = 'running'");
+            return "+seq";
+        } else if all(&[State::Dead, State::WaitingHuman, State::Cancelled]) {
+            said("state IN ('dead', 'waiting-human', 'cancelled')");
+        } else if asks_for_failure(filter) {
+            said("kind IS NOT NULL");
+        }
+        "seq"
+    }
+
     fn sql(&self) -> String {
         if self.conditions.is_empty() { "true".to_owned() } else { self.conditions.join(" AND ") }
     }
 }
 
+fn asks_for_failure(filter: &Filter) -> bool {
+    filter.kind.is_some() || filter.class.is_some() || filter.folded_text().is_some()
+}
+
 pub(super) fn records(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<Page<Record>> {
     let mut wanted = Where::default();
-    wanted.filter(filter, "created_at");
+    // What failed is looked through in an index that holds all that is asked of it.
+    let among_failed = filter.states.is_empty() && asks_for_failure(filter);
+    wanted.filter(filter, "created_at", among_failed.then_some(&[]));
+    let by = wanted.rare(filter);
     if let Some(by) = filter.due_by {
         wanted.also("due <= ?", by.millis());
     }
@@ -103,13 +146,13 @@ pub(super) fn records(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<
         Some(Cursor::Task(seq)) => wanted.also(&format!("seq {before} ?"), seq_value(seq)),
         Some(Cursor::Letter(..)) => return Err(page.bad_cursor().into()),
     }
-    let sql = format!("SELECT 0, seq FROM task WHERE {} ORDER BY seq {order} LIMIT ?", wanted.sql());
+    let sql = format!("SELECT 0, seq FROM task WHERE {} ORDER BY {by} {order} LIMIT ?", wanted.sql());
     listing(db, &sql, wanted, page, |(_, seq)| Cursor::Task(seq))
 }
 
 pub(super) fn dead_letters(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<Page<Record>> {
     let mut wanted = Where::default();
-    wanted.filter(filter, "at");
+    wanted.filter(filter, "at", Some(&["kind", "type", "agent", "class", "status"]));
     let (before, order) = direction(page);
     match page.cursor()? {
         None => {}
@@ -201,7 +244,7 @@ pub(super) fn failure_rates(db: &Connection, since: Timestamp) -> Work<Vec<Failu
 }
 
 pub(super) fn depths(db: &Connection) -> Work<Vec<Depth>> {
-    let mut found = db.prepare_cached("SELECT agent, state, count(*) FROM task GROUP BY agent, state")?;
+    let mut found = db.prepare_cached("SELECT agent, state, tasks FROM depth WHERE tasks > 0")?;
     let depth =
         |row: &Row<'_>| Ok(Depth { agent: row::word(row, 0)?, state: row::word::<State>(row, 1)?, tasks: row.get(2)? });
     let mut depths: Vec<Depth> = found.query_map([], depth)?.collect::<Result<_, _>>()?;
@@ -214,7 +257,15 @@ pub(super) fn balance(db: &Connection) -> Work<Balance> {
     for depth in depths(db)? {
         balance.add_many(depth.state, depth.tasks);
     }
+    let mut pruned = db.prepare_cached("SELECT coalesce(sum(tasks), 0) FROM pruned")?;
+    balance.add_pruned(pruned.query_row([], |row| row.get(0))?);
     Ok(balance)
+}
+
+/// How many bytes of the file hold something; freed pages are used again.
+pub(super) fn bytes(db: &Connection) -> Work<u64> {
+    let number = |pragma| db.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
+    Ok((number("page_count")?.saturating_sub(number("freelist_count")?)).saturating_mul(number("page_size")?))
 }
 
 pub(super) fn events(db: &Connection, after: u64, limit: u32) -> Work<Vec<Event>> {

@@ -6,7 +6,9 @@
 //!
 //! `sqlite3 backstop.db 'SELECT * FROM dlq'` and `… FROM tasks` show what is there, also while the team runs.
 
+mod depth;
 mod find;
+mod prune;
 mod reader;
 mod row;
 mod schema;
@@ -21,7 +23,7 @@ use std::sync::atomic::AtomicU32;
 use tokio::sync::watch;
 
 use crate::agent::Incarnation;
-use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, Submitted};
+use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, PruneAsk, Stretch, Submitted};
 use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
 use crate::ledger::{Balance, Command, Record};
@@ -80,6 +82,20 @@ impl Embedded {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.shared.path.clone()
+    }
+
+    /// Writes the file of a closed store anew, without its free pages: how many bytes it had, and has. Needs as much
+    /// room again while it does.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub fn compact(dir: &Path) -> Result<(u64, u64), Error> {
+        let _lock = DirLock::take(dir)?;
+        let path = schema::prepare(dir)?;
+        let size = || fs::metadata(&path).map(|file| file.len()).map_err(|source| io(&path, "read its size", source));
+        let before = size()?;
+        schema::compact(&path).map_err(|source| io(&path, "write the store anew", source))?;
+        Ok((before, size()?))
     }
 
     /// Lets the file grow to so many pages of 4 KiB and no further, as a full disk would; 0: no bound.
@@ -199,6 +215,10 @@ impl Engine for Embedded {
 
     fn documents(&self, kind: &'static str) -> Pending<'_, Vec<Document>> {
         self.readers.ask(move |db| find::documents(db, kind))
+    }
+
+    fn prune(&self, ask: PruneAsk, now: Timestamp) -> Pending<'_, Stretch> {
+        Box::pin(prune::stretch(self, ask, now))
     }
 
     fn epoch(&self) -> u64 {

@@ -12,7 +12,8 @@ use crate::engine::Error;
 pub(super) const APPLICATION_ID: i64 = 0x4253_5450;
 
 /// What leads from each format to the next; the first creates. Never edited once released, only added to.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql")];
+pub(super) const MIGRATIONS: &[&str] =
+    &[include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql"), include_str!("4.sql")];
 
 const FILE: &str = "backstop.db";
 const FILE_IN_CREATION: &str = "backstop.db.new";
@@ -143,6 +144,19 @@ pub(super) fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
          PRAGMA wal_autocheckpoint=4000; PRAGMA journal_size_limit=67108864;",
     )?;
     Ok(file)
+}
+
+/// Writes the log into the file as far as nobody reads from it, on a connection of its own: the writer goes on meanwhile.
+pub(super) fn checkpoint_aside(path: &Path) -> rusqlite::Result<()> {
+    connect_writer(path)?.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+}
+
+/// Writes the file anew without its free pages.
+pub(super) fn compact(path: &Path) -> rusqlite::Result<()> {
+    let file = connect_writer(path)?;
+    file.execute_batch("VACUUM")?;
+    file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    file.close().map_err(|(_, source)| source)
 }
 
 /// A connection that only reads.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
+use super::depth::Depths;
 use super::row;
 use super::schema;
 use crate::engine::{Document, Error, Journaled, KEY_RETENTION, LeaseAsk, Submitted};
@@ -64,12 +65,13 @@ pub(super) type Work<T> = Result<T, Trouble>;
 /// The connection that writes, and what is kept in memory beside it.
 #[derive(Debug)]
 pub(super) struct Store {
-    db: Connection,
+    pub(super) db: Connection,
     queues: Queues,
-    recent: Recent,
+    pub(super) depths: Depths,
+    pub(super) recent: Recent,
     epoch: u64,
-    last_event: u64,
-    last_task: u64,
+    pub(super) last_event: u64,
+    pub(super) last_task: u64,
     high_water: Timestamp,
     saved_high_water: Timestamp,
 }
@@ -81,13 +83,20 @@ impl Store {
         let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0));
         let high_water = Timestamp::from_millis(number("SELECT value FROM meta WHERE key = 'high_water'")?);
         let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+        // What bore the last number may be forgotten.
+        let last = |table: &str| {
+            let sql = "(SELECT value FROM meta WHERE key = 'last_";
+            let last = number(&format!("SELECT max({sql}{table}'), coalesce((SELECT max(seq) FROM {table}), 0))"))?;
+            Ok::<_, rusqlite::Error>(unsigned(last))
+        };
         let mut store = Self {
             epoch: unsigned(number("SELECT value FROM meta WHERE key = 'epoch'")?),
-            last_event: unsigned(number("SELECT coalesce(max(seq), 0) FROM event")?),
-            last_task: unsigned(number("SELECT coalesce(max(seq), 0) FROM task")?),
+            last_event: last("event")?,
+            last_task: last("task")?,
             high_water,
             saved_high_water: high_water,
             queues: Queues::default(),
+            depths: Depths::read(&db)?,
             recent: Recent::default(),
             db,
         };
@@ -140,6 +149,7 @@ impl Store {
                 .execute([self.high_water.millis()])?;
             self.saved_high_water = self.high_water;
         }
+        self.depths.write(&self.db)?;
         self.db.prepare_cached("COMMIT")?.execute([]).map(drop)
     }
 
@@ -223,6 +233,7 @@ impl Store {
         }
         self.append(&events, Some(seq), now)?;
         self.last_task = seq;
+        self.depths.enter(&record.agent, record.state);
         Entry::of(&record).iter().for_each(|entry| self.queues.enter(seq, entry));
         self.recent.keep(seq, &record, body.len());
         Ok(Submitted { record, new: true })
@@ -407,6 +418,10 @@ impl Store {
             self.insert_death(&death)?;
         }
         self.append(events, Some(seq), now)?;
+        if (&before.agent, before.state) != (&record.agent, record.state) {
+            self.depths.leave(&before.agent, before.state);
+            self.depths.enter(&record.agent, record.state);
+        }
         Entry::of(before).iter().for_each(|entry| self.queues.leave(seq, entry));
         Entry::of(&record).iter().for_each(|entry| self.queues.enter(seq, entry));
         self.recent.update(seq, &record);
@@ -542,7 +557,7 @@ pub(super) fn load(db: &Connection, seq: u64) -> Work<Record> {
 
 /// Records that will probably change again soon, so that a change need not read what the last one wrote.
 #[derive(Debug, Default)]
-struct Recent {
+pub(super) struct Recent {
     records: HashMap<u64, Record>,
     ids: HashMap<TaskId, u64>,
 }
@@ -562,6 +577,11 @@ impl Recent {
         }
         self.ids.insert(record.task.id, seq);
         self.records.insert(seq, record.clone());
+    }
+
+    pub(super) fn forget(&mut self, seq: u64, id: TaskId) {
+        self.records.remove(&seq);
+        self.ids.remove(&id);
     }
 
     /// Keeps what is kept up to date, and lets go of what has ended.

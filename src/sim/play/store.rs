@@ -12,7 +12,7 @@ use super::stage::Shared;
 use crate::agent::Incarnation;
 use crate::decision::DeciderKind;
 use crate::engine::memory::Memory;
-use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, Submitted};
+use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, PruneAsk, Stretch, Submitted};
 use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
 use crate::ledger::{Balance, Command, Record, State};
@@ -204,6 +204,10 @@ impl Engine for Store {
 
     fn saves(&self) -> Option<u64> {
         self.memory.saves()
+    }
+
+    fn prune(&self, ask: PruneAsk, now: Timestamp) -> Pending<'_, Stretch> {
+        self.write(|memory| memory.prune(ask, now))
     }
 
     fn epoch(&self) -> u64 {

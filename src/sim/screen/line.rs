@@ -299,6 +299,9 @@ pub fn line(event: &Event, names: &Names) -> Option<Line> {
             tell(Tone::Plain, "team", format!("{agents} agents at work{more}"))
         }
         Happening::Draining { running } => tell(Tone::Wait, "team", format!("draining; {running} tasks still run")),
+        Happening::Pruned { done, dead, cancelled, .. } => {
+            tell(Tone::Plain, "team", format!("{} tasks of long ago forgotten", done + dead + cancelled))
+        }
     }
 }
 

@@ -82,7 +82,8 @@ impl Tally {
             | Happening::PageFailed { .. }
             | Happening::ReplayChanged { .. }
             | Happening::TeamStarted { .. }
-            | Happening::Draining { .. } => return,
+            | Happening::Draining { .. }
+            | Happening::Pruned { .. } => return,
         };
         self.0.insert(id, now);
     }

@@ -1,0 +1,133 @@
+//! `backstop prune`: forgets what ended long ago, in a running team or in the record of a stopped one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::confirm::confirm;
+use super::output::details;
+use super::{Context, Error, actor, now};
+use crate::engine::Engine;
+use crate::engine::embedded::Embedded;
+use crate::retention::{KEY_RETENTION, Pruned, Retention};
+use crate::team::retention::{Round, round};
+use crate::time::{format_duration, parse_duration};
+
+/// Forget what ended long ago. What is open, waits for a person, or is part of an incident or replay that is not over
+/// always stays; a running team does this by itself every hour, as `retention` in backstop.yaml says.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  backstop prune --dry-run\n  backstop prune --older-than 30d --yes\n  backstop prune --data .backstop/data --compact --yes     of a stopped team; the file shrinks"
+)]
+pub(super) struct Prune {
+    /// What ended longer ago than this; as `retention` in backstop.yaml says unless told otherwise (30d, and 90d for
+    /// what was in the dead letter queue)
+    #[arg(long, value_parser = parse_duration, value_name = "SPAN")]
+    older_than: Option<Duration>,
+    /// Show what would go, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The record of a stopped team, instead of a running one
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Write the file anew without its free pages; needs as much room again while it does
+    #[arg(long, requires = "data", conflicts_with = "dry_run")]
+    compact: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Where the rounds are done.
+enum Place<'a> {
+    Team(&'a Context),
+    File(Embedded),
+}
+
+impl Prune {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Error> {
+        if let Some(short) = self.older_than.filter(|span| *span < KEY_RETENTION) {
+            let message =
+                format!("--older-than {} is too short: what ended within a day stays", format_duration(short));
+            return Err(Error::Usage { message, next: Some("backstop prune --older-than 1d --dry-run".to_owned()) });
+        }
+        let place = match &self.data {
+            None => Place::Team(context),
+            Some(dir) if dir.join("backstop.db").is_file() => {
+                Place::File(Embedded::open(dir, now()).map_err(|error| failed(&error))?)
+            }
+            Some(dir) => {
+                let message = format!("there is no record in {}", dir.display());
+                return Err(Error::Usage { message, next: Some("backstop prune --data .backstop/data".to_owned()) });
+            }
+        };
+        let mut pruned = self.rounds(&place, true).await?;
+        if !self.dry_run && pruned.tasks() > 0 {
+            confirm("forget", "tasks", usize::try_from(pruned.tasks()).unwrap_or(usize::MAX), self.yes)?;
+        }
+        if !self.dry_run {
+            pruned = self.rounds(&place, false).await?;
+        }
+        if let Place::File(engine) = place {
+            engine.close().await.map_err(|error| failed(&error))?;
+        }
+        let mut raw = json!({
+            "done": pruned.done,
+            "dead": pruned.dead,
+            "cancelled": pruned.cancelled,
+            "events": pruned.events,
+            "dry_run": self.dry_run,
+        });
+        let mut shown = vec![
+            ("done", pruned.done.to_string()),
+            ("dead", pruned.dead.to_string()),
+            ("cancelled", pruned.cancelled.to_string()),
+        ];
+        if !self.dry_run {
+            shown.push(("events", pruned.events.to_string()));
+        }
+        if let Some(dir) = self.data.as_ref().filter(|_| self.compact) {
+            let (before, after) = Embedded::compact(dir).map_err(|error| failed(&error))?;
+            raw["bytes_before"] = before.into();
+            raw["bytes_after"] = after.into();
+            shown.push(("file", format!("{before} bytes before, {after} after")));
+        }
+        context.out.say(if self.dry_run { "would be forgotten:" } else { "forgotten:" });
+        context.out.data(&raw, "/done", || details(&shown))?;
+        context.out.next(if self.dry_run { "backstop prune" } else { "backstop status" });
+        Ok(())
+    }
+
+    async fn rounds(&self, place: &Place<'_>, dry_run: bool) -> Result<Pruned, Error> {
+        let (mut pruned, mut next) = (Pruned::default(), Some(0));
+        while let Some(after) = next {
+            let done = match place {
+                Place::Team(context) => {
+                    let older_than = self.older_than.map(format_duration);
+                    let body = json!({ "by": actor(), "older_than": older_than, "dry_run": dry_run, "after": after });
+                    context.client.post::<Round>(&["api", "v1", "prune"], &body).await?.it
+                }
+                Place::File(engine) => {
+                    let retention = self.older_than.map_or_else(Retention::default, Retention::older_than);
+                    let done = round(engine, retention, after, dry_run, &actor(), now()).await;
+                    done.map_err(|error| failed(&error))?
+                }
+            };
+            pruned.add(done.pruned);
+            next = done.next;
+        }
+        Ok(pruned)
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> Error {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    Error::Failed { message, next: Some("backstop prune --dry-run".to_owned()) }
+}

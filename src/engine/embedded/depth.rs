@@ -1,0 +1,77 @@
+//! How many tasks of each agent stand in each state: counted in memory, stored with the change that moved them.
+//!
+//! The dispatcher and the CEO ask at every turn. Counting a million tasks for each answer took 60 ms; a group of
+//! commits moves few counts, so only those are written, once a group.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, params};
+
+use super::row;
+use crate::ledger::State;
+use crate::task::AgentName;
+
+/// A count, and whether it has moved since it was stored.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    tasks: i64,
+    moved: bool,
+}
+
+/// The counts.
+#[derive(Debug, Default)]
+pub(super) struct Depths {
+    agents: BTreeMap<AgentName, [Count; State::ALL.len()]>,
+    moved: bool,
+}
+
+impl Depths {
+    /// As they are stored.
+    pub(super) fn read(db: &Connection) -> rusqlite::Result<Self> {
+        let mut depths = Self::default();
+        let mut stored = db.prepare("SELECT agent, state, tasks FROM depth")?;
+        let mut rows = stored.query([])?;
+        while let Some(row) = rows.next()? {
+            let (agent, state, tasks) = (row::word(row, 0)?, row::word::<State>(row, 1)?, row.get(2)?);
+            depths.agents.entry(agent).or_default()[state as usize] = Count { tasks, moved: false };
+        }
+        Ok(depths)
+    }
+
+    /// One more stands there.
+    pub(super) fn enter(&mut self, agent: &AgentName, state: State) {
+        self.shift(agent, state, 1);
+    }
+
+    /// One less stands there.
+    pub(super) fn leave(&mut self, agent: &AgentName, state: State) {
+        self.shift(agent, state, -1);
+    }
+
+    fn shift(&mut self, agent: &AgentName, state: State, by: i64) {
+        let counts = match self.agents.get_mut(agent) {
+            Some(counts) => counts,
+            None => self.agents.entry(agent.clone()).or_default(),
+        };
+        let count = &mut counts[state as usize];
+        *count = Count { tasks: count.tasks + by, moved: true };
+        self.moved = true;
+    }
+
+    /// Stores those that have moved.
+    pub(super) fn write(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        if !self.moved {
+            return Ok(());
+        }
+        self.moved = false;
+        let mut store = db
+            .prepare_cached("INSERT INTO depth VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET tasks = excluded.tasks")?;
+        for (agent, counts) in &mut self.agents {
+            for (state, count) in State::ALL.iter().zip(counts).filter(|(_, count)| count.moved) {
+                store.execute(params![agent.as_str(), state.as_str(), count.tasks])?;
+                count.moved = false;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! Forgetting: readers look through a stretch and decide, the writer takes out what goes in small batches.
+//!
+//! Between two batches whatever else was asked is written, so nobody waits for more than one. What frees pages is used
+//! again by what is written next; giving them back to the file system would move pages about on every commit
+//! (`auto_vacuum`), or hold everybody up (`VACUUM`): the file grows to the size of what is kept, and stays there.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, Row, params};
+
+use super::store::{HOUR, Store, Work, load};
+use super::{Embedded, find, row, schema};
+use crate::engine::{Error, PruneAsk, Stretch};
+use crate::ledger::State;
+use crate::retention::{Pruned, Retention, Standing, Verdict, verdict};
+use crate::task::{AgentName, TaskId};
+use crate::time::Timestamp;
+
+/// How many tasks one stretch looks at.
+const STRETCH: usize = 2_000;
+/// How many tasks the writer takes out at once: a few milliseconds.
+const BATCH: usize = 64;
+/// After how many batches the log is written into the file, aside: were it left to the writer, whoever comes at the wrong
+/// moment would wait for thousands of pages.
+const BATCHES: usize = 4;
+/// How many rows of counts, or events of no task, it takes out at once.
+const ROWS: u32 = 500;
+
+/// One stretch: see [`crate::engine::Engine::prune`].
+pub(super) async fn stretch(engine: &Embedded, ask: PruneAsk, now: Timestamp) -> Result<Stretch, Error> {
+    let seen = {
+        let ask = ask.clone();
+        engine.readers.ask(move |db| look(db, &ask, now)).await?
+    };
+    let mut pruned = Pruned::default();
+    if ask.dry_run {
+        seen.goes.iter().for_each(|(_, state)| pruned.count(*state));
+        return Ok(Stretch { pruned, next: seen.next });
+    }
+    for (n, batch) in (1..).zip(seen.goes.chunks(BATCH)) {
+        let seqs: Vec<u64> = batch.iter().map(|(seq, _)| *seq).collect();
+        let (retention, pressed, needed) = (ask.retention, seen.pressed, ask.needed.clone());
+        let gone = engine.writer.ask(move |store| store.forget(&seqs, &retention, pressed, &needed, now));
+        pruned.add(gone.await?);
+        if n % BATCHES == 0 {
+            let path = engine.path();
+            engine.readers.ask(move |_| Ok(schema::checkpoint_aside(&path)?)).await?;
+        }
+    }
+    if let (None, Some(horizon)) = (seen.next, ask.retention.horizon(now)) {
+        loop {
+            let (rows, events) = engine.writer.ask(move |store| store.forget_counts(horizon)).await?;
+            pruned.events += events;
+            if rows == 0 {
+                break;
+            }
+        }
+    }
+    Ok(Stretch { pruned, next: seen.next })
+}
+
+/// What was seen of a stretch.
+struct Seen {
+    /// What goes, by its number, and where it stands.
+    goes: Vec<(u64, State)>,
+    pressed: bool,
+    next: Option<u64>,
+}
+
+/// A task as far as it matters here.
+struct Found {
+    seq: u64,
+    id: TaskId,
+    agent: AgentName,
+    standing: Standing,
+    created_at: Timestamp,
+}
+
+const COLUMNS: &str = "seq, id, agent, state, status, ended_at, created_at";
+
+fn found(row: &Row<'_>, needed: &BTreeSet<TaskId>) -> rusqlite::Result<Found> {
+    let id = row::word(row, 1)?;
+    let none = row.get_ref(4)? == rusqlite::types::ValueRef::Null;
+    let letter = if none { None } else { Some(row::word(row, 4)?) };
+    let ended_at = row.get::<_, Option<i64>>(5)?.map(Timestamp::from_millis);
+    let standing = Standing { state: row::word(row, 3)?, letter, ended_at, needed: needed.contains(&id) };
+    Ok(Found { seq: row.get(0)?, id, agent: row::word(row, 2)?, standing, created_at: row::time(row, 6)? })
+}
+
+fn look(db: &Connection, ask: &PruneAsk, now: Timestamp) -> Work<Seen> {
+    // A dry run frees nothing, so the size would press for ever.
+    let pressed = !ask.dry_run && ask.retention.presses(find::bytes(db)?);
+    let Some(youngest) = ask.retention.youngest(pressed, now) else {
+        return Ok(Seen { goes: Vec::new(), pressed, next: None });
+    };
+    let sql = format!("SELECT {COLUMNS} FROM task WHERE seq > ?1 ORDER BY seq LIMIT ?2");
+    let after = i64::try_from(ask.after).unwrap_or(i64::MAX);
+    let tasks: Vec<Found> = db
+        .prepare_cached(&sql)?
+        .query_map(params![after, STRETCH], |row| found(row, &ask.needed))?
+        .collect::<Result<_, _>>()?;
+    // Numbers follow the time of submission, roughly: after a whole stretch of what is too young nothing is old.
+    let more = tasks.len() == STRETCH && tasks.iter().any(|task| task.created_at <= youngest);
+    let next = tasks.last().filter(|_| more).map(|task| task.seq);
+    let goes = |task: &Found| verdict(&task.standing, &ask.retention, pressed, now) == Verdict::Goes;
+    let goes = tasks.iter().filter(|task| goes(task)).map(|task| (task.seq, task.standing.state)).collect();
+    Ok(Seen { goes, pressed, next })
+}
+
+impl Store {
+    /// Takes out those of these tasks that still may go: a person may have sent one round again meanwhile.
+    fn forget(
+        &mut self,
+        seqs: &[u64],
+        retention: &Retention,
+        pressed: bool,
+        needed: &BTreeSet<TaskId>,
+        now: Timestamp,
+    ) -> Work<Pruned> {
+        self.told(now);
+        let mut pruned = Pruned::default();
+        for seq in seqs {
+            let sql = format!("SELECT {COLUMNS} FROM task WHERE seq = ?1");
+            let mut asked = self.db.prepare_cached(&sql)?;
+            let tasks: Vec<Found> = asked.query_map([seq], |row| found(row, needed))?.collect::<Result<_, _>>()?;
+            drop(asked);
+            for task in tasks {
+                if verdict(&task.standing, retention, pressed, now) == Verdict::Goes {
+                    pruned.events += self.take_out(&task)?;
+                    pruned.count(task.standing.state);
+                }
+            }
+        }
+        for (state, tasks) in
+            [(State::Done, pruned.done), (State::Dead, pruned.dead), (State::Cancelled, pruned.cancelled)]
+        {
+            if tasks > 0 {
+                let count =
+                    "INSERT INTO pruned VALUES (?1, ?2) ON CONFLICT DO UPDATE SET tasks = tasks + excluded.tasks";
+                self.db.prepare_cached(count)?.execute(params![state.as_str(), tasks])?;
+            }
+        }
+        // The bearers of the last numbers may be among them.
+        for (key, number) in [("last_task", self.last_task), ("last_event", self.last_event)] {
+            self.db.prepare_cached("UPDATE meta SET value = ?2 WHERE key = ?1")?.execute(params![key, number])?;
+        }
+        Ok(pruned)
+    }
+
+    /// Takes one task out, with all that hangs on it: how many events that were.
+    fn take_out(&mut self, task: &Found) -> Work<u64> {
+        let seq = task.seq;
+        if task.standing.letter.is_some()
+            && let Some(letter) = load(&self.db, seq)?.letter
+        {
+            let sql = "DELETE FROM letter WHERE at = ?1 AND seq = ?2";
+            self.db.prepare_cached(sql)?.execute(params![letter.at.millis(), seq])?;
+        }
+        // A later task may have the key by now.
+        let key = "DELETE FROM idempotency WHERE seq = ?1
+                   AND key = (SELECT task ->> '$.idempotency_key' FROM body WHERE body.seq = ?1)";
+        self.db.prepare_cached(key)?.execute([seq])?;
+        let events = self.db.prepare_cached("DELETE FROM event WHERE task = ?1")?.execute([seq])?;
+        for table in [
+            "DELETE FROM step WHERE task = ?1",
+            "DELETE FROM progress WHERE seq = ?1",
+            "DELETE FROM body WHERE seq = ?1",
+            "DELETE FROM task WHERE seq = ?1",
+        ] {
+            self.db.prepare_cached(table)?.execute([seq])?;
+        }
+        self.depths.leave(&task.agent, task.standing.state);
+        self.recent.forget(seq, task.id);
+        Ok(events as u64)
+    }
+
+    /// Takes out some of what was counted, and told of no task, before the horizon: how many rows, and how many of them
+    /// were events.
+    fn forget_counts(&mut self, horizon: Timestamp) -> Work<(u64, u64)> {
+        let mut rows = 0;
+        for sql in [
+            "DELETE FROM death WHERE n IN (SELECT n FROM death WHERE at < ?1 ORDER BY at LIMIT ?2)",
+            "DELETE FROM failure WHERE n IN (SELECT n FROM failure WHERE at < ?1 ORDER BY at LIMIT ?2)",
+        ] {
+            rows += self.db.prepare_cached(sql)?.execute(params![horizon.millis(), ROWS])?;
+        }
+        let hours = "DELETE FROM failure_hour WHERE (hour, agent, type, class) IN
+                     (SELECT hour, agent, type, class FROM failure_hour WHERE hour < ?1 ORDER BY hour LIMIT ?2)";
+        rows += self.db.prepare_cached(hours)?.execute(params![horizon.millis().div_euclid(HOUR), ROWS])?;
+        let told = "DELETE FROM event WHERE seq IN
+                    (SELECT seq FROM event WHERE task IS NULL AND at < ?1 ORDER BY at LIMIT ?2)";
+        let events = self.db.prepare_cached(told)?.execute(params![horizon.millis(), ROWS])?;
+        if events > 0 {
+            let last = "UPDATE meta SET value = ?1 WHERE key = 'last_event'";
+            self.db.prepare_cached(last)?.execute([self.last_event])?;
+        }
+        Ok(((rows + events) as u64, events as u64))
+    }
+}

@@ -1,0 +1,143 @@
+//! Forgetting what ended long ago: round by round, when a person asks, and by the hour.
+//!
+//! No actor of its own: a round owns nothing, and the record is as sound in the middle of one as before it. Played
+//! scenarios never begin it, so that what is checked at their end is all that was.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::desk::Desk;
+use super::drawer;
+use super::views::{DeskError, FieldProblem};
+use crate::engine::{self, Engine, PruneAsk};
+use crate::event::Happening;
+use crate::incident::{Incident, IncidentState};
+use crate::replay::{Replay, ReplayState};
+use crate::retention::{KEY_RETENTION, Pruned, Retention};
+use crate::task::TaskId;
+use crate::time::{Timestamp, format_duration};
+
+/// How many stretches of the record one round looks at: a few seconds of work at most.
+const STRETCHES: u32 = 5;
+/// How long after the start the first round begins: a start has better things to do.
+const FIRST: Duration = Duration::from_secs(5 * 60);
+/// How long after the last round of one time the first of the next begins.
+const EVERY: Duration = Duration::from_secs(3_600);
+
+/// What one round came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Round {
+    /// What went, or in a dry run would go.
+    #[serde(flatten)]
+    pub pruned: Pruned,
+    /// Where the next round begins; none: this was the last.
+    pub next: Option<u64>,
+}
+
+/// One round, from `after` on (0: from the oldest task). Tells the feed what went.
+///
+/// # Errors
+/// The engine's; what went before it is gone and counted.
+pub async fn round(
+    engine: &dyn Engine,
+    retention: Retention,
+    after: u64,
+    dry_run: bool,
+    by: &str,
+    now: Timestamp,
+) -> Result<Round, engine::Error> {
+    let needed = Arc::new(needed(engine).await?);
+    let mut round = Round { pruned: Pruned::default(), next: Some(after) };
+    for _ in 0..STRETCHES {
+        let Some(after) = round.next else { break };
+        let stretch = engine.prune(PruneAsk { retention, needed: Arc::clone(&needed), dry_run, after }, now).await?;
+        round.pruned.add(stretch.pruned);
+        round.next = stretch.next;
+    }
+    if !dry_run && round.pruned != Pruned::default() {
+        let Pruned { done, dead, cancelled, events } = round.pruned;
+        let told = Happening::Pruned { done, dead, cancelled, events, by: by.to_owned() };
+        engine.publish(vec![told.into()], now).await?;
+    }
+    Ok(round)
+}
+
+/// The tasks of every incident and replay that is not over.
+async fn needed(engine: &dyn Engine) -> Result<BTreeSet<TaskId>, engine::Error> {
+    let mut needed = BTreeSet::new();
+    for stored in drawer::all::<Incident>(engine).await? {
+        let incident = stored.value;
+        if incident.state != IncidentState::Resolved {
+            needed.extend(incident.deaths.iter().map(|(task, _)| *task));
+            needed.extend(incident.subject.parse::<TaskId>().ok());
+        }
+    }
+    for stored in drawer::all::<Replay>(engine).await? {
+        let replay = stored.value;
+        if matches!(replay.state, ReplayState::Running | ReplayState::Paused) {
+            needed.extend(replay.pending.iter().copied());
+            needed.extend(replay.released.iter().map(|(task, _)| *task));
+        }
+    }
+    Ok(needed)
+}
+
+impl Desk {
+    /// Forgets what ended longer ago than `older_than`, or than the configuration keeps it, a round at a time: `after`
+    /// is where the round before ended. By age only, so that a dry run tells beforehand what goes; to the size the
+    /// team looks by itself.
+    ///
+    /// # Errors
+    /// When it is shorter than keys are remembered, or the engine's.
+    pub async fn prune(
+        &self,
+        older_than: Option<Duration>,
+        after: u64,
+        dry_run: bool,
+        by: &str,
+    ) -> Result<Round, DeskError> {
+        if let Some(short) = older_than.filter(|span| *span < KEY_RETENTION) {
+            let message = format!(
+                "{} is too short: a key is remembered for a day after its task has ended; write 1d or more",
+                format_duration(short)
+            );
+            return Err(DeskError::Invalid(vec![FieldProblem { field: "/older_than".to_owned(), message }]));
+        }
+        let configured = Retention { size_max: None, ..self.office.config.retention };
+        let retention = older_than.map_or(configured, Retention::older_than);
+        Ok(round(self.engine(), retention, after, dry_run, by, self.now()).await?)
+    }
+
+    /// Forgets by the hour what the configuration keeps no longer, until the team drains. Nothing is lost when it is
+    /// dropped, at any time.
+    pub async fn keep_retention(self) {
+        let retention = self.office.config.retention;
+        if retention == Retention::FOR_EVER {
+            return;
+        }
+        self.office.clock.sleep(FIRST).await;
+        loop {
+            let mut next = Some(0);
+            while let Some(after) = next {
+                if self.office.draining() {
+                    return;
+                }
+                next = match round(self.engine(), retention, after, false, "retention", self.now()).await {
+                    Ok(round) => round.next,
+                    Err(engine::Error::Closed) => return,
+                    Err(error) => {
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "what ended long ago was not forgotten"
+                        );
+                        None
+                    }
+                };
+            }
+            self.office.clock.sleep(EVERY).await;
+        }
+    }
+}
