@@ -26,6 +26,11 @@ use serde_json::json;
 
 use stub::{Manner, Stub};
 
+/// The allocator of the command, for both programs.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     backstop::cli::client::install_tls();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();

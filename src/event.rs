@@ -173,6 +173,46 @@ pub enum Happening {
     Pruned { done: u64, dead: u64, cancelled: u64, events: u64, by: String },
 }
 
+impl Happening {
+    /// Does its task wait or run after this, so that nobody who waits for its end need look?
+    #[must_use]
+    pub const fn goes_on(&self) -> bool {
+        match self {
+            Self::Submitted { .. }
+            | Self::Claimed { .. }
+            | Self::RetryScheduled { .. }
+            | Self::Resumed { .. }
+            | Self::Compacted { .. }
+            | Self::Parked { .. }
+            | Self::Released { .. }
+            | Self::Replayed { .. } => true,
+            Self::Done { .. }
+            | Self::OutcomeUnknown { .. }
+            | Self::OutcomeJudged { .. }
+            | Self::DeadLettered { .. }
+            | Self::Decided { .. }
+            | Self::Cancelled { .. }
+            | Self::BreakerChanged { .. }
+            | Self::GateClosed { .. }
+            | Self::ProbeSent { .. }
+            | Self::AgentStarted { .. }
+            | Self::AgentDied { .. }
+            | Self::CrashLoop { .. }
+            | Self::IncidentOpened { .. }
+            | Self::IncidentUpdated { .. }
+            | Self::IncidentAcknowledged { .. }
+            | Self::IncidentOverridden { .. }
+            | Self::IncidentResolved { .. }
+            | Self::PageDelivered { .. }
+            | Self::PageFailed { .. }
+            | Self::ReplayChanged { .. }
+            | Self::TeamStarted { .. }
+            | Self::Draining { .. }
+            | Self::Pruned { .. } => false,
+        }
+    }
+}
+
 /// What is appended together with a change of state; the engine adds number and time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewEvent {

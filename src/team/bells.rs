@@ -1,4 +1,4 @@
-//! Who waits for a task is woken when something happened to it, and by nothing else.
+//! Who waits for a task is woken when it may have come to its end, and by little else.
 //!
 //! A thousand callers who each look at their task at every commit read a million records a second for nothing. Here one
 //! reader follows the feed for all of them, for as long as anybody waits.
@@ -40,7 +40,7 @@ impl Bells {
 }
 
 impl Bell {
-    /// Rings for whatever happens to this task from now on.
+    /// Rings when this task may have come to its end, from now on.
     pub(crate) fn of(office: &Arc<Office>, task: TaskId) -> Self {
         let mut hung = office.bells.hung();
         let (waiting, rings) = hung.bells.entry(task).or_default();
@@ -106,7 +106,8 @@ async fn follow(office: Weak<Office>, mut watch: watch::Receiver<u64>) {
                 Ok(events) => {
                     let Some(last) = events.last() else { break };
                     after = last.seq;
-                    office.bells.ring(events.iter().filter_map(|event| event.task));
+                    let ends = events.iter().filter(|event| !event.what.goes_on());
+                    office.bells.ring(ends.filter_map(|event| event.task));
                 }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "the feed cannot be read");

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -188,7 +189,7 @@ impl Dispatcher {
         loop {
             let lapsed = self.0.engine.lapsed(self.0.now(), BATCH).await?;
             let found = lapsed.len();
-            for record in lapsed {
+            let handed_back = lapsed.into_iter().map(async |record| {
                 let earlier_run = record.lease.as_ref().is_some_and(|lease| lease.epoch != epoch);
                 let cause = if earlier_run {
                     Cause::Crash(Crash {
@@ -198,8 +199,10 @@ impl Dispatcher {
                 } else {
                     Cause::LeaseLapsed
                 };
-                hand_back(&self.0, &record, cause).await?;
-            }
+                hand_back(&self.0, &record, cause).await
+            });
+            // At once, so that they share a commit: after a crash with a thousand in flight one sync each took 46 s.
+            try_join_all(handed_back).await?;
             if found < BATCH as usize {
                 return Ok(());
             }
@@ -217,17 +220,19 @@ impl Dispatcher {
                 due_by: Some(now),
                 ..Filter::default()
             };
-            for record in self.all(filter).await? {
-                let policy = self.0.retry_of(&record);
+            let held = self.all(filter).await?;
+            let moved = held.iter().map(async |record| {
+                let policy = self.0.retry_of(record);
                 let parking = record.parking.as_ref().filter(|parking| parking.why != Hold::Paused);
                 let bound = parking.map_or(now, |parking| parking.since) + policy.park_at_most;
                 if bound <= now {
-                    super::ceo::move_or_bury(&self.0, &record, *why).await?;
+                    super::ceo::move_or_bury(&self.0, record, *why).await
                 } else {
-                    let park = Command::Park { until: bound.min(*until), why: *why };
-                    self.say(&record, park).await?;
+                    self.say(record, Command::Park { until: bound.min(*until), why: *why }).await
                 }
-            }
+            });
+            // A commit for all of them, not one each.
+            try_join_all(moved).await?;
         }
         Ok(())
     }
