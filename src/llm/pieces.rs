@@ -79,3 +79,22 @@ pub fn events<'a>(lines: bool, pieces: impl IntoIterator<Item = &'a [u8]>) -> Op
     events.extend(frames.finish());
     Some(events.into_iter().map(|event| (event.name, event.data)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by fuzzing: half an event behind `[DONE]` was read when the network brought both at once, and was not when it
+    /// brought them one after the other, so that the same bytes were a cut stream or an error of the provider.
+    #[test]
+    fn what_stands_behind_the_end_of_a_stream_is_never_read() {
+        for (wire, body) in [
+            (Wire::Responses, "data: [DONE]\n\nevent: error\ndata: {\"error\":{\"message\":\"x\"}}\n"),
+            (Wire::OpenAi, "data: [DONE]\n\nevent: error\ndata: {\"error\":{\"message\":\"x\"}}\n"),
+        ] {
+            let told = answer(wire, "text/event-stream", false, [body.as_bytes()]);
+            assert_eq!(told.trouble.as_ref().map(|(_, fault, _, _)| *fault), Some(Fault::Truncated), "{told:?}");
+            assert_eq!(answer(wire, "text/event-stream", false, body.as_bytes().chunks(1)), told);
+        }
+    }
+}
