@@ -220,7 +220,7 @@ async fn outage() {
     const DOWN: Duration = Duration::from_secs(5);
     const TAKES: Duration = Duration::from_millis(50);
     const SLOTS: usize = 100;
-    let stub = Stub::start(Manner { takes: TAKES, down_for: DOWN, ..Manner::at_once() });
+    let stub = Stub::start(Manner { takes: TAKES, down_for: DOWN });
     let works = Works::start(config(stub.url(), SLOTS), "w3").await;
     let started = now();
     futures_util::future::join_all((0..TASKS as u64).map(|number| works.work(number))).await;
@@ -242,7 +242,7 @@ async fn outage() {
 async fn fallback() {
     const TASKS: usize = 1_000;
     let (down, second) =
-        (Stub::start(Manner { down_for: Duration::MAX, ..Manner::at_once() }), Stub::start(Manner::at_once()));
+        (Stub::start(Manner { takes: Duration::ZERO, down_for: Duration::MAX }), Stub::start(Manner::at_once()));
     let mut config = config(down.url(), 100);
     config.providers.insert(name("second"), provider(second.url()));
     for agent in config.agents.values_mut() {

@@ -154,7 +154,8 @@ pub fn wish(event: &Event, heard: &Heard, team: &str, now: Timestamp) -> Wish {
         return Wish::Nothing("it was heard before");
     }
     let key = event.key.as_deref().unwrap_or_default();
-    let incident = key.rsplit('/').next().filter(|incident| outbox::dedup_key(team, incident) == key);
+    let incident =
+        key.rsplit('/').next().filter(|incident| !incident.is_empty() && outbox::dedup_key(team, incident) == key);
     match (incident, event.kind.as_str()) {
         (None, _) => Wish::Nothing("it is about no incident of this team"),
         (Some(incident), "incident.acknowledged") => Wish::Acknowledge(incident.to_owned()),
@@ -219,6 +220,13 @@ mod tests {
             (of("incident.annotated", known), &none, hours(0), Wish::Nothing("nothing here depends on it")),
             (
                 of("incident.resolved", Some("backstop/other/INC-7")),
+                &none,
+                hours(0),
+                Wish::Nothing("it is about no incident of this team"),
+            ),
+            // Found by fuzzing: what stands for an incident without a name was acknowledged as one.
+            (
+                of("incident.acknowledged", Some("backstop/acme/")),
                 &none,
                 hours(0),
                 Wish::Nothing("it is about no incident of this team"),

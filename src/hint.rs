@@ -97,7 +97,7 @@ fn said_by_body(body: &ErrorBody<'_>) -> Option<Duration> {
     body.retry_delay
         .and_then(span)
         .and_then(some)
-        .or_else(|| body.retry_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).and_then(some))
+        .or_else(|| body.retry_seconds.and_then(seconds))
         .or_else(|| header_in(body, "retry-after").and_then(|value| decimal(value, 1_000)))
         .or_else(|| said_in(&body.message))
         .or_else(|| body.raw.and_then(said_in))
@@ -162,6 +162,13 @@ fn reset(value: &str, origin: Timestamp) -> Option<Duration> {
 /// Nobody asks for no time at all.
 fn some(span: Duration) -> Option<Duration> {
     (!span.is_zero()).then_some(span)
+}
+
+/// A number of seconds; rounded up to a millisecond, saturating, never zero.
+fn seconds(seconds: f64) -> Option<Duration> {
+    let millis = (seconds * 1_000.0).ceil();
+    // The cast saturates.
+    (millis >= 1.0).then(|| Duration::from_millis(millis as u64))
 }
 
 /// Digits with or without a fraction, times `unit` milliseconds; rounded up, saturating, never zero.
@@ -321,6 +328,22 @@ mod tests {
         ] {
             let body = serde_json::json!({"error": {"message": text}}).to_string();
             assert_eq!(asks(429, &[], &body), millis, "{text}");
+        }
+    }
+
+    /// Found by fuzzing: a tenth of a millisecond was a hint of no milliseconds, and 10^20 s were none.
+    #[test]
+    fn seconds_in_a_body_round_up_and_saturate() {
+        for (seconds, millis) in [
+            ("1.5", Some(1_500)),
+            ("0.0001", Some(1)),
+            ("1e20", Some(u128::from(u64::MAX))),
+            ("0", None),
+            ("-1", None),
+            ("-1e-9", None),
+        ] {
+            let body = format!(r#"{{"error":{{"message":"m","metadata":{{"retry_after_seconds":{seconds}}}}}}}"#);
+            assert_eq!(asks(429, &[], &body), millis, "{seconds}");
         }
     }
 

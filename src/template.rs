@@ -6,13 +6,15 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use minijinja::value::Value as Data;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+use minijinja::value::{Kwargs, Rest, StringInput, Value as Data, ValueOrKwargs};
+use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, filters};
 
 use crate::conversation::{is_invisible, visible};
 
 /// The steps a template may take: far above any prompt, far below a second.
 const FUEL: u64 = 500_000;
+/// The widest that anything is made, in characters or items: fuel is counted by the step, and one step can fill all memory.
+const WIDTH_MAX: usize = 1_000;
 
 /// Why a template cannot be read or filled in. Never holds a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +145,10 @@ fn environment(tags: BTreeSet<String>) -> Environment<'static> {
         Some(text) => text.to_owned(),
         None => serde_json::to_string_pretty(&value).unwrap_or_else(|_| value.to_string()),
     });
+    environment.add_filter("indent", indent);
+    environment.add_filter("slice", slice);
+    environment.add_filter("batch", batch);
+    environment.add_filter("format", format_text);
     environment.set_formatter(move |out, _, value| {
         if value.is_none() || value.is_undefined() {
             return Ok(());
@@ -151,6 +157,43 @@ fn environment(tags: BTreeSet<String>) -> Environment<'static> {
         Ok(out.write_str(&fenced(&visible(&text), &tags))?)
     });
     environment
+}
+
+fn bounded(width: usize) -> Result<usize, Error> {
+    let too_wide = || Error::new(ErrorKind::InvalidOperation, format!("more than {WIDTH_MAX} is too wide"));
+    (width <= WIDTH_MAX).then_some(width).ok_or_else(too_wide)
+}
+
+fn indent(
+    text: StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<Data, Error> {
+    let said = named.peek::<Option<usize>>("width").ok().flatten();
+    width.or(said).map_or(Ok(0), bounded)?;
+    filters::indent(text, width, first, blank, named)
+}
+
+fn slice(state: &State<'_, '_>, items: Data, count: usize, fill: Option<Data>) -> Result<Data, Error> {
+    filters::slice(state, items, bounded(count)?, fill)
+}
+
+fn batch(state: &State<'_, '_>, items: Data, count: usize, fill: Option<Data>) -> Result<Data, Error> {
+    filters::batch(state, items, bounded(count)?, fill)
+}
+
+/// Widths stand in the text: as digits, or as places where an argument says how wide.
+fn format_text(state: &mut State<'_, '_>, text: &Data, args: Rest<ValueOrKwargs>) -> Result<Data, Error> {
+    let said = text.as_str().unwrap_or_default();
+    for digits in said.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()) {
+        bounded(digits.parse().unwrap_or(usize::MAX))?;
+    }
+    if said.contains('*') || said.contains(":{") {
+        return Err(Error::new(ErrorKind::InvalidOperation, "write the width out"));
+    }
+    filters::format(state, text, args)
 }
 
 /// The names of the tags that a template puts around its data.
@@ -181,4 +224,43 @@ fn fenced<'a>(text: &'a str, tags: &BTreeSet<String>) -> Cow<'a, str> {
         out.push_str(piece);
     }
     Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use minijinja::context;
+
+    use super::*;
+
+    /// Fuel is counted by the step, and `{{ "x"|indent(18446744073709551615) }}` is one step: it panicked, and a little
+    /// less of it took all memory there was. The width may come from a payload, so that whoever could submit a task for
+    /// such a prompt could end the process.
+    #[test]
+    fn no_single_step_of_a_template_fills_the_memory() {
+        let filled = |body: &str| Templates::fencing([body]).fill(body, &context! { wide => u64::MAX });
+        for body in [
+            "{{ 'x'|indent(18446744073709551615) }}",
+            "{{ 'x\ny'|indent(width=99999999999) }}",
+            "{{ 'x'|indent(wide) }}",
+            "{{ [1]|slice(99999999999) }}",
+            "{{ [1]|batch(18446744073709551615, 'x') }}",
+            "{{ '%99999999999d'|format(1) }}",
+            "{{ '{:>99999999999}'|format(1) }}",
+            "{{ '%*d'|format(99999999999, 1) }}",
+            "{{ 'x' * 99999999999 }}",
+            "{{ range(99999999999) }}",
+        ] {
+            assert!(filled(body).is_err(), "{body}");
+        }
+        for (body, expected) in [
+            ("{{ 'a\nb'|indent }}", "a\n    b"),
+            ("{{ 'a\nb'|indent(2, true) }}", "  a\n  b"),
+            ("{{ 'a\nb'|indent(width=1) }}", "a\n b"),
+            ("{{ [1, 2, 3]|batch(2, 0) }}", "[[1, 2], [3, 0]]"),
+            ("{{ [1, 2, 3]|slice(2) }}", "[[1, 2], [3]]"),
+            ("{{ '%.2f of %3d'|format(1.5, 7) }}", "1.50 of   7"),
+        ] {
+            assert_eq!(filled(body).as_deref(), Ok(expected), "{body}");
+        }
+    }
 }

@@ -14,6 +14,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// The first moment that RFC 3339 can write: the beginning of the year 0.
+    pub const FIRST: Self = Self(-62_167_219_200_000);
+    /// The last moment that can be written and read again: two days before the year 10000, in any zone.
+    pub const LAST: Self = Self(253_402_207_200_999);
+
     /// The point `millis` milliseconds after the Unix epoch.
     #[must_use]
     pub const fn from_millis(millis: i64) -> Self {
@@ -63,20 +68,20 @@ pub enum TimeError {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_millisecond(self.0) {
-            Ok(at) => write!(f, "{at:.3}"),
-            Err(_) => write!(f, "{} ms", self.0),
-        }
+        // Whatever is written must be read again: a record with a time that cannot be is a record that is lost.
+        let end = if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
+        let at = jiff::Timestamp::from_millisecond(self.0).unwrap_or(end);
+        write!(f, "{at:.3}")
     }
 }
 
 impl Add<Duration> for Timestamp {
     type Output = Self;
 
-    /// Saturates: a wait of centuries is a wait until the end of time, not an overflow.
+    /// Saturates: a wait of ten thousand years is a wait until [`Timestamp::LAST`], not an overflow.
     fn add(self, span: Duration) -> Self {
         let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        Self(self.0.saturating_add(millis))
+        Self(self.0.saturating_add(millis)).min(Self::LAST).max(self)
     }
 }
 
@@ -151,6 +156,9 @@ pub mod seconds {
 
     use serde::{Deserialize, Deserializer, Serializer, de};
 
+    /// More than 64 bits of milliseconds hold.
+    const LONGEST: f64 = 1.8e16;
+
     /// Writes seconds.
     ///
     /// # Errors
@@ -163,9 +171,13 @@ pub mod seconds {
     /// Reads seconds.
     ///
     /// # Errors
-    /// When the number is negative, not finite or too large.
+    /// When the number is negative or not finite. One that is too large saturates: we write such, of a server that asks
+    /// for centuries.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let seconds = f64::deserialize(deserializer)?;
+        if seconds.is_finite() && seconds > LONGEST {
+            return Ok(Duration::from_millis(u64::MAX));
+        }
         let span = Duration::try_from_secs_f64(seconds).map_err(de::Error::custom)?;
         let rounded = (span.as_nanos() + 500_000) / 1_000_000;
         Ok(Duration::from_millis(u64::try_from(rounded).unwrap_or(u64::MAX)))
@@ -227,6 +239,27 @@ mod tests {
         assert_eq!(serde_json::to_string(&at).expect("json"), "\"2026-11-21T23:00:00.500Z\"");
         assert_eq!(serde_json::from_str::<Timestamp>("\"2026-11-21T23:00:00.500Z\"").expect("json"), at);
         assert!(Timestamp::parse("yesterday").is_err());
+    }
+
+    /// Found by fuzzing hints: a server that asked us to stay away for 10^14 s closed its gate until "9000000000000000 ms",
+    /// which was written into the feed and could never be read again; and with it no event after it.
+    #[test]
+    fn every_time_and_span_that_is_written_reads_back() {
+        let now = Timestamp::parse("2026-11-21T23:00:00Z").expect("a time");
+        for far in [now + Duration::MAX, now + Duration::from_secs(100_000_000_000_000), Timestamp::FIRST] {
+            assert_eq!(Timestamp::parse(&far.to_string()), Ok(far));
+        }
+        assert_eq!(now + Duration::MAX, Timestamp::LAST);
+        for beyond in [i64::MIN, i64::MAX] {
+            assert!(Timestamp::parse(&Timestamp::from_millis(beyond).to_string()).is_ok(), "{beyond}");
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Said(#[serde(with = "seconds")] Duration);
+        for span in [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_millis(u64::MAX)] {
+            let json = serde_json::to_string(&Said(span)).expect("JSON");
+            let Said(back) = serde_json::from_str(&json).unwrap_or_else(|error| panic!("{json}: {error}"));
+            assert!(back >= Duration::from_secs(18_000_000_000_000_000), "{json}: {back:?}");
+        }
     }
 
     #[test]

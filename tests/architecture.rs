@@ -199,7 +199,7 @@ fn lib() -> (Vec<String>, Vec<String>) {
     modules(&text).into_iter().partition(|module| root.join(format!("{module}.rs")).is_file())
 }
 
-const OURS: &[&str] = &["src", "tests", "examples", "benches"];
+const OURS: &[&str] = &["src", "tests", "examples", "benches", "fuzz"];
 
 #[test]
 fn files_decide() {

@@ -13,7 +13,9 @@ use backstop::engine::conformance::{self, Site, ack, agent, ask, at, dead, failu
 use backstop::engine::embedded::Embedded;
 use backstop::engine::memory::Memory;
 use backstop::engine::{Document, Engine, Error};
+use backstop::event::Happening;
 use backstop::failure::{Class, Kind};
+use backstop::hint;
 use backstop::ledger::{Command, LetterStatus, Record, State};
 use backstop::query::{Filter, PageAsk};
 use backstop::retention::Retention;
@@ -590,4 +592,24 @@ async fn documents_and_events_survive_together() {
     let engine = site.open(at(0));
     engine.save(vec![document(1)], Vec::new(), at(0)).await.expect("the version goes on");
     assert_eq!(engine.documents("incident").await.expect("read")[0].version, 2);
+}
+
+/// Found by fuzzing what servers say: `Retry-After: 99999999999999` closes the gate of a provider until a year that cannot
+/// be written as a date. It was written as a number of milliseconds, which cannot be read as one: the whole page of the
+/// feed that had it in it was refused as damaged, at every start from then on.
+#[tokio::test]
+async fn a_server_that_asks_for_three_million_years_leaves_the_feed_readable() {
+    let headers = [("retry-after".to_owned(), "99999999999999".to_owned())];
+    let asked = hint::asked(&hint::Seen { status: Some(429), headers: &headers, body: "", at: at(0) }).expect("a hint");
+    let closed = Happening::GateClosed {
+        integration: integration("anthropic"),
+        until: at(0) + asked,
+        asked: "retry after a while".to_owned(),
+    };
+    let mut site = OnDisk::new();
+    let engine = site.open(at(0));
+    engine.publish(vec![closed.clone().into()], at(0)).await.expect("told");
+    drop(engine);
+    let events = site.open(at(1)).events(0, 10).await.expect("read");
+    assert_eq!(events.iter().map(|event| &event.what).collect::<Vec<_>>(), [&closed]);
 }

@@ -9,6 +9,7 @@ mod bound;
 mod breaker;
 mod classification;
 mod cli;
+mod corpus;
 mod definitions;
 mod demo;
 mod dlq_replay;

@@ -115,6 +115,15 @@ pub fn load(dir: &Path, env: Env<'_>, purpose: Purpose) -> Result<Loaded, Proble
     load_from(Home::Directory(dir), env, purpose)
 }
 
+/// Reads a directory that is at hand as paths and texts, for tests that have thousands of them.
+///
+/// # Errors
+/// As [`load`].
+#[cfg(any(test, feature = "testing"))]
+pub fn load_given(files: &[(&str, &str)], env: Env<'_>, purpose: Purpose) -> Result<Loaded, Problems> {
+    load_from(Home::Given(files), env, purpose)
+}
+
 fn load_from(home: Home<'_>, env: Env<'_>, purpose: Purpose) -> Result<Loaded, Problems> {
     let mut notes = Notes { env: Some(env), ..Notes::default() };
     let files = Files::new(home, env, purpose);

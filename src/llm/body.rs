@@ -26,6 +26,8 @@ pub(super) struct Body {
     beginning: Vec<u8>,
     /// Events seen.
     events: usize,
+    /// The stream said that nothing more will come: what came with it is not looked at.
+    over: bool,
 }
 
 /// What a body turns out to be.
@@ -40,7 +42,16 @@ enum Form {
 
 impl Body {
     pub(super) fn new(wire: Wire, offered: bool, content_type: String) -> Self {
-        Self { wire, offered, content_type, form: Form::Unknown, content: 0, beginning: Vec::new(), events: 0 }
+        Self {
+            wire,
+            offered,
+            content_type,
+            form: Form::Unknown,
+            content: 0,
+            beginning: Vec::new(),
+            events: 0,
+            over: false,
+        }
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -121,7 +132,7 @@ impl Body {
             wire::bounded(reader)?;
             sum.content += step.content;
             if step.over {
-                sum.over = true;
+                (sum.over, self.over) = (true, true);
                 break;
             }
         }
@@ -142,7 +153,7 @@ impl Body {
             Form::Unknown if self.promises_stream() => wire::verdict(reader, self.offered),
             Form::Unknown => Err(Trouble::malformed(self.evidence(), "an empty body")),
             Form::Stream(mut frames) => {
-                if let Some(event) = frames.finish().filter(|_| !reader.answer().complete) {
+                if let Some(event) = frames.finish().filter(|_| !self.over && !reader.answer().complete) {
                     match self.hand_over(&[event], reader) {
                         Ok(_) => {}
                         // Half an event at the end is not malformed: the stream was cut there.

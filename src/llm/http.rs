@@ -205,7 +205,7 @@ impl Provider for Adapter {
     }
 }
 
-fn reader(wire: Wire, vendor: &'static str) -> Box<dyn Reader> {
+pub(super) fn reader(wire: Wire, vendor: &'static str) -> Box<dyn Reader> {
     match wire {
         Wire::Anthropic => Box::new(anthropic::Messages::default()),
         Wire::OpenAi => Box::new(openai::Completions::of(vendor)),

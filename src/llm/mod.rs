@@ -28,6 +28,8 @@ mod sse;
 mod body;
 mod http;
 mod diagnosis;
+#[cfg(any(test, feature = "testing"))]
+pub mod pieces;
 pub mod simulated;
 
 /// An answer some time from now, or why there is none.

@@ -25,7 +25,8 @@ pub(crate) fn files(folders: &[&str]) -> Vec<File> {
         for entry in fs::read_dir(&folder).unwrap_or_else(|why| panic!("{}: {why}", folder.display())) {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
-                open.push(path);
+                // What is built is not ours.
+                open.extend(Some(path).filter(|path| !path.ends_with("target")));
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let name = path.strip_prefix(root).expect("below the root").to_string_lossy().replace('\\', "/");
                 found.push(File::new(&name, &fs::read_to_string(&path).expect("UTF-8")));

@@ -1,0 +1,7 @@
+//! Runs `targets::answer`: `cargo +nightly fuzz run answer`.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::answer(data));

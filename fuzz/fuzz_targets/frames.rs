@@ -1,0 +1,7 @@
+//! Runs `targets::frames`: `cargo +nightly fuzz run frames`.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::frames(data));

@@ -1,0 +1,7 @@
+//! Runs `targets::scenario`: `cargo +nightly fuzz run scenario`.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::scenario(data));
