@@ -123,12 +123,13 @@ fn tasks(
     counts: &mut Counts,
 ) {
     let mut done: BTreeMap<&str, u32> = BTreeMap::new();
-    let mut claims: BTreeMap<&str, usize> = BTreeMap::new();
+    let (mut claims, mut released): (BTreeMap<&str, usize>, BTreeMap<&str, usize>) = Default::default();
     for event in events {
         let Some(task) = event["task"].as_str() else { continue };
         match event["event"].as_str() {
             Some("done") => *done.entry(task).or_default() += 1,
             Some("claimed") => *claims.entry(task).or_default() += 1,
+            Some("released") => *released.entry(task).or_default() += 1,
             Some(_) | None => {}
         }
     }
@@ -165,12 +166,18 @@ fn tasks(
         }
         let attempts = record["attempts"].as_array().map_or(0, Vec::len);
         let claimed = claims.get(ids[0]).copied().unwrap_or(0);
-        if claimed != attempts {
-            wrong.other.push(format!("{name} was claimed {claimed} times and has {attempts} attempts"));
+        // What was given back and used nothing leaves no trace among the attempts.
+        let given_back = released.get(ids[0]).copied().unwrap_or(0);
+        let ends = record["attempts"].as_array().into_iter().flatten();
+        let in_record = ends.filter(|attempt| attempt["end"] == "released").count();
+        counts.released += given_back as u64;
+        if claimed + in_record != attempts + given_back {
+            wrong.counted.push(format!(
+                "{name} was claimed {claimed} times, given back {given_back} times and has {attempts} attempts: {record}"
+            ));
         }
-        // Two turns at most, and a call may be made again within an attempt.
-        if attempts == 0 && asked.contains_key(name.as_str()) {
-            wrong.other.push(format!("the model was asked about {name}, which has no attempt"));
+        if claimed == 0 && asked.contains_key(name.as_str()) {
+            wrong.other.push(format!("the model was asked about {name}, which was never claimed"));
         }
     }
     for (name, found) in of_ticket {
@@ -184,10 +191,8 @@ fn task(name: &str, record: &Value, bought: usize, wrong: &mut Wrong, counts: &m
     *counts.states.entry(state.to_owned()).or_default() += 1;
     let none = Vec::new();
     let attempts = record["attempts"].as_array().unwrap_or(&none);
-    let ended = |word: &str| attempts.iter().filter(|it| it["end"] == word).count() as u64;
     let kinds: Vec<&str> = attempts.iter().filter_map(|it| it["failure"]["kind"].as_str()).collect();
     counts.attempts += attempts.len() as u64;
-    counts.released += ended("released");
     counts.cut += kinds.iter().filter(|kind| **kind == "process_died").count() as u64;
     counts.shop += bought as u64;
     // What was given back does not count as an attempt.

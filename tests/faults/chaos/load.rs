@@ -1,17 +1,17 @@
 //! The clients: they hand in mixed work until it is acknowledged, read, and act on pages; and the ledger of what they were promised.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 
 use super::TEAM;
 use super::dice::Dice;
-use super::outside::Outside;
+use super::outside::{Outside, Paged};
 use crate::Outcome;
 use crate::project::Client;
 
@@ -205,40 +205,38 @@ impl Load {
         }
     }
 
-    /// Somebody on call: two seconds after a page of an incident they acknowledge and resolve it, and wait for the next.
+    /// Somebody on call: two seconds after a page they look at its incident, discard what nobody can do, and resolve it.
+    /// What nobody paged them about they do not know of.
     pub(super) async fn answer_pages(self, outside: Arc<Outside>) {
         while !self.stopped() {
-            sleep(Duration::from_millis(500)).await;
+            sleep(Duration::from_secs(1)).await;
             let Some(client) = self.team() else { continue };
-            let resolved = self.with(|promises| promises.resolved.clone());
-            let paged: Vec<String> = outside.look(|books| {
-                let old = |page: &&super::outside::Paged| page.action == "trigger" && page.at.elapsed().as_secs() >= 2;
-                let id = |key: &str| key.strip_prefix(&format!("backstop/{TEAM}/")).map(str::to_owned);
-                books.pages.iter().filter(old).filter_map(|page| id(&page.key)).collect()
+            let paged: BTreeSet<String> = outside.look(|books| {
+                let old = |page: &&Paged| page.action == "trigger" && page.at.elapsed().as_secs() >= 2;
+                books.pages.iter().filter(old).map(|page| page.key.clone()).collect()
             });
-            for id in paged.into_iter().filter(|id| !resolved.contains(id)) {
-                let said: Value = json!({ "by": "ana", "note": "looked" });
-                for verb in ["acknowledge", "resolve"] {
-                    match client.post(&format!("/api/v1/incidents/{id}/{verb}"), &said).await {
-                        // Somebody else changed it in the same moment.
-                        Ok((409, said))
-                            if said["type"].as_str().is_some_and(|it| it.ends_with("/changed-meanwhile")) => {}
-                        // It may have ended by itself, or by a request of which no answer came.
-                        Ok((200..300 | 409, _)) if verb == "resolve" => {
-                            self.with(|promises| promises.resolved.push(id.clone()));
-                        }
-                        Ok((404, said)) => {
-                            let why = format!("a page about {id}, of which the process knows nothing: {said}");
-                            self.with(|promises| {
-                                promises.wrong.push(why);
-                                promises.resolved.push(id.clone());
-                            });
-                            break;
-                        }
-                        Ok(_) | Err(_) => {}
-                    }
+            let Ok((200, incidents)) = client.get("/api/v1/incidents").await else { continue };
+            for incident in incidents["items"].as_array().into_iter().flatten() {
+                let id = incident["id"].as_str().unwrap_or_default();
+                if incident["state"] != "resolved" && paged.contains(&format!("backstop/{TEAM}/{id}")) {
+                    self.resolve(&client, id).await;
                 }
             }
+        }
+    }
+
+    /// What is refused, or not answered, is done the next time.
+    async fn resolve(&self, client: &Client, id: &str) {
+        let Ok((200, letters)) = client.get("/api/v1/tasks?states=waiting-human&limit=200").await else { return };
+        for letter in letters["items"].as_array().into_iter().flatten() {
+            let task = letter["task"]["id"].as_str().unwrap_or_default();
+            let said = json!({ "by": "ana", "reason": "nobody can do it" });
+            let _next_time = client.post(&format!("/api/v1/dead-letters/{task}/discard"), &said).await;
+        }
+        let said = json!({ "by": "ana", "note": "looked" });
+        let _next_time = client.post(&format!("/api/v1/incidents/{id}/acknowledge"), &said).await;
+        if let Ok((200..300, _)) = client.post(&format!("/api/v1/incidents/{id}/resolve"), &said).await {
+            self.with(|promises| promises.resolved.push(id.to_owned()));
         }
     }
 }
