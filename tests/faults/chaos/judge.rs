@@ -207,13 +207,13 @@ fn task(name: &str, record: &Value, bought: usize, wrong: &mut Wrong, counts: &m
     }
     let mut say = |what: &str| wrong.lost.push(format!("{name} {what}: {record}"));
     if open(record) || state.is_empty() {
-        say("did not come to an end");
+        return say("did not come to an end");
     }
     let unknown = record["letter"]["failure"]["kind"] == "outcome_unknown";
     let given_up = matches!(state, "dead" | "waiting-human");
     match kind {
         Kind::Fail if given_up => {}
-        Kind::Fail => say("cannot be done"),
+        Kind::Fail => say("cannot be done, and is not given up on"),
         // Given up on only after failures that somebody can read.
         Kind::Review | Kind::Extract if state == "done" || (given_up && !kinds.is_empty()) => {}
         Kind::Review | Kind::Extract => say("was given up on without a failure"),

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use self::dice::{Dice, End, Fault, QUIET, Round};
 use self::judge::{Counts, Wrong, judge, settle};
 use self::load::{Kind, Load};
-use self::outside::{Books, Outside};
+use self::outside::Outside;
 use crate::disk::{Disk, Mode, Scratch, compiled};
 use crate::project::{Client, Project, Started, Up};
 use crate::{Outcome, options, parsed};
@@ -33,8 +33,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
 /// What is orphaned is to run again so soon.
 const AGAIN_WITHIN: Duration = Duration::from_secs(2);
-/// After an outage breakers may still be open for so long.
-const BREAKER: Duration = Duration::from_secs(3);
 /// How many things that are wrong are told in full.
 const TOLD_MAX: usize = 10;
 /// When nothing is broken any more everything comes to rest within this: what was due by a clock that was a minute ahead too.
@@ -121,7 +119,7 @@ struct Weather {
 
 impl Weather {
     fn new(now: Instant) -> Self {
-        Self { faults: BTreeMap::new(), clock: 0, outage_until: now - BREAKER, full_until: now, spells: Vec::new() }
+        Self { faults: BTreeMap::new(), clock: 0, outage_until: now, full_until: now, spells: Vec::new() }
     }
 
     fn words(&self) -> String {
@@ -243,7 +241,7 @@ impl Stage {
             self.suffer(&up, started, &round, end, &mut weather).await?;
             self.measure(&orphaned, started, disturbed, &mut tally);
             let from = Instant::now();
-            disturbed = from < weather.outage_until + BREAKER;
+            disturbed = from < weather.outage_until || held_back(&up.client).await;
             let told = round.end == End::Terminate;
             if told {
                 // Who cannot write cannot write that anything was given back.
@@ -252,7 +250,7 @@ impl Stage {
                 orphaned = Vec::new();
                 tally.told += 1;
             } else {
-                let waiting = self.outside.look(Books::waiting);
+                let waiting = self.outside.look(|books| books.waiting(started));
                 self.team.send_replace(None);
                 up.kill().await?;
                 let answered = self.outside.look(|books| books.since(from, |call| call.answered));
@@ -478,6 +476,14 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// Is the provider held back, by a breaker or because it asked for silence? Then its work is to wait, restart or not.
+async fn held_back(client: &Client) -> bool {
+    let breakers = client.get("/api/v1/breakers").await;
+    let well = |item: &serde_json::Value| item["state"] == "closed" && item["gate_closed"] != true;
+    let all_well = |said: &serde_json::Value| said["items"].as_array().is_some_and(|items| items.iter().all(well));
+    !matches!(breakers, Ok((200, said)) if all_well(&said))
 }
 
 /// The value below which so many of a hundred are.

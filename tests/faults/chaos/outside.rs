@@ -30,6 +30,8 @@ pub(super) struct Call {
     pub(super) ticket: String,
     pub(super) at: Instant,
     pub(super) answered: Option<Instant>,
+    /// Whoever asked is gone, and was not answered.
+    dropped: bool,
 }
 
 /// One page that was accepted.
@@ -54,9 +56,10 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// Who waits for an answer of the model.
-    pub(super) fn waiting(&self) -> BTreeSet<String> {
-        let open = self.calls.iter().rev().take(RECENT).filter(|call| call.answered.is_none());
+    /// Who has waited for an answer of the model since some moment after this, and is still there.
+    pub(super) fn waiting(&self, since: Instant) -> BTreeSet<String> {
+        let recent = self.calls.iter().rev().take(RECENT).take_while(|call| call.at >= since);
+        let open = recent.filter(|call| call.answered.is_none() && !call.dropped);
         open.map(|call| call.ticket.clone()).collect()
     }
 
@@ -210,12 +213,13 @@ async fn answer(State(street): State<Street>, body: Bytes) -> Response {
     let told = prompt.contains("\"tool_result\"");
     let (index, asked) = {
         let mut books = street.books.lock().unwrap_or_else(PoisonError::into_inner);
-        books.calls.push(Call { ticket: name.clone(), at: Instant::now(), answered: None });
+        books.calls.push(Call { ticket: name.clone(), at: Instant::now(), answered: None, dropped: false });
         let asked = books.asked.entry(name.clone()).or_default();
         *asked += 1;
         let asked = *asked;
         (books.calls.len() - 1, asked)
     };
+    let asking = Asking { books: Arc::clone(&street.books), index };
     let mut dice = Dice::new(street.seed ^ fnv(&name) ^ u64::from(asked));
     // One in forty thinks for longer than a drain may last.
     let thinks = if dice.one_in(40) { dice.between(6_000, 9_000) } else { dice.between(40, 700) };
@@ -236,9 +240,24 @@ async fn answer(State(street): State<Street>, body: Bytes) -> Response {
             )
         }
     };
-    let mut books = street.books.lock().unwrap_or_else(PoisonError::into_inner);
-    books.calls[index].answered = Some(Instant::now());
+    let answered = Instant::now();
+    street.books.lock().unwrap_or_else(PoisonError::into_inner).calls[index].answered = Some(answered);
+    drop(asking);
     streamed(&block, stop)
+}
+
+/// A call that is being thought about; dropped with its connection.
+struct Asking {
+    books: Shared,
+    index: usize,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let call = &mut books.calls[self.index];
+        call.dropped = call.answered.is_none();
+    }
 }
 
 /// An answer of one block, as Anthropic streams it.
