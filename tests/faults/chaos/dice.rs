@@ -27,7 +27,7 @@ impl Dice {
     }
 
     pub(super) fn one_in(&mut self, many: u64) -> bool {
-        self.throw() % many == 0
+        self.throw().is_multiple_of(many)
     }
 }
 
