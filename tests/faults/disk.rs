@@ -125,21 +125,25 @@ pub(crate) struct Disk {
     shim: PathBuf,
     book: PathBuf,
     lift: PathBuf,
+    clock: PathBuf,
     fault: Option<(Mode, u64)>,
 }
 
 impl Disk {
     /// A disk that fails at the operation of this number; without one it only counts. Its books are kept in `beside`.
     pub(crate) fn new(shim: &Path, beside: &Path, fault: Option<(Mode, u64)>) -> Outcome<Self> {
-        let disk = Self { shim: shim.to_owned(), book: beside.join("book"), lift: beside.join("lifted"), fault };
-        std::fs::write(&disk.book, vec![0; BOOK]).map_err(|error| format!("{}: {error}", disk.book.display()))?;
+        let (book, lift, clock) = (beside.join("book"), beside.join("lifted"), beside.join("clock"));
+        let disk = Self { shim: shim.to_owned(), book, lift, clock, fault };
+        for (path, size) in [(&disk.book, BOOK), (&disk.clock, 8)] {
+            std::fs::write(path, vec![0; size]).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
         Ok(disk)
     }
 
     /// Puts it under a process whose store is in `dir`.
     pub(crate) fn under(&self, command: &mut tokio::process::Command, dir: &Path) {
         command.env("LD_PRELOAD", &self.shim).env("FAULTIO_DIR", dir).env("FAULTIO_BOOK", &self.book);
-        command.env("FAULTIO_LIFT", &self.lift);
+        command.env("FAULTIO_LIFT", &self.lift).env("FAULTIO_CLOCK", &self.clock);
         if let Some((mode, at)) = self.fault {
             command.env("FAULTIO_MODE", mode.word()).env("FAULTIO_AT", at.to_string());
         }
@@ -194,6 +198,20 @@ impl Disk {
             }
         }
         Ok(gone)
+    }
+
+    /// A sticky fault that was lifted is back.
+    pub(crate) fn strike(&self) {
+        // It may not have been lifted.
+        let _there = std::fs::remove_file(&self.lift);
+    }
+
+    /// From now on the wall clock of its process is wrong by so many milliseconds.
+    pub(crate) fn set_clock(&self, wrong: i64) {
+        // Written in place: the process has it mapped.
+        let written = std::fs::OpenOptions::new().write(true).open(&self.clock);
+        let written = written.and_then(|file| file.write_all_at(&wrong.to_ne_bytes(), 0));
+        written.expect("the clock stands beside the project");
     }
 
     /// The disk is well again.

@@ -7,6 +7,7 @@
  *   FAULTIO_DIR   the directory whose files count          FAULTIO_AT    the operation that fails; 0 only counts
  *   FAULTIO_BOOK  the mapped file                          FAULTIO_LIFT  a file: once it exists a sticky fault is over
  *   FAULTIO_MODE  kill after torn short eio eio-sticky enospc enospc-sticky lost
+ *   FAULTIO_CLOCK a mapped file of eight bytes: by how many milliseconds the wall clock is wrong; the other clocks are right
  *
  * `lost`: from there on syncs fail, and what they were to write is not on the disk, though it can still be read: so Linux
  * does it. Which bytes these are, unless they are written anew, stands in the book, and a power cut takes them. */
@@ -25,8 +26,10 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum mode { NONE, KILL, AFTER, TORN, SHORT, EIO_ONCE, EIO_STICKY, FULL_ONCE, FULL_STICKY, LOST };
@@ -37,6 +40,7 @@ struct range { unsigned long inode, from, count, lost; };
 struct book { _Atomic unsigned long count; _Atomic unsigned long fired; char what[4080]; struct range ranges[RANGES]; };
 
 static struct book *book;
+static const _Atomic long *wrong;
 static unsigned long ranges;
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static const char *dir, *lift;
@@ -51,6 +55,41 @@ static void *next(const char *name) {
     return found;
 }
 
+/* A clock that is stepped while the process looks at it. The system call is asked itself, so that the first look may come
+ * before anything is set up. */
+static long stepped(void) { return wrong ? atomic_load(wrong) : 0; }
+static int clock_of(clockid_t which, struct timespec *seen) {
+    int answer = (int)syscall(SYS_clock_gettime, which, seen);
+    long millis = which == CLOCK_REALTIME || which == CLOCK_REALTIME_COARSE ? stepped() : 0;
+    if (answer || !millis) return answer;
+    long nanos = seen->tv_nsec + millis % 1000 * 1000000;
+    seen->tv_sec += millis / 1000 + (nanos < 0 ? -1 : nanos / 1000000000);
+    seen->tv_nsec = nanos < 0 ? nanos + 1000000000 : nanos % 1000000000;
+    return 0;
+}
+int clock_gettime(clockid_t which, struct timespec *seen) { return clock_of(which, seen); }
+int gettimeofday(struct timeval *restrict seen, void *restrict zone) {
+    struct timespec now;
+    (void)zone;
+    if (clock_of(CLOCK_REALTIME, &now)) return -1;
+    *seen = (struct timeval){now.tv_sec, now.tv_nsec / 1000};
+    return 0;
+}
+time_t time(time_t *seen) {
+    struct timespec now;
+    if (clock_of(CLOCK_REALTIME, &now)) return -1;
+    if (seen) *seen = now.tv_sec;
+    return now.tv_sec;
+}
+
+static void *mapped(const char *path, size_t size) {
+    int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC);
+    void *at = fd < 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED) abort();
+    syscall(SYS_close, fd);
+    return at;
+}
+
 __attribute__((constructor)) static void start(void) {
     static const char *const words[] = {"", "kill", "after", "torn", "short", "eio", "eio-sticky", "enospc", "enospc-sticky", "lost"};
     const char *path = getenv("FAULTIO_BOOK"), *word = getenv("FAULTIO_MODE"), *number = getenv("FAULTIO_AT");
@@ -60,11 +99,8 @@ __attribute__((constructor)) static void start(void) {
         dir = NULL;
         return;
     }
-    int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC);
-    void *mapped = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(struct book), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (mapped == MAP_FAILED) abort();
-    syscall(SYS_close, fd);
-    book = mapped;
+    book = mapped(path, sizeof(struct book));
+    if (getenv("FAULTIO_CLOCK")) wrong = mapped(getenv("FAULTIO_CLOCK"), sizeof *wrong);
     at = number ? strtoul(number, NULL, 10) : 0;
     for (int i = 1; word && i <= LOST; i++)
         if (!strcmp(word, words[i])) mode = i;

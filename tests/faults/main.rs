@@ -1,15 +1,17 @@
-//! The real process under faults of its disk: killed at every operation, told that the disk fails or is full, cut from power.
+//! The real process under faults of its disk: killed at every operation, told that the disk fails or is full, cut from power; and under chaos.
 //!
 //! A command of its own, not part of `cargo test`:
 //!
 //! ```text
 //! cargo test --release --test faults -- kill-points [--every K] [--mode MODE] [--phase NAME] [--only N] [--jobs J]
 //! cargo test --release --test faults -- power-cuts [--rounds N]
+//! cargo test --release --test faults -- chaos [--minutes N] [--seed S] [--rate R]
 //! ```
 //!
 //! Each part can be had alone: [`project`] is a team's directory and its process, [`world`] what stands outside of it (the
 //! model, the shop, the pager), [`ledger`] what its clients were promised, [`verdict`] holds the one against the other.
 
+mod chaos;
 mod disk;
 mod kill_points;
 mod ledger;
@@ -34,7 +36,8 @@ fn main() -> ExitCode {
             kill_points::Asked::read(words).and_then(|asked| runtime.block_on(kill_points::run(asked)))
         }
         Some("power-cuts") => power_cuts::Asked::read(words).and_then(|asked| runtime.block_on(power_cuts::run(asked))),
-        Some(_) | None => Err(format!("kill-points or power-cuts? {}", kill_points::USAGE)),
+        Some("chaos") => chaos::Asked::read(words).and_then(|asked| runtime.block_on(chaos::run(asked))),
+        Some(_) | None => Err(format!("kill-points, power-cuts or chaos? {}\n{}", kill_points::USAGE, chaos::USAGE)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

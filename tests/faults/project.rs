@@ -19,7 +19,7 @@ use crate::world::World;
 pub(crate) const TOO_LONG: Duration = Duration::from_secs(30);
 
 /// The binary under test: cargo's, unless the environment names another.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("BACKSTOP_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_backstop").into(), PathBuf::from)
 }
 
@@ -63,7 +63,6 @@ You answer.
 impl Project {
     /// A team in `dir` that works in this world; its store is in `data`.
     pub(crate) fn new(dir: &Path, data: &Path, world: &World) -> Outcome<Self> {
-        let project = Self { dir: dir.join("team"), data: data.to_owned() };
         let team = TEAM.replace("{model}", &world.model()).replace("{pager}", &world.pager());
         let agent = |name: &str, handles: &str, tools: &str| {
             AGENT.replace("{name}", name).replace("{handles}", handles).replace("{tools}", tools)
@@ -74,6 +73,12 @@ impl Project {
             ("agents/cto.md", agent("cto", "review, fail, later", "")),
             ("agents/coo.md", agent("coo", "order, charge", "http")),
         ];
+        Self::of(dir, data, &files)
+    }
+
+    /// A team of these files, by their names in its directory.
+    pub(crate) fn of(dir: &Path, data: &Path, files: &[(&str, String)]) -> Outcome<Self> {
+        let project = Self { dir: dir.join("team"), data: data.to_owned() };
         for (name, text) in files {
             let path = project.dir.join(name);
             let written =
@@ -157,6 +162,16 @@ impl Up {
     /// Tells it to stop.
     pub(crate) fn terminate(&self) {
         self.signal(nix::sys::signal::Signal::SIGTERM);
+    }
+
+    /// Stands still, as a laptop that is shut.
+    pub(crate) fn stop(&self) {
+        self.signal(nix::sys::signal::Signal::SIGSTOP);
+    }
+
+    /// Goes on.
+    pub(crate) fn resume(&self) {
+        self.signal(nix::sys::signal::Signal::SIGCONT);
     }
 
     /// Dies at once, as by `kill -9`.

@@ -1,0 +1,522 @@
+//! Chaos: the real process under mixed load, killed, stopped and starved by seeded dice for minutes, and judged at the end.
+//!
+//! `dice` says what goes wrong, `load` are the clients and their ledger, `outside` is what stands around, `judge` the verdict.
+//! Everything is drawn from the seed but what the machine makes of it: a seed plays the same plan, not the same microseconds.
+
+mod dice;
+mod judge;
+mod load;
+mod outside;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use self::dice::{Dice, End, Fault, QUIET, Round};
+use self::judge::{Counts, Wrong, judge, settle};
+use self::load::{Kind, Load};
+use self::outside::Outside;
+use crate::disk::{Disk, Mode, Scratch, compiled};
+use crate::project::{Client, Project, Started, Up};
+use crate::{Outcome, options, parsed};
+
+pub(crate) const USAGE: &str = "chaos [--minutes N] [--seed S] [--rate TASKS-A-SECOND]";
+
+/// The team's name, a part of the keys of its pages.
+const TEAM: &str = "chaos";
+/// How long a drain may take by the team's word, and what closing the store and the process may take beyond it.
+const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_SLACK: Duration = Duration::from_secs(2);
+/// What is orphaned is to run again so soon.
+const AGAIN_WITHIN: Duration = Duration::from_secs(2);
+/// More than this waiting are more than can run at once besides what runs: both agents take 24.
+const CROWD: u64 = 24;
+/// How many things that are wrong are told in full.
+const TOLD_MAX: usize = 10;
+/// When nothing is broken any more everything comes to rest within this: what was due by a clock that was a minute ahead too.
+const SETTLES: Duration = Duration::from_secs(240);
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    minutes: f64,
+    seed: u64,
+    rate: u64,
+}
+
+impl Asked {
+    pub(crate) fn read<'a>(words: impl Iterator<Item = &'a str>) -> Outcome<Self> {
+        let mut asked = Self { minutes: 30.0, seed: 7, rate: 20 };
+        options(
+            words,
+            |name, value| {
+                match name {
+                    "--minutes" => asked.minutes = parsed::<f64>(name, value)?.clamp(0.1, 1_440.0),
+                    "--seed" => asked.seed = parsed(name, value)?,
+                    "--rate" => asked.rate = parsed::<u64>(name, value)?.clamp(1, 1_000),
+                    _ => return Ok(false),
+                }
+                Ok(true)
+            },
+            USAGE,
+        )?;
+        Ok(asked)
+    }
+}
+
+/// Something after which a page may be sent again: the process ended, or could not write for a while.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    from: Instant,
+    to: Instant,
+    /// It was told to stop.
+    told: bool,
+}
+
+impl Cut {
+    /// Did it fall between these two moments?
+    fn within(&self, first: Instant, second: Instant) -> bool {
+        self.from <= second && self.to >= first
+    }
+}
+
+/// How long the orphans of one kill took to be asked about again.
+#[derive(Clone, Debug, Default)]
+struct Orphans {
+    /// From the start of the process, of every orphan.
+    each: Vec<Duration>,
+    /// The last of each restart.
+    last: Vec<Duration>,
+    /// The same of restarts with more work waiting than can run at once: orphans stand in the queue like anybody else.
+    crowded: Vec<Duration>,
+    /// Restarts with orphans that are not measured: the provider was failing, or the disk full, when they came.
+    unmeasured: u32,
+    /// Orphans that had not come again when the next round began.
+    not_again: Vec<String>,
+}
+
+/// Everything that was counted while it went on.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    kills: u32,
+    told: u32,
+    drains: Vec<Duration>,
+    orphans: Orphans,
+    wrong: Vec<String>,
+}
+
+/// What is broken besides the process.
+#[derive(Clone, Debug)]
+struct Weather {
+    faults: BTreeMap<&'static str, u32>,
+    /// By how much the clock is wrong, in milliseconds.
+    clock: i64,
+    outage_until: Instant,
+    full_until: Instant,
+    /// When the process stood still, or could not write.
+    spells: Vec<Cut>,
+}
+
+impl Weather {
+    fn new(now: Instant) -> Self {
+        Self { faults: BTreeMap::new(), clock: 0, outage_until: now, full_until: now, spells: Vec::new() }
+    }
+
+    fn words(&self) -> String {
+        let all: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        all.join(", ")
+    }
+}
+
+/// A team, its disk, its clients and its world.
+struct Stage {
+    scratch: Scratch,
+    project: Project,
+    disk: Disk,
+    outside: Arc<Outside>,
+    load: Load,
+    team: watch::Sender<Option<Client>>,
+}
+
+pub(crate) async fn run(asked: Asked) -> Outcome<()> {
+    control().await?;
+    println!("control: a task taken out of the store, a charge made twice and a page sent twice were found out");
+    let span = Duration::from_secs_f64(asked.minutes * 60.0);
+    let stage = Stage::new(asked.seed, span + SETTLES).await?;
+    let again = format!(
+        "cargo test --release --test faults -- chaos --minutes {} --seed {} --rate {}",
+        asked.minutes, asked.seed, asked.rate
+    );
+    match stage.play(&asked, span).await {
+        Ok(()) => Ok(()),
+        Err(why) => Err(format!(
+            "{why}\n\nFAILED with seed {}; kept in {}\n{again}",
+            asked.seed,
+            stage.scratch.keep().display()
+        )),
+    }
+}
+
+/// A verdict that finds nothing wrong whatever was done would be worth nothing.
+async fn control() -> Outcome<()> {
+    let stage = Stage::new(0, Duration::from_secs(60)).await?;
+    let (up, _) = stage.start().await?;
+    let mut names = Vec::new();
+    for kind in [Kind::Review, Kind::Charge, Kind::Fail, Kind::Fail, Kind::Fail] {
+        names.push(stage.load.submit(kind).await?);
+    }
+    settle(&up.client, &stage.outside, Duration::from_secs(30)).await.map_err(|why| format!("the control: {why}"))?;
+    let (well, _) = judge(&up.client, &stage.load, &stage.outside, &[], &[]).await?;
+    if !well.all().is_empty() {
+        return Err(format!("the control, before anything was done to it:\n{}\n{}", well.all().join("\n"), up.said()));
+    }
+    up.kill().await?;
+    let take_out = || -> rusqlite::Result<()> {
+        let store = rusqlite::Connection::open(stage.project.data().join("backstop.db"))?;
+        for (table, key) in [("step", "task"), ("body", "seq"), ("progress", "seq"), ("task", "seq")] {
+            let of = "(SELECT seq FROM idempotency WHERE key = ?1)";
+            store.execute(&format!("DELETE FROM {table} WHERE {key} = {of}"), [&names[0]])?;
+        }
+        Ok(())
+    };
+    take_out().map_err(|error| format!("the control: {error}"))?;
+    stage.outside.forge(&names[1]);
+    let (up, _) = stage.start().await?;
+    let (found, _) = judge(&up.client, &stage.load, &stage.outside, &[], &[]).await?;
+    if found.lost.is_empty() || found.repeated.is_empty() || !found.pages.iter().any(|why| why.contains("doubled")) {
+        return Err(format!("the control: this is not all that was done to it:\n{}", found.all().join("\n")));
+    }
+    Ok(())
+}
+
+impl Stage {
+    async fn new(seed: u64, most: Duration) -> Outcome<Self> {
+        let scratch = Scratch::new()?;
+        let shim = compiled(&scratch, "faultio.c", "faultio.so", &["-shared", "-fPIC", "-ldl"])?;
+        let outside = Arc::new(Outside::start(seed).await?);
+        let data = scratch.path().join("data");
+        let file = |text: &str| {
+            let text = text.replace("{provider}", outside.provider()).replace("{shop}", &outside.shop());
+            text.replace("{pager}", &outside.pager())
+        };
+        let files = [
+            ("backstop.yaml", file(include_str!("team/backstop.yaml"))),
+            ("works.json", r#"{ "type": "object", "required": ["works"] }"#.to_owned()),
+            ("agents/cto.md", file(include_str!("team/cto.md"))),
+            ("agents/coo.md", file(include_str!("team/coo.md"))),
+        ];
+        let project = Project::of(scratch.path(), &data, &files)?;
+        // A full disk that is lifted from the beginning: it comes and goes as the dice say.
+        let disk = Disk::new(&shim, scratch.path(), Some((Mode::EnospcSticky, 1)))?;
+        disk.lift();
+        let (team, heard) = watch::channel(None);
+        Ok(Self { scratch, project, disk, outside, load: Load::new(heard, Instant::now() + most), team })
+    }
+
+    /// Starts the process, and tells the clients where it is; when it began to start.
+    async fn start(&self) -> Outcome<(Up, Instant)> {
+        let began = Instant::now();
+        match self.project.start(Some(&self.disk)).await? {
+            Started::Up(up) => {
+                self.team.send_replace(Some(up.client.clone()));
+                Ok((*up, began))
+            }
+            Started::Ended { code, said } => Err(format!("it did not start again (exit {code:?}):\n{said}")),
+        }
+    }
+
+    async fn play(&self, asked: &Asked, span: Duration) -> Outcome<()> {
+        let began = Instant::now();
+        let end = began + span;
+        let handing_in = tokio::spawn(self.load.clone().hand_in(asked.rate, asked.seed));
+        let reading = tokio::spawn(self.load.clone().read(asked.seed));
+        let on_call = tokio::spawn(self.load.clone().answer_pages(Arc::clone(&self.outside)));
+        let (mut dice, mut wrong, mut tally, mut cuts) = (Dice::new(asked.seed), 0, Tally::default(), Vec::new());
+        let mut weather = Weather::new(began);
+        let (mut up, mut started) = self.start().await?;
+        let (mut number, mut minute) = (0, 1);
+        let (mut orphaned, mut disturbed, mut crowded) = (Vec::new(), false, false);
+        while Instant::now() < end {
+            let round = dice::round(&mut dice, number, &mut wrong);
+            self.suffer(&up, started, &round, end, &mut weather).await?;
+            self.measure(&orphaned, started, disturbed, crowded, &mut tally);
+            let from = Instant::now();
+            disturbed = from < weather.outage_until || held_back(&up.client).await;
+            crowded = backlog(&up.client).await > CROWD;
+            let told = round.end == End::Terminate;
+            if told {
+                // Who cannot write cannot write that anything was given back.
+                sleep_until(weather.full_until).await;
+                self.drained(&mut up, &mut tally).await?;
+                orphaned = Vec::new();
+                tally.told += 1;
+            } else {
+                let waiting = self.outside.look(|books| books.waiting(started));
+                self.team.send_replace(None);
+                up.kill().await?;
+                let answered = self.outside.look(|books| books.since(from, |call| call.answered));
+                orphaned = waiting.into_iter().filter(|ticket| !answered.contains_key(ticket)).collect();
+                tally.kills += 1;
+            }
+            if let Some(by) = round.step_meanwhile {
+                self.step(by, &mut weather);
+                *weather.faults.entry("clock steps").or_default() += 1;
+            }
+            // Starts on a full disk are the kill points' part.
+            sleep_until(weather.full_until).await;
+            self.disk.lift();
+            (up, started) = self.start().await?;
+            cuts.push(Cut { from, to: Instant::now(), told });
+            number += 1;
+            while began.elapsed().as_secs() >= minute * 60 {
+                println!("{}", self.line(minute, &up.client, &tally, &weather).await);
+                minute += 1;
+            }
+        }
+        println!("no more faults after {:.0} s; it comes to rest", began.elapsed().as_secs_f64());
+        self.heal().await?;
+        self.load.stop();
+        let acknowledged = timeout_at(Instant::now() + SETTLES, handing_in).await;
+        acknowledged.map_err(|_| "a client is still not acknowledged")?.map_err(|error| error.to_string())?;
+        for task in [reading, on_call] {
+            let ended = timeout_at(Instant::now() + SETTLES, task).await;
+            ended.map_err(|_| "a client hangs")?.map_err(|error| error.to_string())?;
+        }
+        sleep_until(started + QUIET).await;
+        self.measure(&orphaned, started, disturbed, crowded, &mut tally);
+        let settled = settle(&up.client, &self.outside, SETTLES).await;
+        println!("at rest after {:.0} s", began.elapsed().as_secs_f64());
+        let (mut found, counts) = judge(&up.client, &self.load, &self.outside, &cuts, &weather.spells).await?;
+        found.lost.extend(settled.err());
+        self.drained(&mut up, &mut tally).await?;
+        found.other.extend(tally.wrong.iter().cloned());
+        self.table(&tally, &weather, &found, &counts).await?;
+        let mut all = found.all();
+        if let Some(late) = percentile(&tally.orphans.each, 99).filter(|late| *late > AGAIN_WITHIN) {
+            all.push(format!("LATE: orphans ran again after {late:.1?} (p99), the goal is {AGAIN_WITHIN:?}"));
+        }
+        if all.is_empty() {
+            return Ok(());
+        }
+        let told: Vec<String> = all.iter().take(TOLD_MAX).map(|why| why.chars().take(3_000).collect()).collect();
+        Err(format!("\n{} things are wrong:\n{}\n\nthe last process said:\n{}", all.len(), told.join("\n"), up.said()))
+    }
+
+    /// One round of life: its faults come and go.
+    async fn suffer(
+        &self,
+        up: &Up,
+        started: Instant,
+        round: &Round,
+        end: Instant,
+        weather: &mut Weather,
+    ) -> Outcome<()> {
+        for (begins, lasts, fault) in &round.faults {
+            let from = started + *begins;
+            if from >= end || *begins >= round.lives {
+                break;
+            }
+            sleep_until(from).await;
+            let from = Instant::now();
+            let to = from + *lasts;
+            *weather.faults.entry(fault.word()).or_default() += 1;
+            match fault {
+                Fault::Stopped => {
+                    up.stop();
+                    sleep(*lasts).await;
+                    up.resume();
+                    weather.spells.push(Cut { from, to: Instant::now(), told: false });
+                }
+                Fault::Clock(by) => self.step(*by, weather),
+                // These go on by themselves, and may outlive the process.
+                Fault::Full => {
+                    self.disk.strike();
+                    weather.spells.push(Cut { from, to, told: false });
+                    weather.full_until = to;
+                    let disk = self.disk.clone();
+                    tokio::spawn(async move {
+                        sleep_until(to).await;
+                        disk.lift();
+                    });
+                }
+                Fault::PagerDown => {
+                    self.outside.pager_down(true);
+                    let outside = Arc::clone(&self.outside);
+                    tokio::spawn(async move {
+                        sleep_until(to).await;
+                        outside.pager_down(false);
+                    });
+                }
+                Fault::Outage { fault, echo } => {
+                    let mut fault = fault.clone();
+                    fault["for"] = format!("{}ms", lasts.as_millis()).into();
+                    self.outside.order(&json!({ "add": fault })).await?;
+                    weather.outage_until = weather.outage_until.max(to + *echo);
+                }
+            }
+        }
+        sleep_until((started + round.lives).min(end)).await;
+        Ok(())
+    }
+
+    fn step(&self, by: i64, weather: &mut Weather) {
+        weather.clock += by;
+        self.disk.set_clock(weather.clock);
+    }
+
+    /// Nothing is broken any more.
+    async fn heal(&self) -> Outcome<()> {
+        self.disk.lift();
+        self.disk.set_clock(0);
+        self.outside.pager_down(false);
+        self.outside.order(&json!({ "clear": true })).await
+    }
+
+    /// Tells it to stop, under load: it ends within its limit, and well.
+    async fn drained(&self, up: &mut Up, tally: &mut Tally) -> Outcome<()> {
+        let told = Instant::now();
+        up.terminate();
+        let code = up.ended().await?;
+        let took = told.elapsed();
+        self.team.send_replace(None);
+        tally.drains.push(took);
+        if code != Some(0) || took > DRAIN + DRAIN_SLACK {
+            tally.wrong.push(format!("told to stop it ended with {code:?} after {took:.1?}:\n{}", up.said()));
+        }
+        Ok(())
+    }
+
+    /// How long orphans took to be asked about again, now that the round is over.
+    fn measure(&self, orphaned: &[String], started: Instant, disturbed: bool, crowded: bool, tally: &mut Tally) {
+        if orphaned.is_empty() {
+            return;
+        }
+        if disturbed {
+            tally.orphans.unmeasured += 1;
+            return;
+        }
+        let again = self.outside.look(|books| books.since(started, |call| Some(call.at)));
+        let (mut last, mut each) = (Duration::ZERO, Vec::new());
+        for ticket in orphaned {
+            let took = match again.get(ticket) {
+                Some(at) => *at - started,
+                None => {
+                    tally.orphans.not_again.push(ticket.clone());
+                    started.elapsed()
+                }
+            };
+            last = last.max(took);
+            each.push(took);
+        }
+        if crowded {
+            tally.orphans.crowded.extend(each);
+        } else {
+            tally.orphans.last.push(last);
+            tally.orphans.each.extend(each);
+        }
+    }
+
+    async fn line(&self, minute: u64, client: &Client, tally: &Tally, weather: &Weather) -> String {
+        let promises = self.load.promises();
+        let acknowledged = promises.tickets.values().filter(|id| id.is_some()).count();
+        let balance = client.read("/api/v1/balance").await.unwrap_or_default();
+        format!(
+            "minute {minute}: {acknowledged} acknowledged, {} done, {} open, {} lost; {} kills, {} stops on demand; {}; restarts {}",
+            balance["done"],
+            balance["waiting"].as_u64().unwrap_or(0) + balance["running"].as_u64().unwrap_or(0),
+            balance["lost"],
+            tally.kills,
+            tally.told,
+            weather.words(),
+            spread(&tally.orphans.last),
+        )
+    }
+
+    async fn table(&self, tally: &Tally, weather: &Weather, found: &Wrong, counts: &Counts) -> Outcome<()> {
+        let promises = self.load.promises();
+        let (requests, by_status) = self.outside.traffic().await?;
+        let refused = self.outside.look(|books| books.refused);
+        let rows: Vec<(&str, String)> = vec![
+            (
+                "tasks",
+                format!("{} of {} tickets acknowledged: {:?}", counts.tasks, promises.tickets.len(), counts.states),
+            ),
+            ("clients", format!("refused, by status: {:?}; not heard {} times", promises.refused, promises.gone)),
+            ("attempts", format!("{}, {} given back, {} cut off", counts.attempts, counts.released, counts.cut)),
+            ("provider", format!("{requests} requests, by status {by_status}")),
+            ("shop", format!("told {} times, {} of them payments", counts.shop, counts.payments)),
+            ("pager", format!("{} incidents, {} pages, {refused} refused", counts.incidents, counts.pages)),
+            ("kills", format!("{}, {} stops on demand, {}", tally.kills, tally.told, weather.words())),
+            ("drains", format!("{} (limit {DRAIN:?})", spread(&tally.drains))),
+            (
+                "restarts",
+                format!(
+                    "the last orphan of each: {}; every orphan: {}; {} restarts in an outage not measured",
+                    spread(&tally.orphans.last),
+                    spread(&tally.orphans.each),
+                    tally.orphans.unmeasured
+                ),
+            ),
+            (
+                "behind a backlog",
+                format!("orphans of the other restarts, not judged: {}", spread(&tally.orphans.crowded)),
+            ),
+            (
+                "not again",
+                format!(
+                    "{} orphans in the round after: {:?}",
+                    tally.orphans.not_again.len(),
+                    tally.orphans.not_again.iter().take(5).collect::<Vec<_>>()
+                ),
+            ),
+            (
+                "sent again",
+                format!("{} pages, under their key, after a cut between the sending and its record", counts.sent_again),
+            ),
+            ("lost", found.lost.len().to_string()),
+            ("doubled", found.doubled.len().to_string()),
+            ("payments repeated", found.repeated.len().to_string()),
+            ("pages missed or doubled", found.pages.len().to_string()),
+            ("stops counted", format!("{} attempts", found.counted.len())),
+            ("otherwise wrong", found.other.len().to_string()),
+        ];
+        println!();
+        for (name, said) in rows {
+            println!("{name:<24} {said}");
+        }
+        Ok(())
+    }
+}
+
+/// How many tasks wait to be taken up.
+async fn backlog(client: &Client) -> u64 {
+    let balance = client.read("/api/v1/balance").await.unwrap_or_default();
+    balance["waiting"].as_u64().unwrap_or(u64::MAX)
+}
+
+/// Is the provider held back, by a breaker or because it asked for silence? Then its work is to wait, restart or not.
+async fn held_back(client: &Client) -> bool {
+    let breakers = client.get("/api/v1/breakers").await;
+    let well = |item: &serde_json::Value| item["state"] == "closed" && item["gate_closed"] != true;
+    let all_well = |said: &serde_json::Value| said["items"].as_array().is_some_and(|items| items.iter().all(well));
+    !matches!(breakers, Ok((200, said)) if all_well(&said))
+}
+
+/// The value below which so many of a hundred are.
+fn percentile(all: &[Duration], percent: usize) -> Option<Duration> {
+    let mut all = all.to_vec();
+    all.sort_unstable();
+    let nth = (all.len() * percent).div_ceil(100).checked_sub(1)?;
+    all.get(nth).copied()
+}
+
+fn spread(all: &[Duration]) -> String {
+    match (percentile(all, 50), percentile(all, 99), all.iter().max()) {
+        (Some(half), Some(most), Some(max)) => format!("{}, p50 {half:.2?}, p99 {most:.2?}, most {max:.2?}", all.len()),
+        _ => "none".to_owned(),
+    }
+}
