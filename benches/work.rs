@@ -273,6 +273,7 @@ fn killed() {
         let mut command = Command::new(std::env::current_exe().expect("a path"));
         command.arg("child").arg(&dir).arg(stub.url()).stdout(Stdio::piped()).spawn().expect("started")
     };
+    #[allow(clippy::disallowed_methods, reason = "a bench watches another process, and has nothing else to do")]
     let reached = |calls: u64| {
         let started = now();
         while stub.calls() < calls {
