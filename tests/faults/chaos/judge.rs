@@ -255,7 +255,8 @@ fn unpaged(incident: &Value, books: &Books) -> Option<String> {
     let over = incident["state"] == "resolved";
     let told = match sent.as_slice() {
         [] => over,
-        pages => pages.contains(&"trigger") && (!over || pages.contains(&"resolve")),
+        // One that was refused until it was over: only its end is told.
+        pages => pages.contains(if over { &"resolve" } else { &"trigger" }),
     };
     (!told).then(|| format!("{key}: it is {}, and its pages were {sent:?}", incident["state"]))
 }
