@@ -85,11 +85,11 @@ impl House {
         self.team.desk().now()
     }
 
-    /// How often the feed names this incident.
-    pub(crate) async fn events_of(&self, incident: &str) -> usize {
+    /// How often somebody took this incident on.
+    pub(crate) async fn acknowledged(&self, incident: &str) -> usize {
         let events = self.team.desk().engine().events(0, 10_000).await.expect("events");
-        let named = |event: &&Event| serde_json::to_string(event).expect("JSON").contains(&format!("\"{incident}\""));
-        events.iter().filter(named).count()
+        let taken = |event: &&Event| matches!(&event.what, Happening::IncidentAcknowledged { incident: of, .. } if of == incident);
+        events.iter().filter(taken).count()
     }
 
     /// Submits and waits until the task has ended as expected.

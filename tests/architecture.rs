@@ -263,19 +263,19 @@ fn every_test_is_run_and_every_table_is_read() {
     let manifest = fs::read_to_string(tests.join("../Cargo.toml")).expect("Cargo.toml");
     let all = files(&["tests"]);
     for file in &all {
-        let mut parts = file.path.trim_start_matches("tests/").split('/');
-        let (first, second) = (parts.next().expect("a file"), parts.next());
-        let declared = match second {
-            None => first == "main.rs" || main.contains(&format!("mod {};", file.stem())),
-            Some("mod.rs") => main.contains(&format!("mod {first};")),
+        let path = Path::new(file.path.trim_start_matches("tests/"));
+        // `a/mod.rs` is the module `a`, declared where `a` stands.
+        let module = if path.ends_with("mod.rs") { path.parent().expect("a folder") } else { path };
+        let name = module.file_stem().expect("a name").to_string_lossy().into_owned();
+        let folder = module.parent().expect("a folder");
+        let declared = match (folder.as_os_str().is_empty(), path.ends_with("main.rs")) {
+            (true, root) => root || main.contains(&format!("mod {name};")),
             // A command of its own.
-            Some("main.rs") => manifest.contains(&format!("path = \"{}\"", file.path)),
-            Some(_) => {
-                let parent = fs::read_to_string(tests.join(format!("{first}.rs")))
-                    .or_else(|_| fs::read_to_string(tests.join(first).join("mod.rs")))
-                    .or_else(|_| fs::read_to_string(tests.join(first).join("main.rs")))
-                    .unwrap_or_default();
-                parent.contains(&format!("mod {};", file.stem()))
+            (false, true) => manifest.contains(&format!("path = \"{}\"", file.path)),
+            (false, false) => {
+                let parents = [folder.with_extension("rs"), folder.join("mod.rs"), folder.join("main.rs")];
+                let mut parents = parents.iter().filter_map(|parent| fs::read_to_string(tests.join(parent)).ok());
+                parents.any(|parent| parent.contains(&format!("mod {name};")))
             }
         };
         assert!(declared, "{} is no module of tests/main.rs and no target of its own: it is never run", file.path);
