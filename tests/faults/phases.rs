@@ -191,7 +191,7 @@ pub(crate) fn downgraded(from: &Path, to: &Path, format: usize) -> Outcome<()> {
         for table in TABLES.iter().chain(&["document"]) {
             old.execute_batch(&format!("INSERT INTO main.{table} SELECT * FROM new.{table}"))?;
         }
-        old.execute_batch("DETACH new")?;
+        old.execute_batch("DETACH new; DELETE FROM meta WHERE key LIKE 'last_%'")?;
         if format > 1 {
             old.execute_batch(FORMATS[1])?;
         }
