@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -201,8 +201,9 @@ impl Dispatcher {
                 };
                 hand_back(&self.0, &record, cause).await
             });
-            // At once, so that they share a commit: a crash may leave a thousand.
-            try_join_all(handed_back).await?;
+            // At once, so that they share a commit: a crash may leave a thousand. Each to its end, whatever befell another:
+            // one that is dropped after its commit would leave its agent's slot taken.
+            join_all(handed_back).await.into_iter().collect::<Result<(), _>>()?;
             if found < BATCH as usize {
                 return Ok(());
             }
@@ -232,7 +233,7 @@ impl Dispatcher {
                 }
             });
             // A commit for all of them, not one each.
-            try_join_all(moved).await?;
+            join_all(moved).await.into_iter().collect::<Result<(), _>>()?;
         }
         Ok(())
     }
