@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use backstop::agent::{Agent, Incarnation};
 use backstop::breaker::BreakerConfig;
 use backstop::dead_letter::Circumstances;
-use backstop::delivery::{Outcome, SettleFacts, Settlement, Spent, settle};
+use backstop::delivery::{Outcome, Settlement, Spent};
 use backstop::engine::conformance::{at, integration, task};
 use backstop::failure::Failure;
 use backstop::guard::{Admission, Guard, Report};
 use backstop::judgement::{Judgement, Scene, classify};
 use backstop::ledger::{self, Command, Record};
 use backstop::retry::RetryPolicy;
+use backstop::settle::{SettleFacts, settle};
 use backstop::task::Effect;
 use backstop::time::Timestamp;
 use backstop::triage::{self, AgentFacts, Condition, Facts};
@@ -86,6 +87,7 @@ fn settled(hash: Duration, failures: &[Failure]) {
     let facts = SettleFacts {
         effect: Effect::ReadOnly,
         attempt: 1,
+        due: Timestamp::from_millis(0),
         crashes: 0,
         outcome_unknown: false,
         previous_delay: Duration::ZERO,

@@ -161,9 +161,9 @@ pub(crate) mod tests {
     use super::*;
     use crate::cause::Usage;
     use crate::conversation::{ToolCall, call_id};
-    use crate::delivery::deadline_passed;
     use crate::failure::Failure;
     use crate::journal::{Ask, Purpose, Replied};
+    use crate::settle::deadline_passed;
     use crate::tool::{CallClass, Repeat, call_key};
 
     pub(crate) fn at(seconds: i64) -> Timestamp {

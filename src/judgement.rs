@@ -1,7 +1,7 @@
 //! What a cause means for its task: every cause gets a class, a kind and what may be done about it, in one place.
 //!
 //! [`classify`] matches every cause without a wildcard. It says what the failure *is*; what policy, budget and effect
-//! make of it is said in `delivery.rs`. Only [`outcome_unknown`] looks at the effect, because a payment that may have
+//! make of it is said in `settle.rs`. Only [`outcome_unknown`] looks at the effect, because a payment that may have
 //! happened is a fact about the world and no matter of policy.
 
 use std::time::Duration;

@@ -14,7 +14,7 @@ use crate::dead_letter::Circumstances;
 use crate::decision::{Decided, DeciderKind, Decision};
 use crate::delivery::{Amendment, AmendmentSource, Attempt, AttemptEnd, Hold, Lease, Parking, Settlement, Spent};
 use crate::event::{Happening, NewEvent};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::mutant;
 use crate::task::{AgentName, Effect, Integration, Task, words};
 use crate::time::Timestamp;
@@ -348,6 +348,13 @@ impl Record {
     /// The deliveries of the current round that count, oldest first.
     pub fn round(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter().filter(|attempt| attempt.generation == self.generation)
+    }
+
+    /// Is it to be delivered again because the process died under it?
+    #[must_use]
+    pub fn was_cut_off(&self) -> bool {
+        let last = self.attempts.last().filter(|attempt| attempt.end == Some(AttemptEnd::Retry));
+        last.and_then(|attempt| attempt.failure.as_ref()).is_some_and(|failure| failure.kind == Kind::ProcessDied)
     }
 
     /// The latest failure known: of a delivery, or the one it was given up for without any.

@@ -266,8 +266,9 @@ mod tests {
 
     use super::*;
     use crate::agent::Incarnation;
-    use crate::delivery::{Settlement, Spent, deadline_passed};
+    use crate::delivery::{Settlement, Spent};
     use crate::ledger::{Command, apply};
+    use crate::settle::deadline_passed;
     use crate::task::Task;
     use std::time::Duration;
 

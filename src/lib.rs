@@ -7,7 +7,7 @@
 //! From the ground up; each uses only what stands above it in this list.
 //!
 //! - **Files** decide: facts, the time and a roll of the dice go in, a decision comes out. `judgement` says what a failure
-//!   is, `delivery` what becomes of a delivery, `triage` what the CEO may decide, `budget` what may be spent, and `ledger`
+//!   is, `settle` what becomes of a delivery, `triage` what the CEO may decide, `budget` what may be spent, and `ledger`
 //!   is the only one that changes the record of a task.
 //! - `journal`, one of them, is what a task has done so far: every call of a model or a tool is a step, its intent kept
 //!   before it is sent and its outcome after. `journal::write` is the only function that writes one, `stand` reads from
@@ -48,6 +48,7 @@ pub mod breaker;
 pub mod dead_letter;
 pub mod decision;
 pub mod delivery;
+pub mod settle;
 pub mod guard;
 pub mod event;
 pub mod ledger;

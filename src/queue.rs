@@ -28,7 +28,7 @@ pub struct Entry {
     pub tenant: String,
     /// Which integration its delivery would call.
     pub integration: Integration,
-    /// Was it delivered or given up on before?
+    /// Was it delivered or given up on before? What the process died under is none of these: nobody tried it.
     pub again: bool,
     /// When it may be claimed.
     pub due: Timestamp,
@@ -46,7 +46,7 @@ impl Entry {
                 priority: record.task.priority,
                 tenant: record.task.tenant.clone().unwrap_or_default(),
                 integration: record.integration.clone(),
-                again: record.attempt > 0 || record.generation > 1,
+                again: (record.attempt > 0 || record.generation > 1) && !record.was_cut_off(),
                 due: record.due,
                 deadline: record.task.deadline,
             }),

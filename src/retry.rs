@@ -1,6 +1,6 @@
 //! When to try again: backoff, jitter and limits of one policy, and which policy applies.
 //!
-//! A policy is data and the same loop runs them all: [`crate::delivery::settle`] asks [`RetryPolicy::delay`] for the
+//! A policy is data and the same loop runs them all: [`crate::settle::settle`] asks [`RetryPolicy::delay`] for the
 //! n-th wait and nothing else in this program decides to try again. The trap is the cap: it applies *before* jitter,
 //! so that waits at the cap are still spread.
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use backstop::dead_letter::Circumstances;
-use backstop::delivery::{Outcome, SettleFacts, Settlement, settle};
+use backstop::delivery::{Outcome, Settlement};
 use backstop::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
 use backstop::retry::{Backoff, Jitter, PolicyError, RetryPolicy};
+use backstop::settle::{SettleFacts, settle};
 use backstop::task::Effect;
 use backstop::time::Timestamp;
 use proptest::prelude::*;
@@ -231,6 +232,7 @@ pub(crate) fn facts(policy: &RetryPolicy) -> SettleFacts<'_> {
     SettleFacts {
         effect: Effect::ReadOnly,
         attempt: 1,
+        due: Timestamp::from_millis(0),
         crashes: 0,
         outcome_unknown: false,
         previous_delay: Duration::ZERO,

@@ -79,12 +79,12 @@ impl Site for OnDisk {
 
 #[tokio::test]
 async fn memory_keeps_the_contract() {
-    assert_eq!(conformance::check(InMemory::default).await.len(), 13);
+    assert_eq!(conformance::check(InMemory::default).await.len(), 14);
 }
 
 #[tokio::test]
 async fn embedded_keeps_the_contract() {
-    assert_eq!(conformance::check(OnDisk::new).await.len(), 13);
+    assert_eq!(conformance::check(OnDisk::new).await.len(), 14);
 }
 
 /// Where the child of a crash test works, and what it does there.

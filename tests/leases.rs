@@ -7,13 +7,14 @@ use std::time::Duration;
 use backstop::agent::Incarnation;
 use backstop::cause::Cause;
 use backstop::dead_letter::Circumstances;
-use backstop::delivery::{Outcome, SettleFacts, Settlement, Spent, is_crash, settle as settle_it};
+use backstop::delivery::{Outcome, Settlement, Spent};
 use backstop::engine::conformance::{Site, ack, agent, at, failure, integration, settle, task};
 use backstop::engine::{Engine, Error, LeaseAsk};
 use backstop::failure::{Class, Failure, Kind};
 use backstop::judgement::{Judgement, Scene, classify};
 use backstop::ledger::{Command, Record, Refused, State};
 use backstop::retry::{Backoff, Jitter, RetryPolicy};
+use backstop::settle::{SettleFacts, is_crash, settle as settle_it};
 use backstop::task::{Effect, Task, TaskId};
 use backstop::time::Timestamp;
 use serde::Deserialize;
@@ -56,6 +57,7 @@ fn fate(record: &Record, failure: Failure, now: Timestamp) -> Settlement {
     let facts = SettleFacts {
         effect: record.task.effect,
         attempt: record.attempt,
+        due: record.due,
         crashes: u32::try_from(crashes).expect("few"),
         outcome_unknown: false,
         previous_delay: Duration::ZERO,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use backstop::delivery::{Hold, Outcome, Settlement, settle};
+use backstop::delivery::{Hold, Outcome, Settlement};
 use backstop::failure::{Action, Class, Kind};
 use backstop::retry::RetryPolicy;
 use backstop::retry_budget::{RetryBudget, RetryBudgetConfig};
+use backstop::settle::settle;
 use backstop::time::Timestamp;
 use serde::Deserialize;
 

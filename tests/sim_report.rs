@@ -423,7 +423,7 @@ fn whatever_was_broken_is_told_until_it_was_whole_again() {
             vec![
                 "The process died at 00:10:30 (10m30s in) and was up again 20m later.",
                 "20 clients found no process to submit to, and came again.",
-                "It was over at 00:35:00 (35m in), 24m30s after it began",
+                "It was over at 00:34:30 (34m30s in), 24m after it began",
             ],
         ),
     ] {

@@ -1,7 +1,7 @@
 //! Language models: an answer, or precisely why not.
 //!
 //! A [`Provider`] makes exactly one request per call. It never retries, never sleeps and never judges: that is done by
-//! the one owner of retries (`delivery.rs`).
+//! the one owner of retries (`settle.rs`).
 
 use std::future::Future;
 use std::pin::Pin;

@@ -14,12 +14,13 @@ use super::office::Office;
 use super::seat::Seat;
 use super::work::{Tried, Work, judged};
 use crate::cause::{Cause, Crash, Death, OutputFault, OutputReason, Usage};
-use crate::delivery::{Hold, Outcome, SettleFacts, Settlement, Spent, is_crash, settle};
+use crate::delivery::{Hold, Outcome, Settlement, Spent};
 use crate::engine;
 use crate::journal::{Entry, Line, Step};
 use crate::ledger::{Command, Record};
 use crate::mutant;
 use crate::prompt;
+use crate::settle::{SettleFacts, is_crash, settle};
 use crate::stuck;
 use crate::task::{Effect, Integration};
 use crate::time::Timestamp;
@@ -288,6 +289,7 @@ pub(crate) fn decide(
     let facts = SettleFacts {
         effect,
         attempt: record.attempt,
+        due: record.due,
         crashes: u32::try_from(crashes).unwrap_or(u32::MAX),
         previous_delay: record.attempts.last().map_or(Duration::ZERO, |attempt| attempt.waited),
         deadline: record.task.deadline,

@@ -8,7 +8,7 @@ pub type Mutant = (&'static str, &'static str, &'static str);
 
 /// Every seeded bug.
 pub const MUTANTS: &[Mutant] = &[
-    ("attempt-off-by-one", "src/delivery.rs", "one delivery more than the policy allows"),
+    ("attempt-off-by-one", "src/settle.rs", "one delivery more than the policy allows"),
     ("submit-not-durable", "src/engine/memory.rs", "a submission is acknowledged before it is durable"),
     ("done-not-durable", "src/engine/memory.rs", "a result is acknowledged before it is durable"),
     ("no-fence", "src/ledger.rs", "a result under a lost lease is taken"),
@@ -19,7 +19,7 @@ pub const MUTANTS: &[Mutant] = &[
     ("page-at-two", "src/escalation.rs", "one dead letter too few calls a human"),
     ("page-at-four", "src/escalation.rs", "one dead letter more than said calls a human"),
     ("window-inclusive", "src/escalation.rs", "a dead letter as old as the window still counts"),
-    ("payment-retried", "src/delivery.rs", "a payment is retried by schedule"),
+    ("payment-retried", "src/settle.rs", "a payment is retried by schedule"),
     ("payment-on-fallback", "src/triage.rs", "the CEO sends a payment to another model"),
     ("ceo-kick-lost", "src/team/office.rs", "nobody tells the CEO of a dead letter"),
     ("lost-at-drain", "src/ledger.rs", "what is handed back at a drain is never due again"),
@@ -29,7 +29,7 @@ pub const MUTANTS: &[Mutant] = &[
     ("ceo-decides-twice", "src/ledger.rs", "a letter a person is asked about stays open for the CEO"),
     ("ceo-without-cap", "src/triage.rs", "the CEO decides as often as it likes"),
     ("no-correction", "src/team/work.rs", "a refused answer is asked for again without a word"),
-    ("logic-retried", "src/delivery.rs", "what cannot be helped is retried"),
+    ("logic-retried", "src/settle.rs", "what cannot be helped is retried"),
     ("letter-dropped", "src/ledger.rs", "a dead letter is discarded without a decision"),
     ("page-key-changes", "src/outbox.rs", "each page has a key of its own"),
     ("page-lost", "src/outbox.rs", "a page is given up at the first failure"),

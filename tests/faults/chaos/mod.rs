@@ -33,8 +33,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
 /// What is orphaned is to run again so soon.
 const AGAIN_WITHIN: Duration = Duration::from_secs(2);
-/// More than this waiting are more than can run at once besides what runs: both agents take 24.
-const CROWD: u64 = 24;
 /// How many things that are wrong are told in full.
 const TOLD_MAX: usize = 10;
 /// When nothing is broken any more everything comes to rest within this: what was due by a clock that was a minute ahead too.
@@ -91,8 +89,6 @@ struct Orphans {
     each: Vec<Duration>,
     /// The last of each restart.
     last: Vec<Duration>,
-    /// The same of restarts with more work waiting than can run at once: orphans stand in the queue like anybody else.
-    crowded: Vec<Duration>,
     /// Restarts with orphans that are not measured: the provider was failing, or the disk full, when they came.
     unmeasured: u32,
     /// Orphans that had not come again when the next round began.
@@ -239,14 +235,13 @@ impl Stage {
         let mut weather = Weather::new(began);
         let (mut up, mut started) = self.start().await?;
         let (mut number, mut minute) = (0, 1);
-        let (mut orphaned, mut disturbed, mut crowded) = (Vec::new(), false, false);
+        let (mut orphaned, mut disturbed) = (Vec::new(), false);
         while Instant::now() < end {
             let round = dice::round(&mut dice, number, &mut wrong);
             self.suffer(&up, started, &round, end, &mut weather).await?;
-            self.measure(&orphaned, started, disturbed, crowded, &mut tally);
+            self.measure(&orphaned, started, disturbed, &mut tally);
             let from = Instant::now();
             disturbed = from < weather.outage_until || held_back(&up.client).await;
-            crowded = backlog(&up.client).await > CROWD;
             let told = round.end == End::Terminate;
             if told {
                 // Who cannot write cannot write that anything was given back.
@@ -287,7 +282,7 @@ impl Stage {
             ended.map_err(|_| "a client hangs")?.map_err(|error| error.to_string())?;
         }
         sleep_until(started + QUIET).await;
-        self.measure(&orphaned, started, disturbed, crowded, &mut tally);
+        self.measure(&orphaned, started, disturbed, &mut tally);
         let settled = settle(&up.client, &self.outside, SETTLES).await;
         println!("at rest after {:.0} s", began.elapsed().as_secs_f64());
         let (mut found, counts) = judge(&up.client, &self.load, &self.outside, &cuts, &weather.spells).await?;
@@ -391,7 +386,7 @@ impl Stage {
     }
 
     /// How long orphans took to be asked about again, now that the round is over.
-    fn measure(&self, orphaned: &[String], started: Instant, disturbed: bool, crowded: bool, tally: &mut Tally) {
+    fn measure(&self, orphaned: &[String], started: Instant, disturbed: bool, tally: &mut Tally) {
         if orphaned.is_empty() {
             return;
         }
@@ -412,12 +407,8 @@ impl Stage {
             last = last.max(took);
             each.push(took);
         }
-        if crowded {
-            tally.orphans.crowded.extend(each);
-        } else {
-            tally.orphans.last.push(last);
-            tally.orphans.each.extend(each);
-        }
+        tally.orphans.last.push(last);
+        tally.orphans.each.extend(each);
     }
 
     async fn line(&self, minute: u64, client: &Client, tally: &Tally, weather: &Weather) -> String {
@@ -462,10 +453,6 @@ impl Stage {
                 ),
             ),
             (
-                "behind a backlog",
-                format!("orphans of the other restarts, not judged: {}", spread(&tally.orphans.crowded)),
-            ),
-            (
                 "not again",
                 format!(
                     "{} orphans in the round after: {:?}",
@@ -490,12 +477,6 @@ impl Stage {
         }
         Ok(())
     }
-}
-
-/// How many tasks wait to be taken up.
-async fn backlog(client: &Client) -> u64 {
-    let balance = client.read("/api/v1/balance").await.unwrap_or_default();
-    balance["waiting"].as_u64().unwrap_or(u64::MAX)
 }
 
 /// Is the provider held back, by a breaker or because it asked for silence? Then its work is to wait, restart or not.

@@ -3,6 +3,8 @@
 //! For those who write an engine of their own (feature `testing`): implement [`Site`] for a place it can be opened in,
 //! and call [`check`] from a test. Each check gets a site of its own and panics with what is broken.
 
+mod forget;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,17 +14,17 @@ use serde_json::{Value, json};
 
 use crate::agent::Incarnation;
 use crate::dead_letter::Circumstances;
-use crate::decision::{Decided, DeciderKind, Decision};
 use crate::delivery::{Hold, Settlement, Spent};
-use crate::engine::{Document, Engine, Error, KEY_RETENTION, LeaseAsk, PruneAsk};
+use crate::engine::{Document, Engine, Error, KEY_RETENTION, LeaseAsk};
 use crate::event::{Happening, NewEvent};
 use crate::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
 use crate::journal::{Ask, Entry, Intent, Line, Outcome, Purpose, Replied};
 use crate::ledger::{Command, Record, Refused, State};
 use crate::query::{Filter, PAGE_MAX, PageAsk};
-use crate::retention::{Pruned, Retention};
 use crate::task::{AgentName, Effect, IdempotencyKey, Integration, Priority, Task, TaskId, TaskType};
 use crate::time::Timestamp;
+
+pub use forget::prune;
 
 /// A place one store lives in: empty at first, and opened again as often as asked.
 pub trait Site {
@@ -38,13 +40,14 @@ const CHECKS: &[(&str, Check)] = &[
     ("a hundred submissions at once make one task", |site| Box::pin(one_of_many(site))),
     ("a claim counts, fences and excludes everybody else", |site| Box::pin(claims(site))),
     ("a lease is void at its deadline and comes up as lapsed", |site| Box::pin(lapses(site))),
+    ("what the process died under goes before what came later", |site| Box::pin(cut_off(site))),
     ("what is not due, held or overdue is not claimed", |site| Box::pin(waits(site))),
     ("events are numbered without gaps and committed with the change", |site| Box::pin(feed(site))),
     ("a journal is written under the lease, all of an entry or nothing", |site| Box::pin(journals(site))),
     ("documents are saved all together or not at all", |site| Box::pin(documents(site))),
     ("deaths and failures are counted", |site| Box::pin(counts(site))),
     ("listings match their filter and page without gaps", |site| Box::pin(listings(site))),
-    ("what ended long ago is forgotten and still counted", |site| Box::pin(forgets(site))),
+    ("what ended long ago is forgotten and still counted", |site| Box::pin(forget::forgets(site))),
     ("nothing is lost by a restart, and leases of before are void", |site| Box::pin(restarts(site))),
     ("a closed store says so", |site| Box::pin(closes(site))),
 ];
@@ -268,6 +271,28 @@ async fn lapses(site: &mut dyn Site) {
     let next = engine.lease(ask(1, 9), at(330)).await.expect("leased");
     assert_eq!(next.len(), 2, "the new one and the one that waited");
     assert!(next.iter().any(|record| record.task.id == first.task.id && record.fence == 2), "fences grow");
+}
+
+/// What the process died under stands in front again, all of it: a crowd that came later, and the share of retries, are behind.
+async fn cut_off(site: &mut dyn Site) {
+    let engine = site.open(at(0));
+    for n in 1..=2 {
+        submit(&*engine, task(n, at(0)), at(0)).await;
+    }
+    let running = engine.lease(ask(1, 2), at(10)).await.expect("leased");
+    for n in 3..=9 {
+        submit(&*engine, task(n, at(11)), at(11)).await;
+    }
+    for record in &running {
+        let failure = failure(Class::Infrastructure, Kind::ProcessDied, "gone");
+        let settlement = Settlement::Retry { due: record.due, failure, amendment: None };
+        let command = Command::Lapse { fence: record.fence, settlement, spent: Spent::default() };
+        let again = engine.command(record.task.id, command, at(12)).await.expect("lapsed");
+        assert_eq!((again.state, again.due, again.attempt), (State::Ready, at(0), 1));
+    }
+    let next = engine.lease(ask(1, 2), at(12)).await.expect("leased");
+    let ids = |records: &[Record]| records.iter().map(|record| record.task.id).collect::<Vec<_>>();
+    assert_eq!(ids(&next), ids(&running));
 }
 
 async fn waits(site: &mut dyn Site) {
@@ -520,134 +545,6 @@ async fn listings(site: &mut dyn Site) {
     let page = engine.records(Filter::default(), most).await.expect("read");
     assert_eq!(page.items.len(), PAGE_MAX as usize, "a page has an end");
     assert!(page.next.is_some());
-}
-
-/// Forgets all that may go, stretch after stretch.
-///
-/// # Panics
-/// When the engine refuses, or finds no end.
-pub async fn prune(
-    engine: &dyn Engine,
-    retention: Retention,
-    needed: &[TaskId],
-    dry_run: bool,
-    now: Timestamp,
-) -> Pruned {
-    let mut ask = PruneAsk { retention, needed: Arc::new(needed.iter().copied().collect()), dry_run, after: 0 };
-    let mut pruned = Pruned::default();
-    for _ in 0..1_000 {
-        let stretch = engine.prune(ask.clone(), now).await.expect("forgotten");
-        pruned.add(stretch.pruned);
-        match stretch.next {
-            Some(next) => ask.after = next,
-            None => return pruned,
-        }
-    }
-    panic!("there is no end to it");
-}
-
-/// A person's decision to give a dead letter up for good.
-fn discard(record: &Record, now: Timestamp) -> Command {
-    let decided = Decided {
-        number: 0,
-        generation: record.generation,
-        decision: Decision::Discard { why: "obsolete".to_owned() },
-        by: DeciderKind::Human,
-        who: None,
-        at: now,
-        reasons: Vec::new(),
-        rejected: Vec::new(),
-    };
-    Command::Decide { decided, integration: record.integration.clone() }
-}
-
-async fn forgets(site: &mut dyn Site) {
-    const DAY: i64 = 24 * 3_600;
-    let engine = site.open(at(0));
-    let key = Some(IdempotencyKey::new("k").expect("a key"));
-    submit(&*engine, Task { idempotency_key: key.clone(), ..task(0, at(0)) }, at(0)).await;
-    for n in 1..=5 {
-        submit(&*engine, task(n, at(0)), at(0)).await;
-    }
-    let claimed = engine.lease(ask(1, 5), at(0)).await.expect("leased");
-    let ids: Vec<TaskId> = claimed.iter().map(|record| record.task.id).collect();
-    for (record, done) in claimed.iter().zip([true, true, false, false, true]) {
-        let lines = vec![Line::Intend { intent: intent(), worst: 1 }];
-        engine.journal(record.task.id, Entry { fence: 1, lines, ..Entry::default() }, at(0)).await.expect("written");
-        let fate = if done { ack() } else { dead(failure(Class::Transient, Kind::Overloaded, "busy")) };
-        engine.command(record.task.id, settle(1, fate), at(0)).await.expect("settled");
-    }
-    let letter = engine.record(ids[3]).await.expect("read").expect("there");
-    engine.command(ids[3], discard(&letter, at(0)), at(0)).await.expect("discarded");
-    let waiting = claim_one(&*engine, at(0)).await.task.id;
-    let cancel = Command::Cancel { by: "a person".to_owned(), reason: "no".to_owned() };
-    engine.command(waiting, cancel, at(0)).await.expect("cancelled");
-    let open = submit(&*engine, task(6, at(0)), at(0)).await.task.id;
-    engine.publish(vec![Happening::Draining { running: 0 }.into()], at(0)).await.expect("told");
-    let before = (engine.balance().await.expect("read"), engine.events(0, 99).await.expect("read"));
-    let last = before.1.last().expect("events").seq;
-
-    // Done tasks go after thirty days, the needed one not; what was discarded after ninety; what is open never.
-    let nothing = Pruned::default();
-    let young = prune(&*engine, Retention::default(), &[], false, at(30 * DAY - 1)).await;
-    assert_eq!(young, nothing, "not a second early");
-    let dry = prune(&*engine, Retention::default(), &ids[4..], true, at(30 * DAY)).await;
-    assert_eq!((dry.done, dry.dead, dry.cancelled), (2, 0, 1));
-    let after = (engine.balance().await.expect("read"), engine.events(0, 99).await.expect("read"));
-    assert_eq!(before, after, "a dry run changes nothing");
-    let month = prune(&*engine, Retention::default(), &ids[4..], false, at(30 * DAY)).await;
-    assert_eq!((month.done, month.dead, month.cancelled), (2, 0, 1), "as the dry run said");
-    assert_eq!(month.events, 9, "submitted, claimed, ended, of three");
-    for id in [ids[0], ids[1], waiting] {
-        assert_eq!(engine.record(id).await.expect("read"), None);
-        assert!(engine.history(id).await.expect("read").is_empty());
-        assert!(engine.steps(id).await.expect("read").is_empty());
-        assert!(matches!(engine.command(id, settle(1, ack()), at(30 * DAY)).await, Err(Error::NoTask(_))));
-    }
-    let left = engine.records(Filter::default(), PageAsk::default()).await.expect("read").items;
-    let left: Vec<TaskId> = left.iter().map(|record| record.task.id).collect();
-    assert_eq!(left, [open, ids[4], ids[3], ids[2]], "the others stay");
-    assert_eq!(engine.steps(ids[4]).await.expect("read").len(), 1, "with all that is theirs");
-    let balance = engine.balance().await.expect("read");
-    let told = (balance.submitted, balance.done, balance.dead, balance.cancelled, balance.waiting, balance.pruned);
-    assert_eq!((told, balance.lost()), ((7, 1, 2, 0, 1, 3), 0), "what is forgotten is still counted");
-    let depths = engine.depths().await.expect("read");
-    let depths: Vec<_> = depths.iter().map(|depth| (depth.state, depth.tasks)).collect();
-    assert_eq!(depths, [(State::Ready, 1), (State::Done, 1), (State::Dead, 2)]);
-    assert_eq!(engine.events(0, 99).await.expect("read").last().map(|event| event.seq), Some(last));
-    assert_eq!(prune(&*engine, Retention::default(), &ids[4..], false, at(30 * DAY)).await, nothing, "once");
-    let quarter = prune(&*engine, Retention::default(), &[], false, at(90 * DAY)).await;
-    assert_eq!((quarter.done, quarter.dead, quarter.cancelled), (1, 1, 0));
-    let letters = engine.dead_letters(Filter::default(), PageAsk::default()).await.expect("read").items;
-    assert_eq!(letters.iter().map(|record| record.task.id).collect::<Vec<_>>(), [ids[2]], "a person is waited for");
-
-    // Counts outlive their tasks until the longest window that is kept is over, to the hour.
-    let counted = async |engine: &dyn Engine| {
-        let (rates, deaths) = (engine.failure_rates(at(-1)).await, engine.deaths(at(-1)).await);
-        (rates.expect("read").iter().map(|rate| rate.failures).sum::<u64>(), deaths.expect("read").len())
-    };
-    assert_eq!(counted(&*engine).await, (2, 2));
-    let hour = prune(&*engine, Retention::default(), &[], false, at(90 * DAY + 3_600)).await;
-    assert_eq!((hour.tasks(), hour.events), (0, 1), "the one event of no task");
-    assert_eq!(counted(&*engine).await, (0, 0));
-
-    // A key of a task that is forgotten is free, and numbers go on where they were, also after a restart.
-    let again = Task { idempotency_key: key, payload: json!("other"), ..task(7, at(0)) };
-    let again = engine.submit(again, integration("anthropic"), at(90 * DAY)).await.expect("accepted");
-    assert!(again.new);
-    let command = Command::Cancel { by: "a person".to_owned(), reason: "no".to_owned() };
-    engine.command(again.record.task.id, command, at(90 * DAY)).await.expect("cancelled");
-    let week = Retention::older_than(Duration::from_secs(7 * 24 * 3_600));
-    let gone = prune(&*engine, week, &[], false, at(97 * DAY)).await;
-    assert_eq!((gone.cancelled, gone.events), (1, 2));
-    let balance = engine.balance().await.expect("read");
-    drop(engine);
-    let engine = site.open(at(97 * DAY));
-    assert_eq!(engine.balance().await.expect("read"), balance, "a restart forgets no count");
-    assert_eq!(*engine.watch().borrow(), last + 2, "the last event is gone, its number is not given again");
-    let next = submit(&*engine, task(8, at(97 * DAY)), at(97 * DAY)).await;
-    assert_eq!(engine.history(next.task.id).await.expect("read")[0].seq, last + 3);
-    assert_eq!(engine.balance().await.expect("read").submitted, balance.submitted + 1);
 }
 
 async fn restarts(site: &mut dyn Site) {
