@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backstop::agent::Agent;
+use backstop::breaker::BreakerConfig;
 use backstop::config::{ProviderConfig, Timeouts, Wire};
 use backstop::engine::embedded::Embedded;
 use backstop::event::Happening;
 use backstop::ledger::State;
+use backstop::retry::{Backoff, RetryPolicy};
 use backstop::task::{Integration, TaskType};
 use backstop::team::clock::wall;
 use backstop::team::desk::{Desk, NewTask};
@@ -219,9 +221,14 @@ async fn outage() {
     const TASKS: usize = 2_000;
     const DOWN: Duration = Duration::from_secs(5);
     const TAKES: Duration = Duration::from_millis(50);
-    const SLOTS: usize = 100;
+    const SLOTS: usize = 40;
     let stub = Stub::start(Manner { takes: TAKES, down_for: DOWN });
-    let works = Works::start(config(stub.url(), SLOTS), "w3").await;
+    // Whoever wants to be back within a second looks twice a second, and always as often.
+    let half = Duration::from_millis(500);
+    let mut config = config(stub.url(), SLOTS);
+    config.breaker = BreakerConfig { open_for: half, open_max: half, ..config.breaker };
+    config.retry = RetryPolicy { backoff: Backoff::List(vec![half]), ..config.retry };
+    let works = Works::start(config, "w3").await;
     let started = now();
     futures_util::future::join_all((0..TASKS as u64).map(|number| works.work(number))).await;
     let took = now().duration_since(started);
@@ -241,9 +248,13 @@ async fn outage() {
 /// W4: the primary is down for good, every agent has a second model.
 async fn fallback() {
     const TASKS: usize = 1_000;
+    const SLOTS: usize = 10;
     let (down, second) =
         (Stub::start(Manner { takes: Duration::ZERO, down_for: Duration::MAX }), Stub::start(Manner::at_once()));
-    let mut config = config(down.url(), 100);
+    let mut config = config(down.url(), SLOTS);
+    // Nobody waits for a model that is held when there is another; nor for long where it failed.
+    let retry = RetryPolicy { park_at_most: Duration::ZERO, ..config.retry };
+    config.retry = RetryPolicy { backoff: Backoff::List(vec![Duration::from_millis(50)]), ..retry };
     config.providers.insert(name("second"), provider(second.url()));
     for agent in config.agents.values_mut() {
         agent.fallback_models = vec!["second/model".parse().expect("a model")];

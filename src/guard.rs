@@ -224,7 +224,7 @@ impl Guard {
             Manners::Silent => {
                 self.gate.give_back(place);
             }
-            Manners::Busy(hint) => self.gate.close(place, hint, now),
+            Manners::Busy(hint) => self.gate.close(place, hint, self.open_until(now), now),
         }
         if let Report::Failed(failure) = report {
             // A straggler from before a person closed it must not open it again.
@@ -242,6 +242,11 @@ impl Guard {
             }
         }
         self.changes(now)
+    }
+
+    /// Until when the breaker by itself lets nobody through.
+    fn open_until(&self, now: Timestamp) -> Option<Timestamp> {
+        (self.breaker.state(now) == BreakerState::Open).then(|| self.breaker.retry_at(now)).flatten()
     }
 
     /// The call this permit was given for still runs: its place as a probe or on the ramp is kept.
@@ -441,7 +446,9 @@ impl Gate {
         }
     }
 
-    fn close(&mut self, place: Option<Place>, hint: Option<Duration>, now: Timestamp) {
+    /// Closes it for as long as was asked; where nobody said, by a guess that grows, which ends with the breaker's own
+    /// period (`open_until`): how often a dead integration is looked at is the operator's word, and no guess delays it.
+    fn close(&mut self, place: Option<Place>, hint: Option<Duration>, open_until: Option<Timestamp>, now: Timestamp) {
         let of_this_ramp = self.give_back(place);
         let closed = self.until.is_some_and(|until| now < until);
         // A hundred calls that were out together and all hear "busy" are one strike, not a hundred.
@@ -453,7 +460,8 @@ impl Gate {
         let doublings = self.strikes.saturating_sub(1).min(16);
         let busy = BUSY_FIRST.saturating_mul(1 << doublings).min(BUSY_MAX);
         let hint = if mutant::on("retry-after-undercut") { hint.map(|hint| hint / 2) } else { hint };
-        let until = now + hint.unwrap_or(busy).min(SILENCE_MAX);
+        let guess = open_until.map_or(now + busy, |open| open.min(now + busy));
+        let until = hint.map_or(guess, |hint| now + hint.min(SILENCE_MAX));
         self.until = Some(self.until.map_or(until, |before| before.max(until)));
         self.generation += 1;
         self.limit = 1;
@@ -581,6 +589,22 @@ mod tests {
             assert_eq!(fails(&mut guard, &overloaded, at(second)), []);
         }
         assert_eq!(fails(&mut guard, &overloaded, at(15))[0].to, BreakerState::Open);
+    }
+
+    #[test]
+    fn a_guess_of_the_gate_ends_with_the_breakers_period_and_a_hint_does_not() {
+        let second = Duration::from_secs(1);
+        let config = BreakerConfig { failures: 1, open_for: second, open_max: second, ..BreakerConfig::default() };
+        let mut guard = Guard::new(config);
+        let overloaded = Failure { kind: Kind::Overloaded, ..failure(Signal::Count, None) };
+        for now in 0..9 {
+            assert_eq!(guard.peek(at(now)), if now == 0 { Stance::Free } else { Stance::Probing { free: 1 } });
+            fails(&mut guard, &overloaded, at(now));
+            assert_eq!(guard.peek(at(now)), Stance::Held { why: Hold::BreakerOpen, until: at(now + 1) });
+        }
+        let hinted = Failure { retry_after: Some(Duration::from_secs(60)), ..overloaded };
+        fails(&mut guard, &hinted, at(9));
+        assert_eq!(guard.peek(at(9)), Stance::Held { why: Hold::BreakerOpen, until: at(69) });
     }
 
     #[test]

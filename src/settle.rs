@@ -140,12 +140,13 @@ impl SettleFacts<'_> {
         // It was at work, and nothing it did failed: it has its place in the line back, before those that came later. Only
         // once: what the process died under again may be why, and waits its backoff, apart from its fellow sufferers.
         if failure.kind == Kind::ProcessDied && self.crashes <= 1 {
-            let due = self.not_before_hold(self.due);
+            // By the clock of before: one that has been set back since would make it wait.
+            let due = self.not_before_hold(self.due.min(now), now);
             return self.try_again(failure, due, None, None, now);
         }
         // The hint is a floor, spread upwards only.
         let floor = failure.retry_after.map_or(Duration::ZERO, |hint| hint.mul_f64(1.0 + 0.1 * roll.clamp(0.0, 1.0)));
-        let due = self.not_before_hold(now + backoff.max(floor));
+        let due = self.not_before_hold(now + backoff.max(floor), now);
         // Whoever died under it, it was not the integration: its budget is not touched.
         let budget = if crash { None } else { budget };
         self.try_again(failure, due, None, budget, now)
@@ -158,7 +159,7 @@ impl SettleFacts<'_> {
         }
         let text = self.correction.clone().unwrap_or_else(|| failure.message.clone());
         let amendment = Amendment { from: AmendmentSource::Validation, text };
-        let due = self.not_before_hold(now);
+        let due = self.not_before_hold(now, now);
         self.try_again(failure, due, Some(amendment), budget, now)
     }
 
@@ -219,8 +220,9 @@ impl SettleFacts<'_> {
         allowed.then(|| self.policy.delay(self.attempt, self.previous_delay, roll)).flatten()
     }
 
-    fn not_before_hold(&self, due: Timestamp) -> Timestamp {
-        self.hold.map_or(due, |(_, until)| due.max(until))
+    /// No look before the hold is over, or patience is: what may not wait at holds is due then, and moved on.
+    fn not_before_hold(&self, due: Timestamp, now: Timestamp) -> Timestamp {
+        self.hold.map_or(due, |(_, until)| due.max(until.min(now + self.policy.park_at_most)))
     }
 
     fn used_up(&self, failure: Failure) -> Settlement {
@@ -338,6 +340,10 @@ mod tests {
         let last: Special = |facts| facts.attempt = 3;
         let payment: Special = |facts| facts.effect = Effect::Payment;
         let held: Special = |facts| facts.hold = Some((Hold::BreakerOpen, at(1_060)));
+        let impatient: Special = |facts| {
+            let at_once = RetryPolicy { park_at_most: Duration::ZERO, ..facts.policy.clone() };
+            (facts.hold, facts.policy) = (Some((Hold::BreakerOpen, at(1_060))), Box::leak(Box::new(at_once)));
+        };
         let waited: Special = |facts| facts.parked_for = Duration::from_secs(450);
         let soon: Special = |facts| facts.deadline = Some(at(1_030));
         let timeout = || failed(Kind::Timeout, Action::Backoff);
@@ -379,6 +385,8 @@ mod tests {
             (busy(3_600), last, "release until 1450: gate"),
             (busy(3_600), waited, "dead rate_limited: it waited 7m30s at holds; park-at-most is 7m30s"),
             (timeout(), held, "retry at 1060"),
+            (timeout(), |facts| facts.hold = Some((Hold::BreakerOpen, at(1_900))), "retry at 1450"),
+            (timeout(), impatient, "retry at 1030"),
             // The integration is unusable: no delivery is spent, whichever it is.
             (auth(), plain, "release until 1300: integration-parked"),
             (auth(), last, "release until 1300: integration-parked"),
@@ -414,6 +422,7 @@ mod tests {
             (lapsed(), |facts| (facts.attempt, facts.crashes) = (2, 2), "retry at 1120"),
             // The process died under it: the first time it takes its old place, as soon as nothing holds it.
             (died(), |facts| facts.crashes = 1, "retry at 990"),
+            (died(), |facts| (facts.crashes, facts.due) = (1, at(1_060)), "retry at 1000"),
             (died(), |facts| (facts.crashes, facts.hold) = (1, Some((Hold::Gate, at(1_060)))), "retry at 1060"),
             (died(), |facts| (facts.crashes, facts.deadline) = (1, Some(at(1_001))), "retry at 990"),
             (
