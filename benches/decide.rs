@@ -94,6 +94,7 @@ fn settled(hash: Duration, failures: &[Failure]) {
         deadline: None,
         policy: &policy,
         integration: Some(integration("anthropic")),
+        probe: false,
         of_tools: false,
         hold: None,
         parked_for: Duration::ZERO,

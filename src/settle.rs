@@ -42,6 +42,8 @@ pub struct SettleFacts<'a> {
     pub policy: &'a RetryPolicy,
     /// The integration the delivery called, or would have.
     pub integration: Option<Integration>,
+    /// Was its last call the one that is let through to find out whether the integration is back?
+    pub probe: bool,
     /// Is that integration a server of tools? Then another model would have to wait for it just the same.
     pub of_tools: bool,
     /// Whether that integration is held now, after this delivery was reported to its guard, and until when.
@@ -131,6 +133,13 @@ impl SettleFacts<'_> {
     fn back_off(&self, failure: Failure, budget: Option<&mut RetryBudget>, now: Timestamp, roll: f64) -> Settlement {
         if let Some(hint) = failure.retry_after.filter(|hint| *hint > HINT_MAX) {
             return self.release(failure, Hold::Gate, now + hint, now);
+        }
+        // It was sent for all who wait, and found the integration as it was: that is nobody's try. The next time another goes.
+        let sick = matches!(failure.signal, Signal::Count | Signal::Throttle);
+        if let Some((why, until)) = self.hold.filter(|_| self.probe && sick) {
+            let next = self.attempt.min(self.policy.max_deliveries.saturating_sub(1));
+            let behind = self.policy.delay(next, self.previous_delay, roll).unwrap_or_default();
+            return self.release(failure, why, until + behind, now);
         }
         let crash = is_crash(failure.kind);
         if crash && self.crashes >= CRASHES_MAX {
@@ -347,6 +356,14 @@ mod tests {
         let waited: Special = |facts| facts.parked_for = Duration::from_secs(450);
         let soon: Special = |facts| facts.deadline = Some(at(1_030));
         let timeout = || failed(Kind::Timeout, Action::Backoff);
+        let sick = || Failure { signal: Signal::Count, ..failed(Kind::Timeout, Action::Backoff) };
+        let probe: Special = |facts| (facts.probe, facts.hold) = (true, Some((Hold::BreakerOpen, at(1_060))));
+        let last_probe: Special =
+            |facts| (facts.attempt, facts.probe, facts.hold) = (3, true, Some((Hold::BreakerOpen, at(1_060))));
+        let late_probe: Special = |facts| {
+            (facts.parked_for, facts.probe) = (Duration::from_secs(450), true);
+            facts.hold = Some((Hold::BreakerOpen, at(1_060)));
+        };
         let schema = || failed(Kind::Schema, Action::ModifyRequeue);
         let auth = || failed(Kind::Auth, Action::ParkIntegration);
         let crash = || failed(Kind::Crash, Action::Backoff);
@@ -387,6 +404,20 @@ mod tests {
             (timeout(), held, "retry at 1060"),
             (timeout(), |facts| facts.hold = Some((Hold::BreakerOpen, at(1_900))), "retry at 1450"),
             (timeout(), impatient, "retry at 1030"),
+            // A probe that found the integration as it was: nobody's try, and the next goes another.
+            (sick(), probe, "release until 1090: breaker-open"),
+            (sick(), last_probe, "release until 1180: breaker-open"),
+            (sick(), late_probe, "dead timeout: it waited 7m30s at holds; park-at-most is 7m30s"),
+            (sick(), held, "retry at 1060"),
+            (sick(), |facts| facts.probe = true, "retry at 1030"),
+            (timeout(), probe, "retry at 1060"),
+            (schema(), probe, "retry at 1060 saying it broke"),
+            (crash(), probe, "retry at 1060"),
+            (
+                sick(),
+                |facts| (facts.probe, facts.effect) = (true, Effect::Payment),
+                "dead timeout: a payment is never repeated automatically",
+            ),
             // The integration is unusable: no delivery is spent, whichever it is.
             (auth(), plain, "release until 1300: integration-parked"),
             (auth(), last, "release until 1300: integration-parked"),
@@ -460,6 +491,7 @@ mod tests {
             previous_delay: Duration::ZERO,
             deadline: None,
             policy,
+            probe: false,
             of_tools: false,
             integration: None,
             hold: None,

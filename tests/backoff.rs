@@ -238,6 +238,7 @@ pub(crate) fn facts(policy: &RetryPolicy) -> SettleFacts<'_> {
         previous_delay: Duration::ZERO,
         deadline: None,
         policy,
+        probe: false,
         of_tools: false,
         integration: None,
         hold: None,

@@ -63,6 +63,7 @@ fn fate(record: &Record, failure: Failure, now: Timestamp) -> Settlement {
         previous_delay: Duration::ZERO,
         deadline: None,
         policy: &policy,
+        probe: false,
         of_tools: false,
         integration: None,
         hold: None,

@@ -225,7 +225,7 @@ async fn finish(
     lines: Vec<Line>,
 ) {
     let (office, record) = (&work.office, &work.record);
-    let settlement = decide(office, record, outcome, cause, integration);
+    let settlement = decide(office, record, outcome, cause, integration, work.probe);
     let lines: Vec<Line> = work.unwritten.iter().cloned().chain(lines).collect();
     let write = || {
         let command = Command::Settle { fence: record.fence, settlement: settlement.clone(), spent: spent.clone() };
@@ -267,6 +267,7 @@ pub(crate) fn decide(
     outcome: Outcome,
     cause: Option<&Cause>,
     integration: Option<Integration>,
+    probe: bool,
 ) -> Settlement {
     let now = office.now();
     let effective = office.policy_of(record);
@@ -294,6 +295,7 @@ pub(crate) fn decide(
         previous_delay: record.attempts.last().map_or(Duration::ZERO, |attempt| attempt.waited),
         deadline: record.task.deadline,
         policy: &effective.policy,
+        probe,
         of_tools: integration.as_ref().is_some_and(|integration| office.tools.contains_key(integration)),
         integration: Some(integration.unwrap_or_else(|| record.integration.clone())),
         hold: failure.and_then(|failure| office.held_after(failure, now)),

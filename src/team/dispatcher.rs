@@ -367,7 +367,7 @@ impl Dispatcher {
 pub(crate) async fn hand_back(office: &Office, record: &Record, cause: Cause) -> Result<(), engine::Error> {
     let scene = Scene::new(record.task.effect, office.now());
     let Judgement::Failed(failure) = classify(&cause, &scene) else { return Ok(()) };
-    let settlement = attempt::decide(office, record, Outcome::Failed(failure), Some(&cause), None);
+    let settlement = attempt::decide(office, record, Outcome::Failed(failure), Some(&cause), None, false);
     let steps = office.engine.steps(record.task.id).await?;
     let used = journal::tally(steps.iter().filter(|step| step.fence == record.fence));
     let spent = Spent {

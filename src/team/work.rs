@@ -82,6 +82,8 @@ pub(crate) struct Work {
     pub(crate) progress: Arc<AtomicI64>,
     /// Was the first thing this delivery does begun?
     begun: bool,
+    /// Was the call made last let through to find out whether its integration is back?
+    pub(super) probe: bool,
 }
 
 /// How often a call that runs says so at its integration's guard.
@@ -106,6 +108,7 @@ impl Work {
             system: None,
             progress,
             begun: false,
+            probe: false,
         }
     }
 
@@ -184,11 +187,14 @@ impl Work {
     }
 
     /// Asks to be let through to an integration.
-    pub(super) async fn admit(&self, integration: &Integration) -> Result<Lent, Tried> {
+    pub(super) async fn admit(&mut self, integration: &Integration) -> Result<Lent, Tried> {
         let admission = self.office.admit(integration, &self.record.agent).await;
         self.office.guards.came(self.record.task.id, self.record.fence);
         match admission {
-            Some(Admitted::Through(lent)) => Ok(lent),
+            Some(Admitted::Through(lent)) => {
+                self.probe = lent.is_probe();
+                Ok(lent)
+            }
             Some(Admitted::Held { why, until }) => {
                 Err(Tried::Held { why, until, integration: Some(integration.clone()) })
             }
