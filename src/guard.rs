@@ -77,6 +77,12 @@ impl Permit {
     pub const fn is_probe(&self) -> bool {
         self.ticket.probe || self.first
     }
+
+    /// Is it a probe of the breaker: one for a whole period in which it stood open?
+    #[must_use]
+    pub const fn is_of_breaker(&self) -> bool {
+        self.ticket.probe
+    }
 }
 
 /// How an admitted call ended.

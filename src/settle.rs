@@ -42,7 +42,7 @@ pub struct SettleFacts<'a> {
     pub policy: &'a RetryPolicy,
     /// The integration the delivery called, or would have.
     pub integration: Option<Integration>,
-    /// Was its last call the one that is let through to find out whether the integration is back?
+    /// Was its last call the one that an open breaker lets through to find out whether the integration is back?
     pub probe: bool,
     /// Is that integration a server of tools? Then another model would have to wait for it just the same.
     pub of_tools: bool,
@@ -134,12 +134,8 @@ impl SettleFacts<'_> {
         if let Some(hint) = failure.retry_after.filter(|hint| *hint > HINT_MAX) {
             return self.release(failure, Hold::Gate, now + hint, now);
         }
-        // It was sent for all who wait, and found the integration as it was: that is nobody's try. The next time another goes.
-        let sick = matches!(failure.signal, Signal::Count | Signal::Throttle);
-        if let Some((why, until)) = self.hold.filter(|_| self.probe && sick) {
-            let next = self.attempt.min(self.policy.max_deliveries.saturating_sub(1));
-            let behind = self.policy.delay(next, self.previous_delay, roll).unwrap_or_default();
-            return self.release(failure, why, until + behind, now);
+        if let Some((why, due)) = self.as_probe(&failure, now, roll) {
+            return Settlement::Release { due, why, failure: Some(failure) };
         }
         let crash = is_crash(failure.kind);
         if crash && self.crashes >= CRASHES_MAX {
@@ -159,6 +155,17 @@ impl SettleFacts<'_> {
         // Whoever died under it, it was not the integration: its budget is not touched.
         let budget = if crash { None } else { budget };
         self.try_again(failure, due, None, budget, now)
+    }
+
+    /// A probe of the breaker was sent for all who wait; that it found the integration as it was is nobody's try, as long as
+    /// there is patience to wait: one call more for a whole period in which the breaker stands open. The next time another
+    /// goes: it comes back behind them, its backoff after the hold.
+    fn as_probe(&self, failure: &Failure, now: Timestamp, roll: f64) -> Option<(Hold, Timestamp)> {
+        let sick = matches!(failure.signal, Signal::Count | Signal::Throttle);
+        let (why, until) = self.hold.filter(|_| self.probe && sick)?;
+        let next = self.attempt.min(self.policy.max_deliveries.saturating_sub(1));
+        let behind = self.policy.delay(next, self.previous_delay, roll).unwrap_or_default();
+        Some((why, self.may_wait_until(until + behind, now)?))
     }
 
     fn requeue(&self, failure: Failure, budget: Option<&mut RetryBudget>, now: Timestamp) -> Settlement {
@@ -407,7 +414,7 @@ mod tests {
             // A probe that found the integration as it was: nobody's try, and the next goes another.
             (sick(), probe, "release until 1090: breaker-open"),
             (sick(), last_probe, "release until 1180: breaker-open"),
-            (sick(), late_probe, "dead timeout: it waited 7m30s at holds; park-at-most is 7m30s"),
+            (sick(), late_probe, "retry at 1060"),
             (sick(), held, "retry at 1060"),
             (sick(), |facts| facts.probe = true, "retry at 1030"),
             (timeout(), probe, "retry at 1060"),

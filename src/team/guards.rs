@@ -212,9 +212,9 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
-    /// Is it the call that finds out whether others may follow?
-    pub(crate) fn is_probe(&self) -> bool {
-        self.permit.as_ref().is_some_and(Permit::is_probe)
+    /// Is it a probe of the breaker?
+    pub(crate) fn is_of_breaker(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::is_of_breaker)
     }
 
     /// How the call ended.
@@ -259,7 +259,7 @@ impl Office {
             }),
             Admission::Held { why, until } => Admitted::Held { why, until },
         };
-        let probe = matches!(&admitted, Admitted::Through(lent) if lent.is_probe());
+        let probe = matches!(&admitted, Admitted::Through(lent) if lent.permit.as_ref().is_some_and(Permit::is_probe));
         let sent = || Happening::ProbeSent { integration: integration.clone(), agent: agent.clone() };
         // The guard itself stands; only its memory across a restart and the feed wait for the store.
         let _ = self.announce(integration, changes, probe.then(|| sent().into()).into_iter().collect()).await;

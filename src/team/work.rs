@@ -82,7 +82,7 @@ pub(crate) struct Work {
     pub(crate) progress: Arc<AtomicI64>,
     /// Was the first thing this delivery does begun?
     begun: bool,
-    /// Was the call made last let through to find out whether its integration is back?
+    /// Was the call made last a probe of an open breaker?
     pub(super) probe: bool,
 }
 
@@ -192,7 +192,7 @@ impl Work {
         self.office.guards.came(self.record.task.id, self.record.fence);
         match admission {
             Some(Admitted::Through(lent)) => {
-                self.probe = lent.is_probe();
+                self.probe = lent.is_of_breaker();
                 Ok(lent)
             }
             Some(Admitted::Held { why, until }) => {
