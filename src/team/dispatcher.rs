@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, join3};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -16,6 +16,7 @@ use super::attempt;
 use super::desk::AgentState;
 use super::office::Office;
 use super::seat::Seat;
+use crate::agent::Incarnation;
 use crate::cause::{Cause, Crash, Death, Usage};
 use crate::delivery::{Hold, Outcome, Settlement, Spent};
 use crate::engine::{self, LeaseAsk};
@@ -90,15 +91,12 @@ impl Actor for Dispatcher {
         }
         match self.look().await {
             Ok(_) if self.0.draining() => {}
-            Ok(standing) => {
+            Ok((standing, due)) => {
                 let sweep = self.0.now() + belt(&mut timer.idle, &standing);
-                // A store that cannot say what is due is asked again soon; a sweep covers what nobody thought of.
-                let soon = self.0.now() + Duration::from_secs(1);
-                let due = self.0.engine.next_due(self.0.now()).await.unwrap_or(Some(soon)).unwrap_or(sweep);
                 let guards = if standing.waiting.is_empty() { sweep } else { self.guards_due() };
                 // What is owed to the store is stored as soon as it takes anything again.
-                let owed = if self.0.guards.owing() { soon } else { sweep };
-                self.arm(&myself, timer, due.min(guards).min(sweep).min(owed));
+                let owed = if self.0.guards.owing() { self.soon() } else { sweep };
+                self.arm(&myself, timer, due.unwrap_or(sweep).min(guards).min(sweep).min(owed));
             }
             Err(engine::Error::Closed) => {}
             Err(error) => {
@@ -145,21 +143,32 @@ impl Dispatcher {
         self.0.guards.integrations().map(until).min().unwrap_or(Timestamp::from_millis(i64::MAX))
     }
 
-    /// Does what there is to do; how things stood before anything was handed out.
-    async fn look(&self) -> Result<Standing, engine::Error> {
+    /// Does what there is to do; how things stood before anything was handed out, and when something is due next.
+    async fn look(&self) -> Result<(Standing, Option<Timestamp>), engine::Error> {
         self.0.repay().await;
         self.bury_lapsed().await?;
         if self.0.draining() {
-            return Ok(Standing::default());
+            return Ok((Standing::default(), None));
         }
         let standing = self.standing().await?;
-        if !standing.waiting.is_empty() {
-            let stances = self.stances();
-            self.park_held(&stances).await?;
-            self.end_overdue(&standing.waiting).await?;
-            self.hand_out(stances, &standing.waiting).await?;
+        if standing.waiting.is_empty() {
+            let due = self.next_due().await;
+            return Ok((standing, due));
         }
-        Ok(standing)
+        let stances = self.stances();
+        self.park_held(&stances).await?;
+        self.end_homeless(&standing.waiting).await?;
+        let due = self.hand_out(stances, &standing.waiting).await?;
+        Ok((standing, due))
+    }
+
+    async fn next_due(&self) -> Option<Timestamp> {
+        // A store that cannot say what is due is asked again soon; a sweep covers what nobody thought of.
+        self.0.engine.next_due(self.0.now()).await.unwrap_or_else(|_| Some(self.soon()))
+    }
+
+    fn soon(&self) -> Timestamp {
+        self.0.now() + Duration::from_secs(1)
     }
 
     async fn standing(&self) -> Result<Standing, engine::Error> {
@@ -238,17 +247,21 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// What waits for an agent that will not come back soon, or past its deadline, goes to the dead letter queue.
-    async fn end_overdue(&self, agents: &BTreeSet<AgentName>) -> Result<(), engine::Error> {
-        let now = self.0.now();
+    /// What waits past its deadline goes to the dead letter queue.
+    async fn overdue(&self) -> Result<(), engine::Error> {
+        for record in self.0.engine.overdue(self.0.now(), BATCH).await? {
+            self.give_up(&record, Cause::DeadlinePassed, "its deadline passed while it waited").await?;
+        }
+        Ok(())
+    }
+
+    /// What waits for an agent that will not come back soon goes to others, or to the dead letter queue.
+    async fn end_homeless(&self, agents: &BTreeSet<AgentName>) -> Result<(), engine::Error> {
         let waiting = |agent: &AgentName| Filter {
             states: vec![State::Ready, State::Scheduled, State::Parked],
             agent: Some(agent.clone()),
             ..Filter::default()
         };
-        for record in self.0.engine.overdue(now, BATCH).await? {
-            self.give_up(&record, Cause::DeadlinePassed, "its deadline passed while it waited").await?;
-        }
         // Agents that are in the team no more: their work goes to others, or to the dead letter queue.
         for name in agents.iter().filter(|name| !self.0.seats.contains_key(*name)) {
             for record in self.all(waiting(name)).await? {
@@ -294,12 +307,13 @@ impl Dispatcher {
         self.0.every(filter).await
     }
 
-    /// What is moved to another agent meanwhile comes with a hint of its own.
+    /// Gives what is due to agents with free slots; when something is due next. What is moved to another agent meanwhile
+    /// comes with a hint of its own.
     async fn hand_out(
         &self,
         stances: BTreeMap<Integration, Stance>,
         agents: &BTreeSet<AgentName>,
-    ) -> Result<(), engine::Error> {
+    ) -> Result<Option<Timestamp>, engine::Error> {
         let mut probes: BTreeMap<Integration, u32> = BTreeMap::new();
         let mut held: Vec<Integration> = Vec::new();
         for (integration, stance) in stances {
@@ -312,31 +326,61 @@ impl Dispatcher {
                 },
             }
         }
-        for (name, seat) in self.0.seats.iter().filter(|(name, _)| agents.contains(*name)) {
-            let (mut free, incarnation) = seat.free();
-            while free > 0 {
-                // While an integration is probed one delivery at a time is claimed, so that no more are than may go.
-                let slots = if probes.is_empty() { free } else { 1 };
-                let lease_for = self.lease_for(seat);
-                let ask = LeaseAsk { agent: name.clone(), incarnation, slots, lease_for, except: held.clone() };
-                let claimed = self.0.engine.lease(ask, self.0.now()).await?;
-                if claimed.is_empty() {
-                    break;
-                }
-                for record in claimed {
-                    free = free.saturating_sub(1);
-                    if let Some(left) = probes.get_mut(&record.integration) {
-                        *left -= 1;
-                        if *left == 0 {
-                            held.push(record.integration.clone());
+        let waited_for = || self.0.seats.iter().filter(|(name, _)| agents.contains(*name));
+        if probes.is_empty() {
+            let claims = waited_for().map(async |(name, seat)| {
+                let (free, incarnation) = seat.free();
+                (seat, self.claim(name, seat, incarnation, free, &held).await)
+            });
+            // One commit for all that is asked, in this order: what was claimed is due at the end of its lease.
+            let (overdue, claims, due) = join3(self.overdue(), join_all(claims), self.next_due()).await;
+            let mut all_well = overdue;
+            for (seat, claimed) in claims {
+                match claimed {
+                    Ok(claimed) => {
+                        for record in claimed {
+                            all_well = all_well.and(self.assign(seat, record).await);
                         }
                     }
-                    probes.retain(|_, left| *left > 0);
-                    self.assign(seat, record).await?;
+                    Err(error) => all_well = all_well.and(Err(error)),
                 }
             }
+            return all_well.map(|()| due);
         }
-        Ok(())
+        self.overdue().await?;
+        for (name, seat) in waited_for() {
+            let (mut free, incarnation) = seat.free();
+            // One at a time, so that no more are than may go.
+            while free > 0 {
+                let Some(record) = self.claim(name, seat, incarnation, 1, &held).await?.pop() else { break };
+                free -= 1;
+                if let Some(left) = probes.get_mut(&record.integration) {
+                    *left -= 1;
+                    if *left == 0 {
+                        held.push(record.integration.clone());
+                    }
+                }
+                probes.retain(|_, left| *left > 0);
+                self.assign(seat, record).await?;
+            }
+        }
+        Ok(self.next_due().await)
+    }
+
+    async fn claim(
+        &self,
+        name: &AgentName,
+        seat: &Seat,
+        incarnation: Incarnation,
+        slots: u32,
+        held: &[Integration],
+    ) -> Result<Vec<Record>, engine::Error> {
+        if slots == 0 {
+            return Ok(Vec::new());
+        }
+        let lease_for = self.lease_for(seat);
+        let ask = LeaseAsk { agent: name.clone(), incarnation, slots, lease_for, except: held.to_vec() };
+        self.0.engine.lease(ask, self.0.now()).await
     }
 
     /// The longest of the agent's policies: a type with a longer one must not lapse for another's sake.

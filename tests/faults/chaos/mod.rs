@@ -35,8 +35,11 @@ const DRAIN_SLACK: Duration = Duration::from_secs(2);
 const AGAIN_WITHIN: Duration = Duration::from_secs(2);
 /// How many things that are wrong are told in full.
 const TOLD_MAX: usize = 10;
-/// When nothing is broken any more everything comes to rest within this: what was due by a clock that was a minute ahead too.
-const SETTLES: Duration = Duration::from_secs(240);
+/// When nothing is broken any more every client has its answer within this.
+const ANSWERED: Duration = Duration::from_secs(240);
+/// When nothing is broken any more everything comes to rest within this: what was due by a clock that was a minute ahead
+/// too, and what the CEO parked, which is a quarter of an hour.
+const SETTLES: Duration = Duration::from_secs(1_200);
 
 /// What was asked for.
 #[derive(Clone, Debug)]
@@ -275,10 +278,10 @@ impl Stage {
         println!("no more faults after {:.0} s; it comes to rest", began.elapsed().as_secs_f64());
         self.heal().await?;
         self.load.stop();
-        let acknowledged = timeout_at(Instant::now() + SETTLES, handing_in).await;
+        let acknowledged = timeout_at(Instant::now() + ANSWERED, handing_in).await;
         acknowledged.map_err(|_| "a client is still not acknowledged")?.map_err(|error| error.to_string())?;
         for task in [reading, on_call] {
-            let ended = timeout_at(Instant::now() + SETTLES, task).await;
+            let ended = timeout_at(Instant::now() + ANSWERED, task).await;
             ended.map_err(|_| "a client hangs")?.map_err(|error| error.to_string())?;
         }
         sleep_until(started + QUIET).await;
