@@ -95,6 +95,7 @@ fn settled(hash: Duration, failures: &[Failure]) {
         policy: &policy,
         integration: Some(integration("anthropic")),
         probe: false,
+        given_back: 0,
         of_tools: false,
         hold: None,
         parked_for: Duration::ZERO,

@@ -17,6 +17,9 @@ use crate::time::{self, Timestamp};
 pub const CRASHES_MAX: u32 = 3;
 /// The longest hint that is slept on; a longer one parks the task, and then it is the CEO's.
 pub const HINT_MAX: Duration = Duration::from_secs(300);
+/// So many probes of a breaker are nobody's try, in one round; they are made of the calls that a round has to spare
+/// (`CALLS_SPARE` in `budget.rs`), and leave some for drains and doors.
+const PROBES_FREE: u32 = 3;
 /// When to look again at an integration that is parked without a time.
 const LOOK_AT_PARKED: Duration = Duration::from_secs(300);
 
@@ -44,6 +47,8 @@ pub struct SettleFacts<'a> {
     pub integration: Option<Integration>,
     /// Was its last call the one that an open breaker lets through to find out whether the integration is back?
     pub probe: bool,
+    /// How many deliveries of this round were given back uncounted although they had called, and failed.
+    pub given_back: u32,
     /// Is that integration a server of tools? Then another model would have to wait for it just the same.
     pub of_tools: bool,
     /// Whether that integration is held now, after this delivery was reported to its guard, and until when.
@@ -162,7 +167,8 @@ impl SettleFacts<'_> {
     /// goes: it comes back behind them, its backoff after the hold.
     fn as_probe(&self, failure: &Failure, now: Timestamp, roll: f64) -> Option<(Hold, Timestamp)> {
         let sick = matches!(failure.signal, Signal::Count | Signal::Throttle);
-        let (why, until) = self.hold.filter(|_| self.probe && sick)?;
+        let free = self.probe && sick && self.given_back < PROBES_FREE;
+        let (why, until) = self.hold.filter(|_| free)?;
         let next = self.attempt.min(self.policy.max_deliveries.saturating_sub(1));
         let behind = self.policy.delay(next, self.previous_delay, roll).unwrap_or_default();
         Some((why, self.may_wait_until(until + behind, now)?))
@@ -367,6 +373,8 @@ mod tests {
         let probe: Special = |facts| (facts.probe, facts.hold) = (true, Some((Hold::BreakerOpen, at(1_060))));
         let last_probe: Special =
             |facts| (facts.attempt, facts.probe, facts.hold) = (3, true, Some((Hold::BreakerOpen, at(1_060))));
+        let fourth_probe: Special =
+            |facts| (facts.given_back, facts.probe, facts.hold) = (3, true, Some((Hold::BreakerOpen, at(1_060))));
         let late_probe: Special = |facts| {
             (facts.parked_for, facts.probe) = (Duration::from_secs(450), true);
             facts.hold = Some((Hold::BreakerOpen, at(1_060)));
@@ -415,6 +423,7 @@ mod tests {
             (sick(), probe, "release until 1090: breaker-open"),
             (sick(), last_probe, "release until 1180: breaker-open"),
             (sick(), late_probe, "retry at 1060"),
+            (sick(), fourth_probe, "retry at 1060"),
             (sick(), held, "retry at 1060"),
             (sick(), |facts| facts.probe = true, "retry at 1030"),
             (timeout(), probe, "retry at 1060"),
@@ -499,6 +508,7 @@ mod tests {
             deadline: None,
             policy,
             probe: false,
+            given_back: 0,
             of_tools: false,
             integration: None,
             hold: None,

@@ -239,6 +239,7 @@ pub(crate) fn facts(policy: &RetryPolicy) -> SettleFacts<'_> {
         deadline: None,
         policy,
         probe: false,
+        given_back: 0,
         of_tools: false,
         integration: None,
         hold: None,

@@ -64,6 +64,7 @@ fn fate(record: &Record, failure: Failure, now: Timestamp) -> Settlement {
         deadline: None,
         policy: &policy,
         probe: false,
+        given_back: 0,
         of_tools: false,
         integration: None,
         hold: None,

@@ -14,7 +14,7 @@ use super::office::Office;
 use super::seat::Seat;
 use super::work::{Tried, Work, judged};
 use crate::cause::{Cause, Crash, Death, OutputFault, OutputReason, Usage};
-use crate::delivery::{Hold, Outcome, Settlement, Spent};
+use crate::delivery::{AttemptEnd, Hold, Outcome, Settlement, Spent};
 use crate::engine;
 use crate::journal::{Entry, Line, Step};
 use crate::ledger::{Command, Record};
@@ -285,6 +285,8 @@ pub(crate) fn decide(
         .chain(failure)
         .filter(|failure| is_crash(failure.kind))
         .count();
+    let given_back =
+        record.round().filter(|attempt| attempt.end == Some(AttemptEnd::Released) && attempt.failure.is_some()).count();
     let same_output_again = matches!(cause, Some(Cause::Output(fault)) if fault.reason == OutputReason::SameAgain);
     let effect = office.effect_of_asking(record);
     let facts = SettleFacts {
@@ -296,6 +298,7 @@ pub(crate) fn decide(
         deadline: record.task.deadline,
         policy: &effective.policy,
         probe,
+        given_back: u32::try_from(given_back).unwrap_or(u32::MAX),
         of_tools: integration.as_ref().is_some_and(|integration| office.tools.contains_key(integration)),
         integration: Some(integration.unwrap_or_else(|| record.integration.clone())),
         hold: failure.and_then(|failure| office.held_after(failure, now)),
