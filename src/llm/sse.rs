@@ -4,6 +4,8 @@
 //! bytes into chunks must give the same events (a proptest says so). Events are bounded: a peer that never ends one
 //! must not fill our memory.
 
+use std::borrow::Cow;
+
 /// The most one event or line may have, in bytes.
 pub(crate) const EVENT_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -81,7 +83,7 @@ impl Sse {
             self.after_cr = rest[end] == b'\r';
             if self.line.is_empty() {
                 // It came whole, as most do.
-                out.extend(self.line(&String::from_utf8_lossy(piece)));
+                out.extend(self.line(&text(piece)));
             } else {
                 self.line.extend_from_slice(piece);
                 out.extend(self.end_of_line());
@@ -99,7 +101,7 @@ impl Sse {
     /// Takes the line up; an empty one completes the event.
     fn end_of_line(&mut self) -> Option<Event> {
         let mut bytes = std::mem::take(&mut self.line);
-        let event = self.line(&String::from_utf8_lossy(&bytes));
+        let event = self.line(&text(&bytes));
         bytes.clear();
         // Its room serves the next line.
         self.line = bytes;
@@ -141,6 +143,11 @@ impl Sse {
         let event = std::mem::take(&mut self.event);
         std::mem::take(&mut self.has_data).then_some(event)
     }
+}
+
+/// What is no UTF-8 shows as such. Asked whether it is all sound first: that is the quicker question.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 /// Where the first line in these bytes ends.
