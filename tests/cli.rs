@@ -1,7 +1,10 @@
 //! The command line keeps its word: help with examples, exit codes, refusals, data on stdout and words on stderr.
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
+
+use crate::engine::Scratch;
 
 /// The real binary, with an environment of its own.
 fn backstop(arguments: &[&str]) -> Output {
@@ -181,6 +184,46 @@ fn completions_and_versions_are_data() {
     assert_eq!(json["version"], version);
     assert_eq!(check(&["version", "-o", "yaml"], 0).0, format!("name: backstop\nversion: \"{version}\"\n"));
     assert_eq!(check(&["version", "-o", "name"], 0).0, format!("{version}\n"));
+}
+
+/// As in an image that holds the binary and nothing else.
+#[test]
+fn without_the_systems_certificates_all_works_that_needs_none() {
+    let bare = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+        command.args(arguments).env_clear().env("SSL_CERT_FILE", "/dev/null").stdin(Stdio::null());
+        command
+    };
+    let url = nobody();
+    for (command, code) in [
+        (&["version"][..], 0),
+        (&["version", "--url", "https://backstop.example"], 0),
+        (&["status", "--url", &url], 4),
+        (&["status", "--url", "https://127.0.0.1:1"], 2),
+    ] {
+        let output = bare(command).output().expect("the binary runs");
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {}", text(&output.stderr));
+    }
+
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path().join("agents")).expect("a directory");
+    let team = "team: bare\nproviders:\n  ollama: { base-url: \"http://127.0.0.1:1\" }\n";
+    std::fs::write(scratch.path().join("backstop.yaml"), team).expect("written");
+    let agent = "---\nname: worker\ndescription: Works.\nmodel: ollama/any\nhandles: [work]\n---\nBe brief.\n";
+    std::fs::write(scratch.path().join("agents/worker.md"), agent).expect("written");
+    let dir = scratch.path().display().to_string();
+    let mut up =
+        bare(&["up", "--listen", "127.0.0.1:0", &dir]).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let mut said = Vec::new();
+    for line in BufReader::new(up.stderr.take().expect("stderr")).lines() {
+        said.push(line.expect("UTF-8"));
+        if said.iter().any(|line| line.contains("http://")) {
+            break;
+        }
+    }
+    assert!(said.iter().any(|line| line.starts_with("bare: 1 agents, http://127.0.0.1:")), "{said:?}");
+    up.kill().expect("ended");
+    up.wait().expect("ended");
 }
 
 #[test]

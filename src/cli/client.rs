@@ -1,5 +1,6 @@
 //! The command line's way to a running team: typed calls over the HTTP API.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -14,7 +15,8 @@ use crate::api::problem::{PROBLEM_JSON, Problem};
 /// A team, by the address of its API.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: reqwest::Client,
+    /// Set up when something is first asked: most commands that run a team ask nothing of one.
+    http: OnceLock<reqwest::Client>,
     base: Url,
     token: Option<SecretString>,
 }
@@ -40,24 +42,31 @@ impl Client {
     /// When the address is not one.
     pub fn new(url: &str, token: Option<SecretString>) -> Result<Self, Error> {
         install_tls();
-        let usage = |why: String| Error::Usage {
-            message: format!("`{url}` is not the address of a team: {why}"),
-            next: Some("backstop --url http://127.0.0.1:7420 status".to_owned()),
-        };
-        let base: Url = url.parse().map_err(|error| usage(format!("{error}")))?;
+        let base: Url = url.parse().map_err(|error| no_address(url, &format!("{error}")))?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
-            return Err(usage("it must begin with http:// or https://".to_owned()));
+            return Err(no_address(url, "it must begin with http:// or https://"));
+        }
+        Ok(Self { http: OnceLock::new(), base, token })
+    }
+
+    fn http(&self) -> Result<&reqwest::Client, Error> {
+        if let Some(http) = self.http.get() {
+            return Ok(http);
         }
         let mut builder = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
             .read_timeout(Duration::from_secs(60))
             .redirect(reqwest::redirect::Policy::none());
         // A proxy of the environment is for the internet, never for this machine.
-        if base.host_str().is_some_and(|host| matches!(host, "localhost" | "[::1]") || host.starts_with("127.")) {
+        if self.base.host_str().is_some_and(|host| matches!(host, "localhost" | "[::1]") || host.starts_with("127.")) {
             builder = builder.no_proxy();
+            // Nobody has to prove who they are over plain HTTP: the system's certificates need not be read.
+            if self.base.scheme() == "http" {
+                builder = builder.tls_certs_only([]);
+            }
         }
-        let http = builder.build().map_err(|error| usage(error.to_string()))?;
-        Ok(Self { http, base, token })
+        let http = builder.build().map_err(|error| no_address(self.base.as_str(), &error.to_string()))?;
+        Ok(self.http.get_or_init(|| http))
     }
 
     /// Asks for something.
@@ -123,7 +132,7 @@ impl Client {
                 })?;
             headers.insert(AUTHORIZATION, bearer);
         }
-        let mut request = self.http.request(method, url).headers(headers);
+        let mut request = self.http()?.request(method, url).headers(headers);
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
         }
@@ -155,5 +164,12 @@ impl Client {
 
     fn unreachable(&self, source: reqwest::Error) -> Error {
         Error::Unreachable { url: self.base.to_string(), source: source.without_url() }
+    }
+}
+
+fn no_address(url: &str, why: &str) -> Error {
+    Error::Usage {
+        message: format!("`{url}` is not the address of a team: {why}"),
+        next: Some("backstop --url http://127.0.0.1:7420 status".to_owned()),
     }
 }

@@ -3,8 +3,11 @@
 //! The stream ends with `message_stop` and with nothing else; `input_tokens` excludes what the cache counts have.
 //! Thoughts come back unchanged and before everything else of their turn, or the next request is refused.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::calling::{self, Called};
@@ -172,6 +175,32 @@ impl Messages {
     }
 }
 
+/// An event that is a piece of text and nothing else, as nearly all of an answer are: read without a tree of values.
+/// Whatever has a member more, or one of another kind, is not read as this.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plain<'a> {
+    r#type: &'a str,
+    #[serde(borrow)]
+    delta: PlainDelta<'a>,
+    #[serde(default, rename = "index")]
+    _index: IgnoredAny,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainDelta<'a> {
+    r#type: &'a str,
+    #[serde(borrow)]
+    text: Cow<'a, str>,
+}
+
+/// The words of such an event.
+fn plain(data: &str) -> Option<Cow<'_, str>> {
+    let Plain { r#type, delta, .. } = serde_json::from_str(data).ok()?;
+    (r#type == "content_block_delta" && delta.r#type == "text_delta").then_some(delta.text)
+}
+
 /// Adds a piece to a member of a thought.
 fn think(thought: &mut Opaque, member: &str, piece: &str) {
     if !piece.is_empty() {
@@ -183,6 +212,10 @@ impl Reader for Messages {
     fn event(&mut self, event: &Event) -> Result<Step, Trouble> {
         if event.name == "error" {
             return Err(Trouble::error_event(&*event.data));
+        }
+        if let Some(words) = plain(&event.data) {
+            self.answer.text.push_str(&words);
+            return Ok(Step { content: words.len(), over: false });
         }
         let data = wire::parse(event)?;
         if wire::is_error(&data) {
@@ -233,5 +266,37 @@ impl Reader for Messages {
 
     fn wants_tools(&self, stop: &str) -> bool {
         stop == "tool_use"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member that nobody knows has an event read as a tree: both ways must say the same of it.
+    #[test]
+    fn a_plain_event_says_the_same_when_it_is_read_as_a_tree() {
+        for (event, is_plain) in [
+            (r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}"#, true),
+            (r#"{"type":"content_block_delta","index":7,"delta":{"type":"text_delta","text":"a\n\u00e9"}}"#, true),
+            (r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}"#, true),
+            (r#"{"type":"error","delta":{"type":"text_delta","text":"x"}}"#, false),
+            (r#"{"type":"content_block_delta","delta":{"type":"thinking_delta","thinking":"x"}}"#, false),
+            (r#"{"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"{"}}"#, false),
+            (r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"x"},"error":{"type":"x"}}"#, false),
+            (r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"x"}"#, false),
+        ] {
+            assert_eq!(plain(event).is_some(), is_plain, "{event}");
+            if !is_plain {
+                continue;
+            }
+            let cut = event.strip_suffix('}').expect("an object");
+            let [read, as_a_tree] = [event.to_owned(), format!("{cut},\"unknown\":0}}")].map(|data| {
+                let mut reader = Messages::default();
+                let step = reader.event(&Event { name: "content_block_delta".to_owned(), data });
+                (step, reader.answer)
+            });
+            assert_eq!(read, as_a_tree, "{event}");
+        }
     }
 }

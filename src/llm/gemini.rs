@@ -132,12 +132,12 @@ impl Contents {
         if let Some(counts) = response.get("usageMetadata").filter(|counts| counts.is_object()) {
             self.answer.usage = usage(counts);
         }
-        if let Some(reason) = response.pointer("/promptFeedback/blockReason").and_then(Value::as_str) {
+        if let Some(reason) = wire::at(response, "/promptFeedback/blockReason").and_then(Value::as_str) {
             self.answer.blocked = Some(reason.to_owned());
             self.ends(reason, raw);
         }
-        let Some(candidate) = response.pointer("/candidates/0") else { return 0 };
-        let parts = candidate.pointer("/content/parts").and_then(Value::as_array);
+        let Some(candidate) = wire::at(response, "/candidates/0") else { return 0 };
+        let parts = wire::at(candidate, "/content/parts").and_then(Value::as_array);
         let content = parts.into_iter().flatten().map(|part| self.part(part)).sum();
         if let Some(reason) = candidate.get("finishReason").and_then(Value::as_str) {
             self.ends(reason, raw);

@@ -71,8 +71,8 @@ impl Chat {
         let text = wire::text(line, "/message/content");
         self.answer.text.push_str(text);
         let mut content = text.len() + wire::text(line, "/message/thinking").len();
-        for call in line.pointer("/message/tool_calls").and_then(Value::as_array).into_iter().flatten() {
-            let arguments = calling::written(call.pointer("/function/arguments"));
+        for call in wire::at(line, "/message/tool_calls").and_then(Value::as_array).into_iter().flatten() {
+            let arguments = calling::written(wire::at(call, "/function/arguments"));
             content += arguments.len() + 1;
             self.answer.calls.push(Called {
                 id: wire::text(call, "/id").to_owned(),

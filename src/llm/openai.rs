@@ -3,6 +3,10 @@
 //! The answer is complete once a `finish_reason` came; the usage and `[DONE]` follow. `prompt_tokens` includes cached
 //! tokens, `completion_tokens` the thoughts (but not at xAI, which the total shows).
 
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::calling::{self, Called};
@@ -138,10 +142,10 @@ impl Completions {
             self.answer.usage = usage(counts);
         }
         // Groq reports the usage of a stream under a name of its own.
-        if let Some(counts) = chunk.pointer("/x_groq/usage").filter(|usage| usage.is_object()) {
+        if let Some(counts) = wire::at(chunk, "/x_groq/usage").filter(|usage| usage.is_object()) {
             self.answer.usage = usage(counts);
         }
-        let Some(choice) = chunk.pointer("/choices/0") else { return 0 };
+        let Some(choice) = wire::at(chunk, "/choices/0") else { return 0 };
         let piece = choice.get("delta").or_else(|| choice.get("message")).unwrap_or(&Value::Null);
         let content = self.content(piece);
         if let Some(stop) = choice.get("finish_reason").and_then(Value::as_str).filter(|stop| !stop.is_empty()) {
@@ -153,6 +157,20 @@ impl Completions {
             }
         }
         content
+    }
+
+    /// Takes up a chunk that is a piece of text and nothing else. Returns bytes of content; none: it is more than that.
+    fn take_plain(&mut self, data: &str) -> Option<usize> {
+        let plain: Plain<'_> = serde_json::from_str(data).ok()?;
+        if plain.object.is_some_and(|object| object != "chat.completion.chunk") {
+            return None;
+        }
+        if let Some(model) = plain.model.filter(|model| !model.is_empty() && *model != self.answer.model) {
+            model.clone_into(&mut self.answer.model);
+        }
+        let [choice] = plain.choices;
+        self.answer.text.push_str(&choice.delta.content);
+        Some(choice.delta.content.len())
     }
 
     fn content(&mut self, piece: &Value) -> usize {
@@ -180,7 +198,7 @@ impl Completions {
     /// Takes up a call, or the next piece of one. Returns bytes of content.
     fn call(&mut self, piece: &Value) -> usize {
         let (id, name) = (wire::text(piece, "/id"), wire::text(piece, "/function/name"));
-        let arguments = calling::written(piece.pointer("/function/arguments"));
+        let arguments = calling::written(wire::at(piece, "/function/arguments"));
         let index = piece.get("index").and_then(Value::as_u64);
         let calls = &mut self.answer.calls;
         let place = match index {
@@ -211,9 +229,52 @@ impl Completions {
     }
 }
 
+/// A chunk that is a piece of text and nothing else, as nearly all of an answer are: read without a tree of values.
+/// Whatever has a member more, or one of another kind, is not read as this.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plain<'a> {
+    object: Option<&'a str>,
+    model: Option<&'a str>,
+    #[serde(borrow)]
+    choices: [PlainChoice<'a>; 1],
+    #[serde(default, rename = "id")]
+    _id: IgnoredAny,
+    #[serde(default, rename = "created")]
+    _created: IgnoredAny,
+    #[serde(default, rename = "system_fingerprint")]
+    _system_fingerprint: IgnoredAny,
+    #[serde(default, rename = "service_tier")]
+    _service_tier: IgnoredAny,
+    #[serde(default, rename = "usage")]
+    _no_usage: (),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainChoice<'a> {
+    #[serde(borrow)]
+    delta: PlainDelta<'a>,
+    #[serde(default, rename = "index")]
+    _index: IgnoredAny,
+    #[serde(default, rename = "logprobs")]
+    _logprobs: IgnoredAny,
+    #[serde(default, rename = "finish_reason")]
+    _not_finished: (),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainDelta<'a> {
+    #[serde(borrow)]
+    content: Cow<'a, str>,
+    #[serde(default, rename = "role")]
+    _role: IgnoredAny,
+}
+
 /// OpenRouter puts an error into a choice: shown as the envelope everybody else uses.
 fn error_in_choice(chunk: &Value) -> Option<String> {
-    let error = chunk.pointer("/choices/0/error").filter(|error| !error.is_null())?;
+    let error = wire::at(chunk, "/choices/0/error").filter(|error| !error.is_null())?;
     Some(json!({"error": error}).to_string())
 }
 
@@ -241,6 +302,9 @@ impl Reader for Completions {
         if event.name == "error" {
             return Err(Trouble::error_event(&*event.data));
         }
+        if let Some(content) = self.take_plain(&event.data) {
+            return Ok(Step { content, over: false });
+        }
         let chunk = wire::parse(event)?;
         if wire::is_error(&chunk) {
             return Err(Trouble::error_event(&*event.data));
@@ -255,7 +319,7 @@ impl Reader for Completions {
         if let Some(error) = error_in_choice(document) {
             return Err(Trouble::error_body(error));
         }
-        if document.pointer("/choices/0").is_none() {
+        if wire::at(document, "/choices/0").is_none() {
             return Err(Trouble::malformed(text, "no `choices` in the completion"));
         }
         self.take(document, text);
@@ -292,6 +356,46 @@ mod tests {
             (json!({"type": "string"}), true),
         ] {
             assert_eq!(can_be_strict(&schema), expected, "{schema}");
+        }
+    }
+
+    /// A member that nobody knows has a chunk read as a tree: both ways must say the same of it.
+    #[test]
+    fn a_plain_chunk_says_the_same_when_it_is_read_as_a_tree() {
+        let cut = |chunk: &str| format!("{},\"unknown\":0}}", chunk.trim_end().strip_suffix('}').expect("an object"));
+        for (chunk, plain) in [
+            (
+                r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"Hi"},"logprobs":null,"finish_reason":null}],"usage":null}"#,
+                true,
+            ),
+            (r#"{"choices":[{"delta":{"content":"a\n\u00e9"}}]}"#, true),
+            (r#"{"model":"","choices":[{"delta":{"content":""}}]}"#, true),
+            (r#"{"object":"error","choices":[{"delta":{"content":"x"}}]}"#, false),
+            (r#"{"error":{"message":"x"},"choices":[{"delta":{"content":"x"}}]}"#, false),
+            (r#"{"choices":[{"error":{"code":502},"delta":{"content":"x"}}]}"#, false),
+            (r#"{"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}"#, false),
+            (r#"{"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#, false),
+            (r#"{"choices":[{"delta":{"content":"x","refusal":"no"}}]}"#, false),
+            (
+                r#"{"choices":[{"delta":{"content":"x","tool_calls":[{"index":0,"id":"1","function":{"name":"f","arguments":"{}"}}]}}]}"#,
+                false,
+            ),
+            (r#"{"choices":[{"delta":{"content":null}}]}"#, false),
+            (r#"{"choices":[{"delta":{"content":[{"type":"text","text":"x"}]}}]}"#, false),
+            (r#"{"choices":[{"delta":{"content":"x"}},{"delta":{"content":"y"}}]}"#, false),
+            (r#"{"choices":[]}"#, false),
+            (r#"{"choices":[{"delta":{"content":"x"}}"#, false),
+        ] {
+            assert_eq!(Completions::of("openai").take_plain(chunk).is_some(), plain, "{chunk}");
+            if !plain {
+                continue;
+            }
+            let [read, as_a_tree] = [chunk.to_owned(), cut(chunk)].map(|data| {
+                let mut reader = Completions::of("openai");
+                let step = reader.event(&Event { name: String::new(), data });
+                (step, reader.answer)
+            });
+            assert_eq!(read, as_a_tree, "{chunk}");
         }
     }
 

@@ -4,6 +4,8 @@
 //! bytes into chunks must give the same events (a proptest says so). Events are bounded: a peer that never ends one
 //! must not fill our memory.
 
+use std::borrow::Cow;
+
 /// The most one event or line may have, in bytes.
 pub(crate) const EVENT_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -63,18 +65,30 @@ impl Sse {
     }
 
     fn feed(&mut self, chunk: &[u8], out: &mut Vec<Event>) -> Result<(), TooLarge> {
-        for &byte in chunk {
-            let second_of_crlf = std::mem::take(&mut self.after_cr) && byte == b'\n';
-            match byte {
-                b'\n' if second_of_crlf => {}
-                b'\n' => out.extend(self.end_of_line()),
-                b'\r' => {
-                    self.after_cr = true;
-                    out.extend(self.end_of_line());
-                }
-                byte if self.line.len() + self.event.data.len() < EVENT_LIMIT => self.line.push(byte),
-                _ => return Err(TooLarge),
+        let mut rest = chunk;
+        while let Some(first) = rest.first() {
+            if std::mem::take(&mut self.after_cr) && *first == b'\n' {
+                rest = &rest[1..];
+                continue;
             }
+            let end = line_end(rest);
+            let piece = &rest[..end.unwrap_or(rest.len())];
+            if piece.len() > EVENT_LIMIT.saturating_sub(self.line.len() + self.event.data.len()) {
+                return Err(TooLarge);
+            }
+            let Some(end) = end else {
+                self.line.extend_from_slice(piece);
+                break;
+            };
+            self.after_cr = rest[end] == b'\r';
+            if self.line.is_empty() {
+                // It came whole, as most do.
+                out.extend(self.line(&text(piece)));
+            } else {
+                self.line.extend_from_slice(piece);
+                out.extend(self.end_of_line());
+            }
+            rest = &rest[end + 1..];
         }
         Ok(())
     }
@@ -86,11 +100,18 @@ impl Sse {
 
     /// Takes the line up; an empty one completes the event.
     fn end_of_line(&mut self) -> Option<Event> {
-        let bytes = std::mem::take(&mut self.line);
-        let line = String::from_utf8_lossy(&bytes);
+        let mut bytes = std::mem::take(&mut self.line);
+        let event = self.line(&text(&bytes));
+        bytes.clear();
+        // Its room serves the next line.
+        self.line = bytes;
+        event
+    }
+
+    fn line(&mut self, line: &str) -> Option<Event> {
         let line = match std::mem::take(&mut self.first_line) {
             true => line.trim_start_matches('\u{feff}'),
-            false => &line,
+            false => line,
         };
         if line.is_empty() {
             return self.dispatch();
@@ -124,6 +145,20 @@ impl Sse {
     }
 }
 
+/// What is no UTF-8 shows as such. Asked whether it is all sound first: that is the quicker question.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+}
+
+/// Where the first line in these bytes ends.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    let ends = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    // Sixteen at a time, without a way out in between: that is a handful of instructions.
+    let none = |piece: &&[u8]| !piece.iter().fold(false, |found, byte| found | ends(byte));
+    let searched = 16 * bytes.chunks_exact(16).take_while(none).count();
+    bytes[searched..].iter().position(ends).map(|at| searched + at)
+}
+
 /// A splitter of newline-delimited JSON. Blank lines are nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
@@ -136,11 +171,17 @@ impl Lines {
     }
 
     fn feed(&mut self, chunk: &[u8], out: &mut Vec<Event>) -> Result<(), TooLarge> {
-        for &byte in chunk {
-            match byte {
-                b'\n' => out.extend(self.finish()),
-                byte if self.line.len() < EVENT_LIMIT => self.line.push(byte),
-                _ => return Err(TooLarge),
+        for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
+            let (line, ended) = match piece.strip_suffix(b"\n") {
+                Some(line) => (line, true),
+                None => (piece, false),
+            };
+            if line.len() > EVENT_LIMIT.saturating_sub(self.line.len()) {
+                return Err(TooLarge);
+            }
+            self.line.extend_from_slice(line);
+            if ended {
+                out.extend(self.finish());
             }
         }
         Ok(())

@@ -283,14 +283,24 @@ pub(crate) fn vendor(integration: &str, config: &ProviderConfig) -> &'static str
     by_host.or_else(by_name).unwrap_or("openai")
 }
 
+/// What stands at a place such as `/choices/0`; no member named there has a slash or a tilde in it. As
+/// [`Value::pointer`], which copies every name on the way twice: a stream asks ten times an event.
+pub(crate) fn at<'a>(value: &'a Value, pointer: &str) -> Option<&'a Value> {
+    pointer.split('/').skip(1).try_fold(value, |value, step| match value {
+        Value::Object(members) => members.get(step),
+        Value::Array(items) => step.parse::<usize>().ok().and_then(|place| items.get(place)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    })
+}
+
 /// A text member, or nothing.
 pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    at(value, pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// A count of tokens, if it is there. More than any model can count is nonsense, and must not overflow our sums.
 pub(crate) fn count(value: &Value, pointer: &str) -> Option<u64> {
-    value.pointer(pointer).and_then(Value::as_u64).map(|count| count.min(1_000_000_000_000))
+    at(value, pointer).and_then(Value::as_u64).map(|count| count.min(1_000_000_000_000))
 }
 
 #[cfg(test)]
