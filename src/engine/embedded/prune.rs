@@ -27,10 +27,10 @@ const COUNTS: u32 = 150;
 /// After how many rows the log is written into the file: little enough at a time that the disk has room for a commit
 /// beside it.
 const ROWS_IN_LOG: u64 = 1_200;
-/// How many pages of the log the writer writes into the file itself: what came while the others were written aside.
+/// So few pages that came while the others were written aside may be left to the writer.
 const PAGES_LEFT: u64 = 128;
-/// How often is tried to leave no more than that: whoever reads for long holds it up, and the next time is soon.
-const TRIES: u32 = 3;
+/// How many times at most is written aside before: the first takes what was there, each of the others what came meanwhile.
+const ROUNDS: u32 = 3;
 
 /// One stretch: see [`crate::engine::Engine::prune`].
 pub(super) async fn stretch(engine: &Embedded, ask: PruneAsk, now: Timestamp) -> Result<Stretch, Error> {
@@ -69,8 +69,9 @@ pub(super) async fn stretch(engine: &Embedded, ask: PruneAsk, now: Timestamp) ->
 }
 
 /// Keeps the log short while much is taken out. Left to itself it grows until a commit of the writer passes its bound,
-/// and whoever asked for that one waits until thousands of pages are written. Written aside alone it grows as well: it
-/// begins anew only when nothing is left in it, and under load something is always left.
+/// and whoever asked for that one waits until a thousand pages are written. Written aside alone it grows as well: it
+/// begins anew only when nothing is left in it, and under load something has always come meanwhile. So the writer writes
+/// the last few itself, between two groups.
 struct Log {
     /// The connection that writes it into the file.
     aside: Option<Connection>,
@@ -85,23 +86,23 @@ impl Log {
             return Ok(());
         }
         self.rows = 0;
-        for _ in 0..TRIES {
+        let mut before = None;
+        for _ in 0..ROUNDS {
             let (path, aside) = (engine.path(), self.aside.take());
             let write = move |_: &Connection| {
                 let aside = aside.map_or_else(|| schema::connect_writer(&path), Ok)?;
-                let left = schema::checkpoint(&aside)?;
-                Ok((aside, left))
+                let pages = schema::checkpoint(&aside)?;
+                Ok((aside, pages))
             };
-            let (aside, left) = engine.readers.ask(write).await?;
+            let (aside, pages) = engine.readers.ask(write).await?;
             self.aside = Some(aside);
-            match left {
-                // The next commit begins it anew.
-                Some(0) => return Ok(()),
-                Some(left) if left <= PAGES_LEFT => return engine.writer.shorten_log().await,
-                Some(_) | None => {}
+            let (Some(pages), few) = (pages, before.map(|before| before + PAGES_LEFT)) else { break };
+            if few.is_some_and(|few| pages <= few) {
+                break;
             }
+            before = Some(pages);
         }
-        Ok(())
+        engine.writer.shorten_log().await
     }
 }
 

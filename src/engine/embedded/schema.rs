@@ -166,14 +166,13 @@ pub(super) fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
     Ok(file)
 }
 
-/// Writes the log into the file as far as nobody reads from it: how many of its pages are left. None: somebody else is
-/// writing it.
+/// Writes the log into the file as far as nobody reads from it: how many pages it held when that began. What comes
+/// meanwhile is not among them. None: somebody else is writing it.
 pub(super) fn checkpoint(file: &Connection) -> rusqlite::Result<Option<u64>> {
-    let number = |row: &rusqlite::Row<'_>, column| row.get::<_, i64>(column);
-    let (held_up, pages, written) = file.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-        Ok((number(row, 0)? != 0, number(row, 1)?, number(row, 2)?))
+    let (held_up, pages) = file.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        Ok((row.get::<_, i64>(0)? != 0, row.get::<_, i64>(1)?))
     })?;
-    Ok((!held_up).then(|| u64::try_from(pages - written).unwrap_or(0)))
+    Ok((!held_up).then(|| u64::try_from(pages).unwrap_or(0)))
 }
 
 /// Writes the file anew without its free pages.
