@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use backstop::agent::Agent;
 use backstop::config::Config;
-use backstop::engine::conformance::{ack, ask, at, dead, failure, integration, settle, task};
+use backstop::engine::conformance::{ack, ask, at, dead, failure, integration, prune, settle, task};
 use backstop::engine::embedded::Embedded;
 use backstop::engine::memory::Memory;
 use backstop::engine::{Document, Engine};
 use backstop::escalation::Rules;
-use backstop::event::Happening;
+use backstop::event::{Happening, NewEvent};
 use backstop::failure::{Class, Kind};
 use backstop::incident::{self, Opening, Trigger};
 use backstop::llm::simulated::{Scripted, Simulated};
@@ -21,6 +21,8 @@ use backstop::retention::Retention;
 use backstop::task::TaskId;
 use backstop::team::Team;
 use backstop::team::retention::round;
+use futures_util::future::join_all;
+use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::engine::Scratch;
@@ -147,4 +149,82 @@ async fn the_record_of_a_stopped_team_is_pruned_by_hand() {
     let (code, _, words) = run(&["--older-than", "1h"]);
     assert_eq!(code, Some(2));
     assert!(words.contains("too short"), "{words}");
+}
+
+/// So many tasks, done, in a store that is closed.
+async fn done_and_closed(scratch: &Scratch, tasks: u64) {
+    let engine = Embedded::open(scratch.path(), at(0)).expect("the store opens");
+    let all = (0..tasks).map(|n| engine.submit(task(n, at(0)), integration("anthropic"), at(0)));
+    join_all(all).await.into_iter().for_each(|answer| drop(answer.expect("accepted")));
+    let claimed = engine.lease(ask(1, u32::try_from(tasks).expect("few")), at(0)).await.expect("leased");
+    let all = claimed.iter().map(|record| engine.command(record.task.id, settle(record.fence, ack()), at(0)));
+    join_all(all).await.into_iter().for_each(|answer| drop(answer.expect("settled")));
+    engine.close().await.expect("closed");
+}
+
+/// A submission beside it waited 143 ms for a commit that wrote all the log at once.
+#[tokio::test]
+async fn forgetting_much_keeps_the_log_short() {
+    let (day, tasks) = (Retention::older_than(Duration::from_secs(DAY.unsigned_abs())), 4_000);
+    let scratch = Scratch::new();
+    done_and_closed(&scratch, tasks).await;
+    let engine = Embedded::open(scratch.path(), at(0)).expect("the store opens");
+    let pruned = prune(&engine, day, &[], false, at(2 * DAY)).await;
+    assert_eq!(pruned.done, tasks);
+    let pages = log_pages(&engine);
+    assert!(pages < 1_000, "{pages} pages of log");
+}
+
+fn log_pages(engine: &Embedded) -> u64 {
+    std::fs::metadata(engine.path().with_extension("db-wal")).expect("a log").len() / 4_096
+}
+
+/// What is read from cannot be written into the file: the log waits for the reader, and nobody else does.
+#[tokio::test]
+async fn who_reads_for_long_holds_up_no_forgetting() {
+    let (day, tasks) = (Retention::older_than(Duration::from_secs(DAY.unsigned_abs())), 4_000);
+    let scratch = Scratch::new();
+    done_and_closed(&scratch, tasks).await;
+    let engine = Embedded::open(scratch.path(), at(0)).expect("the store opens");
+    let reader = Connection::open(engine.path()).expect("a file");
+    let count = || reader.query_row("SELECT count(*) FROM task", [], |row| row.get::<_, u64>(0)).expect("read");
+    reader.execute_batch("BEGIN").expect("a moment");
+    assert_eq!(count(), tasks);
+    let pruned = prune(&engine, day, &[], false, at(2 * DAY)).await;
+    assert_eq!((pruned.done, count()), (tasks, tasks), "all are gone, but not from what it looks at");
+    let held = log_pages(&engine);
+    reader.execute_batch("COMMIT").expect("it ends");
+    assert_eq!(count(), 0);
+    assert!(held > 1_500, "{held} pages of log: it was held up");
+}
+
+/// A task goes whole, however much hangs on it, and what is accepted beside it is accepted.
+#[tokio::test]
+async fn what_is_accepted_while_long_tasks_are_forgotten_stays() {
+    let scratch = Scratch::new();
+    done_and_closed(&scratch, 300).await;
+    let engine = Embedded::open(scratch.path(), at(0)).expect("the store opens");
+    let old = engine.records(Filter::default(), PageAsk { limit: 3, ..PageAsk::default() }).await.expect("read").items;
+    for record in &old {
+        let told =
+            || Happening::GateClosed { integration: integration("a"), until: at(9), asked: "a while".to_owned() };
+        let events = (0..700).map(|_| NewEvent { task: Some(record.task.id), what: told() }).collect();
+        engine.publish(events, at(0)).await.expect("told");
+    }
+    let day = Retention::older_than(Duration::from_secs(DAY.unsigned_abs()));
+    let later = at(2 * DAY);
+    let new = async {
+        for n in 1_000..1_200 {
+            engine.submit(task(n, later), integration("anthropic"), later).await.expect("accepted");
+        }
+    };
+    let (pruned, ()) = tokio::join!(prune(&engine, day, &[], false, later), new);
+    assert_eq!((pruned.done, pruned.events >= 2_100), (300, true), "{pruned:?}");
+    let balance = engine.balance().await.expect("read");
+    assert_eq!((balance.submitted, balance.pruned, balance.lost()), (500, 300, 0));
+    assert!(engine.history(old[0].task.id).await.expect("read").is_empty());
+    let of_type = Filter { task_type: Some(old[0].task.task_type.clone()), ..Filter::default() };
+    let first = PageAsk { limit: 1, oldest_first: true, after: None };
+    let found = engine.records(of_type, first).await.expect("read").items;
+    assert_eq!(found[0].task.created_at, later, "the first of its type is a new one");
 }

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::row;
 use super::store::{HOUR, Work, load};
+use super::types;
 use crate::agent::Incarnation;
 use crate::engine::Document;
 use crate::event::Event;
@@ -140,12 +141,34 @@ pub(super) fn records(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<
     if let Some(by) = filter.due_by {
         wanted.also("due <= ?", by.millis());
     }
-    let (before, order) = direction(page);
-    match page.cursor()? {
-        None => {}
-        Some(Cursor::Task(seq)) => wanted.also(&format!("seq {before} ?"), seq_value(seq)),
+    let after = match page.cursor()? {
+        None => None,
+        Some(Cursor::Task(seq)) => Some(seq),
         Some(Cursor::Letter(..)) => return Err(page.bad_cursor().into()),
+    };
+    let (mut from, mut to) = (None, None);
+    if let Some(task_type) = &filter.task_type {
+        let Some((first, last)) = types::between(db, task_type)? else {
+            return Ok(Page { items: Vec::new(), next: None });
+        };
+        // Where an index leads to what is asked, it leads there sooner.
+        if filter.states.is_empty() && filter.agent.is_none() && filter.ids.is_empty() && !among_failed {
+            (from, to) = (Some(first), Some(last));
+        }
     }
+    // One bound at each end: of two SQLite looks up one, and walks to the other.
+    match after {
+        None => {}
+        Some(seq) if page.oldest_first => from = from.max(Some(seq.saturating_add(1))),
+        Some(seq) => to = Some(to.unwrap_or(u64::MAX).min(seq.saturating_sub(1))),
+    }
+    if let Some(from) = from {
+        wanted.also("seq >= ?", seq_value(from));
+    }
+    if let Some(to) = to {
+        wanted.also("seq <= ?", seq_value(to));
+    }
+    let (_, order) = direction(page);
     let sql = format!("SELECT 0, seq FROM task WHERE {} ORDER BY {by} {order} LIMIT ?", wanted.sql());
     listing(db, &sql, wanted, page, |(_, seq)| Cursor::Task(seq))
 }

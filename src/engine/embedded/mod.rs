@@ -13,6 +13,7 @@ mod reader;
 mod row;
 mod schema;
 mod store;
+mod types;
 mod writer;
 
 use std::fs;

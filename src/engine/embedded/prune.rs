@@ -5,6 +5,7 @@
 //! (`auto_vacuum`), or hold everybody up (`VACUUM`): the file grows to the size of what is kept, and stays there.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rusqlite::{Connection, Row, params};
 
@@ -13,18 +14,23 @@ use super::{Embedded, find, row, schema};
 use crate::engine::{Error, PruneAsk, Stretch};
 use crate::ledger::State;
 use crate::retention::{Pruned, Retention, Standing, Verdict, verdict};
-use crate::task::{AgentName, TaskId};
+use crate::task::{AgentName, TaskId, TaskType};
 use crate::time::Timestamp;
 
 /// How many tasks one stretch looks at.
 const STRETCH: usize = 2_000;
-/// How many tasks the writer takes out at once: a few milliseconds.
-const BATCH: usize = 64;
-/// After how many batches the log is written into the file, aside: were it left to the writer, whoever comes at the wrong
-/// moment would wait for thousands of pages.
-const BATCHES: usize = 4;
-/// How many rows of counts, or events of no task, it takes out at once.
-const ROWS: u32 = 500;
+/// How many rows the writer takes out at once, or somewhat more, for a task goes whole: a few milliseconds. Rows and not
+/// tasks: a task with a long journal takes as long as fifty short ones.
+const ROWS: u64 = 500;
+/// How many rows of each kind of counts, and events of no task, it takes out at once.
+const COUNTS: u32 = 150;
+/// After how many rows the log is written into the file: little enough at a time that the disk has room for a commit
+/// beside it.
+const ROWS_IN_LOG: u64 = 1_200;
+/// So few pages that came while the others were written aside may be left to the writer.
+const PAGES_LEFT: u64 = 128;
+/// How many times at most is written aside before: the first takes what was there, each of the others what came meanwhile.
+const ROUNDS: u32 = 3;
 
 /// One stretch: see [`crate::engine::Engine::prune`].
 pub(super) async fn stretch(engine: &Embedded, ask: PruneAsk, now: Timestamp) -> Result<Stretch, Error> {
@@ -37,15 +43,17 @@ pub(super) async fn stretch(engine: &Embedded, ask: PruneAsk, now: Timestamp) ->
         seen.goes.iter().for_each(|(_, state)| pruned.count(*state));
         return Ok(Stretch { pruned, next: seen.next });
     }
-    for (n, batch) in (1..).zip(seen.goes.chunks(BATCH)) {
-        let seqs: Vec<u64> = batch.iter().map(|(seq, _)| *seq).collect();
-        let (retention, pressed, needed) = (ask.retention, seen.pressed, ask.needed.clone());
-        let gone = engine.writer.ask(move |store| store.forget(&seqs, &retention, pressed, &needed, now));
-        pruned.add(gone.await?);
-        if n % BATCHES == 0 {
-            let path = engine.path();
-            engine.readers.ask(move |_| Ok(schema::checkpoint_aside(&path)?)).await?;
-        }
+    let mut log = Log { aside: None, rows: 0 };
+    let goes: Arc<[u64]> = seen.goes.iter().map(|(seq, _)| *seq).collect();
+    let mut from = 0;
+    while from < goes.len() {
+        let (goes, retention, pressed) = (Arc::clone(&goes), ask.retention, seen.pressed);
+        let needed = Arc::clone(&ask.needed);
+        let batch = engine.writer.ask(move |store| store.forget(&goes[from..], &retention, pressed, &needed, now));
+        let batch = batch.await?;
+        pruned.add(batch.pruned);
+        from += batch.looked_at;
+        log.wrote(engine, batch.rows).await?;
     }
     if let (None, Some(horizon)) = (seen.next, ask.retention.horizon(now)) {
         loop {
@@ -54,9 +62,56 @@ pub(super) async fn stretch(engine: &Embedded, ask: PruneAsk, now: Timestamp) ->
             if rows == 0 {
                 break;
             }
+            log.wrote(engine, rows).await?;
         }
     }
     Ok(Stretch { pruned, next: seen.next })
+}
+
+/// Keeps the log short while much is taken out. Left to itself it grows until a commit of the writer passes its bound,
+/// and whoever asked for that one waits until a thousand pages are written. Written aside alone it grows as well: it
+/// begins anew only when nothing is left in it, and under load something has always come meanwhile. So the writer writes
+/// the last few itself, between two groups.
+struct Log {
+    /// The connection that writes it into the file.
+    aside: Option<Connection>,
+    /// How many rows were taken out since.
+    rows: u64,
+}
+
+impl Log {
+    async fn wrote(&mut self, engine: &Embedded, rows: u64) -> Result<(), Error> {
+        self.rows += rows;
+        if self.rows < ROWS_IN_LOG {
+            return Ok(());
+        }
+        self.rows = 0;
+        let mut before = None;
+        for _ in 0..ROUNDS {
+            let (path, aside) = (engine.path(), self.aside.take());
+            let write = move |_: &Connection| {
+                let aside = aside.map_or_else(|| schema::connect_writer(&path), Ok)?;
+                let pages = schema::checkpoint(&aside)?;
+                Ok((aside, pages))
+            };
+            let (aside, pages) = engine.readers.ask(write).await?;
+            self.aside = Some(aside);
+            let (Some(pages), few) = (pages, before.map(|before| before + PAGES_LEFT)) else { break };
+            if few.is_some_and(|few| pages <= few) {
+                break;
+            }
+            before = Some(pages);
+        }
+        engine.writer.shorten_log().await
+    }
+}
+
+/// What the writer took out at once.
+struct Batch {
+    pruned: Pruned,
+    /// How many tasks are done with, gone or not.
+    looked_at: usize,
+    rows: u64,
 }
 
 /// What was seen of a stretch.
@@ -72,11 +127,12 @@ struct Found {
     seq: u64,
     id: TaskId,
     agent: AgentName,
+    task_type: TaskType,
     standing: Standing,
     created_at: Timestamp,
 }
 
-const COLUMNS: &str = "seq, id, agent, state, status, ended_at, created_at";
+const COLUMNS: &str = "seq, id, agent, state, status, ended_at, created_at, type";
 
 fn found(row: &Row<'_>, needed: &BTreeSet<TaskId>) -> rusqlite::Result<Found> {
     let id = row::word(row, 1)?;
@@ -84,7 +140,8 @@ fn found(row: &Row<'_>, needed: &BTreeSet<TaskId>) -> rusqlite::Result<Found> {
     let letter = if none { None } else { Some(row::word(row, 4)?) };
     let ended_at = row.get::<_, Option<i64>>(5)?.map(Timestamp::from_millis);
     let standing = Standing { state: row::word(row, 3)?, letter, ended_at, needed: needed.contains(&id) };
-    Ok(Found { seq: row.get(0)?, id, agent: row::word(row, 2)?, standing, created_at: row::time(row, 6)? })
+    let (agent, task_type) = (row::word(row, 2)?, row::word(row, 7)?);
+    Ok(Found { seq: row.get(0)?, id, agent, task_type, standing, created_at: row::time(row, 6)? })
 }
 
 fn look(db: &Connection, ask: &PruneAsk, now: Timestamp) -> Work<Seen> {
@@ -108,7 +165,7 @@ fn look(db: &Connection, ask: &PruneAsk, now: Timestamp) -> Work<Seen> {
 }
 
 impl Store {
-    /// Takes out those of these tasks that still may go: a person may have sent one round again meanwhile.
+    /// Takes out the first of these tasks, as far as they still may go: a person may have sent one round again meanwhile.
     fn forget(
         &mut self,
         seqs: &[u64],
@@ -116,17 +173,24 @@ impl Store {
         pressed: bool,
         needed: &BTreeSet<TaskId>,
         now: Timestamp,
-    ) -> Work<Pruned> {
+    ) -> Work<Batch> {
         self.told(now);
         let mut pruned = Pruned::default();
+        let (mut looked_at, mut rows) = (0, 0);
         for seq in seqs {
+            if rows >= ROWS {
+                break;
+            }
+            looked_at += 1;
             let sql = format!("SELECT {COLUMNS} FROM task WHERE seq = ?1");
             let mut asked = self.db.prepare_cached(&sql)?;
             let tasks: Vec<Found> = asked.query_map([seq], |row| found(row, needed))?.collect::<Result<_, _>>()?;
             drop(asked);
             for task in tasks {
                 if verdict(&task.standing, retention, pressed, now) == Verdict::Goes {
+                    let before = self.db.total_changes();
                     pruned.events += self.take_out(&task)?;
+                    rows += self.db.total_changes() - before;
                     pruned.count(task.standing.state);
                 }
             }
@@ -144,7 +208,7 @@ impl Store {
         for (key, number) in [("last_task", self.last_task), ("last_event", self.last_event)] {
             self.db.prepare_cached("UPDATE meta SET value = ?2 WHERE key = ?1")?.execute(params![key, number])?;
         }
-        Ok(pruned)
+        Ok(Batch { pruned, looked_at, rows })
     }
 
     /// Takes one task out, with all that hangs on it: how many events that were.
@@ -170,6 +234,7 @@ impl Store {
             self.db.prepare_cached(table)?.execute([seq])?;
         }
         self.depths.leave(&task.agent, task.standing.state);
+        self.types.leave(&task.task_type);
         self.recent.forget(seq, task.id);
         Ok(events as u64)
     }
@@ -182,14 +247,14 @@ impl Store {
             "DELETE FROM death WHERE n IN (SELECT n FROM death WHERE at < ?1 ORDER BY at LIMIT ?2)",
             "DELETE FROM failure WHERE n IN (SELECT n FROM failure WHERE at < ?1 ORDER BY at LIMIT ?2)",
         ] {
-            rows += self.db.prepare_cached(sql)?.execute(params![horizon.millis(), ROWS])?;
+            rows += self.db.prepare_cached(sql)?.execute(params![horizon.millis(), COUNTS])?;
         }
         let hours = "DELETE FROM failure_hour WHERE (hour, agent, type, class) IN
                      (SELECT hour, agent, type, class FROM failure_hour WHERE hour < ?1 ORDER BY hour LIMIT ?2)";
-        rows += self.db.prepare_cached(hours)?.execute(params![horizon.millis().div_euclid(HOUR), ROWS])?;
+        rows += self.db.prepare_cached(hours)?.execute(params![horizon.millis().div_euclid(HOUR), COUNTS])?;
         let told = "DELETE FROM event WHERE seq IN
                     (SELECT seq FROM event WHERE task IS NULL AND at < ?1 ORDER BY at LIMIT ?2)";
-        let events = self.db.prepare_cached(told)?.execute(params![horizon.millis(), ROWS])?;
+        let events = self.db.prepare_cached(told)?.execute(params![horizon.millis(), COUNTS])?;
         if events > 0 {
             let last = "UPDATE meta SET value = ?1 WHERE key = 'last_event'";
             self.db.prepare_cached(last)?.execute([self.last_event])?;

@@ -37,7 +37,16 @@ fn is_full(source: &(dyn std::error::Error + 'static)) -> bool {
 /// The right to a directory, for as long as it is held; the system takes it back when the process ends, however.
 #[derive(Debug)]
 pub(super) struct DirLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DirLock {
+    /// Closing the file is not enough: a child that is just being started holds a copy of it until it runs its own
+    /// program, and the lock with it.
+    fn drop(&mut self) {
+        // Whatever fails here, the system takes it back with the last copy.
+        let _taken_back_later = self.file.unlock();
+    }
 }
 
 impl DirLock {
@@ -61,7 +70,7 @@ impl DirLock {
             writeln!(file, "{}", std::process::id())
         };
         write_pid(&mut file).map_err(|source| io(&path, "write into its lock", source))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -157,9 +166,13 @@ pub(super) fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
     Ok(file)
 }
 
-/// Writes the log into the file as far as nobody reads from it, on a connection of its own: the writer goes on meanwhile.
-pub(super) fn checkpoint_aside(path: &Path) -> rusqlite::Result<()> {
-    connect_writer(path)?.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+/// Writes the log into the file as far as nobody reads from it: how many pages it held when that began. What comes
+/// meanwhile is not among them. None: somebody else is writing it.
+pub(super) fn checkpoint(file: &Connection) -> rusqlite::Result<Option<u64>> {
+    let (held_up, pages) = file.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        Ok((row.get::<_, i64>(0)? != 0, row.get::<_, i64>(1)?))
+    })?;
+    Ok((!held_up).then(|| u64::try_from(pages).unwrap_or(0)))
 }
 
 /// Writes the file anew without its free pages.
@@ -176,4 +189,22 @@ pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     file.set_prepared_statement_cache_capacity(64);
     file.execute_batch("PRAGMA busy_timeout=5000; PRAGMA query_only=ON; PRAGMA cache_size=-16384;")?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_given_back_whoever_still_has_a_copy_of_its_lock() {
+        let dir = std::env::temp_dir().join(format!("backstop-lock-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        let lock = DirLock::take(&dir).expect("free");
+        assert!(matches!(DirLock::take(&dir), Err(Error::InUse { .. })));
+        let copy = lock.file.try_clone().expect("what a child has before it runs its own program");
+        drop(lock);
+        drop(DirLock::take(&dir).expect("free again"));
+        drop(copy);
+        fs::remove_dir_all(&dir).expect("cleared away");
+    }
 }

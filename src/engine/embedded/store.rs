@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use super::depth::Depths;
 use super::row;
 use super::schema;
+use super::types::Types;
 use crate::engine::{Document, Error, Journaled, KEY_RETENTION, LeaseAsk, Submitted};
 use crate::event::NewEvent;
 use crate::failure::Class;
@@ -68,6 +69,7 @@ pub(super) struct Store {
     pub(super) db: Connection,
     queues: Queues,
     pub(super) depths: Depths,
+    pub(super) types: Types,
     pub(super) recent: Recent,
     epoch: u64,
     pub(super) last_event: u64,
@@ -89,14 +91,16 @@ impl Store {
             let last = number(&format!("SELECT max({sql}{table}'), coalesce((SELECT max(seq) FROM {table}), 0))"))?;
             Ok::<_, rusqlite::Error>(unsigned(last))
         };
+        let last_task = last("task")?;
         let mut store = Self {
             epoch: unsigned(number("SELECT value FROM meta WHERE key = 'epoch'")?),
             last_event: last("event")?,
-            last_task: last("task")?,
+            last_task,
             high_water,
             saved_high_water: high_water,
             queues: Queues::default(),
             depths: Depths::read(&db)?,
+            types: Types::read(&db, last_task)?,
             recent: Recent::default(),
             db,
         };
@@ -150,6 +154,7 @@ impl Store {
             self.saved_high_water = self.high_water;
         }
         self.depths.write(&self.db)?;
+        self.types.write(&self.db, self.last_task)?;
         self.db.prepare_cached("COMMIT")?.execute([]).map(drop)
     }
 
@@ -245,6 +250,7 @@ impl Store {
         }
         self.append(&events, Some(seq), now)?;
         self.last_task = seq;
+        self.types.enter(&record.task.task_type, seq);
         self.depths.enter(&record.agent, record.state);
         Entry::of(&record).iter().for_each(|entry| self.queues.enter(seq, entry));
         self.recent.keep(seq, &record, body.len());

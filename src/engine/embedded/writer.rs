@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
 
-use super::schema::io;
+use super::schema::{checkpoint, io};
 use super::store::{Store, Trouble, Work};
 use crate::engine::{Error, Pending};
 use crate::time::Timestamp;
@@ -72,6 +72,7 @@ pub(super) fn spoken(trouble: Trouble, path: &Path) -> Error {
 
 enum Message {
     Work(Box<dyn Job>),
+    ShortenLog(oneshot::Sender<()>),
     Close(oneshot::Sender<()>),
 }
 
@@ -114,6 +115,13 @@ impl Writer {
         Box::pin(async move { if sent { answer.await.unwrap_or(Err(Error::Closed)) } else { Err(Error::Closed) } })
     }
 
+    /// Has what is left of the log written into the file, between two groups, so that it begins anew.
+    pub(super) fn shorten_log(&self) -> Pending<'_, ()> {
+        let (done, shortened) = oneshot::channel();
+        let sent = self.inbox.as_ref().is_some_and(|inbox| inbox.send(Message::ShortenLog(done)).is_ok());
+        Box::pin(async move { if sent { shortened.await.or(Err(Error::Closed)) } else { Err(Error::Closed) } })
+    }
+
     /// Ends the thread after all that was asked before.
     pub(super) fn close(&self) -> Pending<'_, ()> {
         let (done, closed) = oneshot::channel();
@@ -148,10 +156,12 @@ impl Loop {
     fn run(mut self, messages: &Receiver<Message>) {
         while let Ok(first) = messages.recv() {
             let mut group = Vec::new();
+            let mut shorten = Vec::new();
             let mut close = None;
             for message in std::iter::once(first).chain(messages.try_iter().take(GROUP_MAX)) {
                 match message {
                     Message::Work(job) => group.push(job),
+                    Message::ShortenLog(done) => shorten.push(done),
                     Message::Close(done) => {
                         close = Some(done);
                         break;
@@ -159,6 +169,12 @@ impl Loop {
                 }
             }
             self.commit(group);
+            if !shorten.is_empty() {
+                self.shorten_log();
+                for done in shorten {
+                    let _nobody_waits = done.send(());
+                }
+            }
             if let Some(done) = close {
                 if let Some(store) = self.store.take() {
                     // A log left behind is read at the next start; the checkpoint only saves that work.
@@ -209,6 +225,15 @@ impl Loop {
         let told = (store.last_event(), store.high_water());
         self.store = Some(store);
         Ok(told)
+    }
+
+    /// All that is in the log is synced there already: what fails here is tried again the next time, as with the
+    /// checkpoints SQLite makes by itself.
+    fn shorten_log(&self) {
+        let Some(store) = &self.store else { return };
+        if let Err(failed) = checkpoint(&store.db) {
+            tracing::warn!(path = %self.shared.path.display(), error = %failed, "the log was not written into the file");
+        }
     }
 
     #[cfg(any(test, feature = "testing"))]
