@@ -28,7 +28,7 @@ pub struct Entry {
     pub tenant: String,
     /// Which integration its delivery would call.
     pub integration: Integration,
-    /// Was it delivered or given up on before? What the process died under is none of these: nobody tried it.
+    /// Was it delivered or given up on before? New work that the process died under is none of these: nobody tried it.
     pub again: bool,
     /// When it may be claimed.
     pub due: Timestamp,
@@ -143,7 +143,11 @@ impl Queue {
         if let Some(deadline) = entry.deadline {
             self.deadlines.remove(&(deadline, seq));
         }
-        self.take(seq, entry.due, (entry.priority, entry.again), &entry.tenant, &entry.integration);
+        // From whichever line it stands in: a record that another version of this program wrote down may have entered the
+        // other one.
+        for again in [entry.again, !entry.again] {
+            self.take(seq, entry.due, (entry.priority, again), &entry.tenant, &entry.integration);
+        }
     }
 
     /// Removes a task from its line, and lines and tenants that are empty now.
@@ -334,6 +338,21 @@ mod tests {
         entries[0].again = true;
         entries[0].due = Timestamp::from_millis(1);
         assert_eq!(order(&entries, 1, &[]), [1, 2, 0]);
+    }
+
+    #[test]
+    fn a_task_leaves_whichever_line_it_stands_in() {
+        for again in [false, true] {
+            let mut queues = Queues::default();
+            let waits = Entry { again, ..entry(Priority::Normal, "", 0) };
+            let another = Entry { again, ..entry(Priority::Normal, "", 2) };
+            queues.enter(1, &waits);
+            queues.enter(2, &another);
+            let woken = queues.next(&waits.agent, Timestamp::from_millis(1), &[another.integration.clone()]);
+            assert_eq!(woken, None, "held, and in its line");
+            queues.leave(1, &Entry { again: !again, ..waits.clone() });
+            assert_eq!(queues.next(&waits.agent, Timestamp::from_millis(2), &[]), Some(2), "{again}");
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub const HINT_MAX: Duration = Duration::from_secs(300);
 /// So many probes of a breaker are nobody's try, in one round; they are made of the calls that a round has to spare
 /// (`CALLS_SPARE` in `budget.rs`), and leave some for drains and doors.
 const PROBES_FREE: u32 = 3;
+/// How long after the hold such a one comes back where the policy knows no wait.
+const PROBE_BEHIND: Duration = Duration::from_secs(1);
 /// When to look again at an integration that is parked without a time.
 const LOOK_AT_PARKED: Duration = Duration::from_secs(300);
 
@@ -170,7 +172,7 @@ impl SettleFacts<'_> {
         let free = self.probe && sick && self.given_back < PROBES_FREE;
         let (why, until) = self.hold.filter(|_| free)?;
         let next = self.attempt.min(self.policy.max_deliveries.saturating_sub(1));
-        let behind = self.policy.delay(next, self.previous_delay, roll).unwrap_or_default();
+        let behind = self.policy.delay(next, self.previous_delay, roll).unwrap_or(PROBE_BEHIND);
         Some((why, self.may_wait_until(until + behind, now)?))
     }
 

@@ -245,9 +245,13 @@ impl Shelf {
             let (record, events) = match ledger::apply(self.at(seq), ask.claim(self.epoch), now) {
                 Ok(change) => change,
                 Err(refused) => {
-                    // The queue and the ledger disagree: our bug. It must not cost the task its place.
+                    // The queue and the ledger disagree: our bug. It must not cost the task its place, nor lose those
+                    // already claimed.
                     Entry::of(self.at(seq)).iter().for_each(|entry| self.queues.enter(seq, entry));
-                    return Err(refused.into());
+                    if claimed.is_empty() {
+                        return Err(refused.into());
+                    }
+                    break;
                 }
             };
             self.store(seq, record.clone(), events, now);

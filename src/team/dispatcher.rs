@@ -150,9 +150,10 @@ impl Dispatcher {
         if self.0.draining() {
             return Ok((Standing::default(), None));
         }
+        let now = self.0.now();
         let standing = self.standing().await?;
         if standing.waiting.is_empty() {
-            let due = self.next_due().await;
+            let due = self.next_due(now).await;
             return Ok((standing, due));
         }
         let stances = self.stances();
@@ -162,9 +163,11 @@ impl Dispatcher {
         Ok((standing, due))
     }
 
-    async fn next_due(&self) -> Option<Timestamp> {
+    /// When something is due after `now`, the time by which was looked for what is due already: what falls between two
+    /// times would be seen by neither.
+    async fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         // A store that cannot say what is due is asked again soon; a sweep covers what nobody thought of.
-        self.0.engine.next_due(self.0.now()).await.unwrap_or_else(|_| Some(self.soon()))
+        self.0.engine.next_due(now).await.unwrap_or_else(|_| Some(self.soon()))
     }
 
     fn soon(&self) -> Timestamp {
@@ -248,8 +251,8 @@ impl Dispatcher {
     }
 
     /// What waits past its deadline goes to the dead letter queue.
-    async fn overdue(&self) -> Result<(), engine::Error> {
-        for record in self.0.engine.overdue(self.0.now(), BATCH).await? {
+    async fn overdue(&self, now: Timestamp) -> Result<(), engine::Error> {
+        for record in self.0.engine.overdue(now, BATCH).await? {
             self.give_up(&record, Cause::DeadlinePassed, "its deadline passed while it waited").await?;
         }
         Ok(())
@@ -326,14 +329,15 @@ impl Dispatcher {
                 },
             }
         }
+        let now = self.0.now();
         let waited_for = || self.0.seats.iter().filter(|(name, _)| agents.contains(*name));
         if probes.is_empty() {
             let claims = waited_for().map(async |(name, seat)| {
                 let (free, incarnation) = seat.free();
-                (seat, self.claim(name, seat, incarnation, free, &held).await)
+                (seat, self.claim((name, seat), incarnation, free, &held, now).await)
             });
             // One commit for all that is asked, in this order: what was claimed is due at the end of its lease.
-            let (overdue, claims, due) = join3(self.overdue(), join_all(claims), self.next_due()).await;
+            let (overdue, claims, due) = join3(self.overdue(now), join_all(claims), self.next_due(now)).await;
             let mut all_well = overdue;
             for (seat, claimed) in claims {
                 match claimed {
@@ -347,12 +351,12 @@ impl Dispatcher {
             }
             return all_well.map(|()| due);
         }
-        self.overdue().await?;
+        self.overdue(now).await?;
         for (name, seat) in waited_for() {
             let (mut free, incarnation) = seat.free();
             // One at a time, so that no more are than may go.
             while free > 0 {
-                let Some(record) = self.claim(name, seat, incarnation, 1, &held).await?.pop() else { break };
+                let Some(record) = self.claim((name, seat), incarnation, 1, &held, now).await?.pop() else { break };
                 free -= 1;
                 if let Some(left) = probes.get_mut(&record.integration) {
                     *left -= 1;
@@ -364,23 +368,23 @@ impl Dispatcher {
                 self.assign(seat, record).await?;
             }
         }
-        Ok(self.next_due().await)
+        Ok(self.next_due(now).await)
     }
 
     async fn claim(
         &self,
-        name: &AgentName,
-        seat: &Seat,
+        (name, seat): (&AgentName, &Seat),
         incarnation: Incarnation,
         slots: u32,
         held: &[Integration],
+        now: Timestamp,
     ) -> Result<Vec<Record>, engine::Error> {
         if slots == 0 {
             return Ok(Vec::new());
         }
         let lease_for = self.lease_for(seat);
         let ask = LeaseAsk { agent: name.clone(), incarnation, slots, lease_for, except: held.to_vec() };
-        self.0.engine.lease(ask, self.0.now()).await
+        self.0.engine.lease(ask, now).await
     }
 
     /// The longest of the agent's policies: a type with a longer one must not lapse for another's sake.

@@ -290,6 +290,8 @@ async fn cut_off(site: &mut dyn Site) {
         let again = engine.command(record.task.id, command, at(12)).await.expect("lapsed");
         assert_eq!((again.state, again.due, again.attempt), (State::Ready, at(0), 1));
     }
+    drop(engine);
+    let engine = site.open(at(12));
     let next = engine.lease(ask(1, 2), at(12)).await.expect("leased");
     let ids = |records: &[Record]| records.iter().map(|record| record.task.id).collect::<Vec<_>>();
     assert_eq!(ids(&next), ids(&running));

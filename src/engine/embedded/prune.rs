@@ -27,6 +27,8 @@ const COUNTS: u32 = 150;
 /// After how many rows the log is written into the file: little enough at a time that the disk has room for a commit
 /// beside it.
 const ROWS_IN_LOG: u64 = 1_200;
+/// Fewer rows than this are left in the log at the end of a stretch.
+const ROWS_LEFT: u64 = 300;
 /// So few pages that came while the others were written aside may be left to the writer.
 const PAGES_LEFT: u64 = 128;
 /// How many times at most is written aside before: the first takes what was there, each of the others what came meanwhile.
@@ -65,6 +67,7 @@ pub(super) async fn stretch(engine: &Embedded, ask: PruneAsk, now: Timestamp) ->
             log.wrote(engine, rows).await?;
         }
     }
+    log.end(engine).await?;
     Ok(Stretch { pruned, next: seen.next })
 }
 
@@ -85,6 +88,16 @@ impl Log {
         if self.rows < ROWS_IN_LOG {
             return Ok(());
         }
+        self.shorten(engine).await
+    }
+
+    /// The end of a stretch. Where little goes of much no stretch comes to a log's worth, and all of them together would
+    /// leave a long one.
+    async fn end(&mut self, engine: &Embedded) -> Result<(), Error> {
+        if self.rows < ROWS_LEFT { Ok(()) } else { self.shorten(engine).await }
+    }
+
+    async fn shorten(&mut self, engine: &Embedded) -> Result<(), Error> {
         self.rows = 0;
         let mut before = None;
         for _ in 0..ROUNDS {
