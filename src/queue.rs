@@ -348,7 +348,8 @@ mod tests {
             let another = Entry { again, ..entry(Priority::Normal, "", 2) };
             queues.enter(1, &waits);
             queues.enter(2, &another);
-            let woken = queues.next(&waits.agent, Timestamp::from_millis(1), &[another.integration.clone()]);
+            let woken =
+                queues.next(&waits.agent, Timestamp::from_millis(1), std::slice::from_ref(&another.integration));
             assert_eq!(woken, None, "held, and in its line");
             queues.leave(1, &Entry { again: !again, ..waits.clone() });
             assert_eq!(queues.next(&waits.agent, Timestamp::from_millis(2), &[]), Some(2), "{again}");
