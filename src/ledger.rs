@@ -350,15 +350,15 @@ impl Record {
         self.attempts.iter().filter(|attempt| attempt.generation == self.generation)
     }
 
-    /// Is it new work that the process died under, once, and nothing else befell?
+    /// Is it new work that the process died under, and that nothing else befell?
     #[must_use]
     pub fn was_cut_off(&self) -> bool {
-        let mut counted = self.attempts.iter().filter(|attempt| attempt.end != Some(AttemptEnd::Released));
+        let mut counted = self.attempts.iter().filter(|attempt| attempt.end != Some(AttemptEnd::Released)).peekable();
         let died = |attempt: &Attempt| {
             let failure = attempt.failure.as_ref();
             attempt.end == Some(AttemptEnd::Retry) && failure.is_some_and(|failure| failure.kind == Kind::ProcessDied)
         };
-        self.generation == 1 && counted.next().is_some_and(died) && counted.next().is_none()
+        self.generation == 1 && counted.peek().is_some() && counted.all(died)
     }
 
     /// The latest failure known: of a delivery, or the one it was given up for without any.

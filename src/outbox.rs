@@ -152,6 +152,16 @@ pub fn superseded(page: &Page, outbox: &[Page]) -> bool {
     })
 }
 
+/// Has a page to stand back until another of its incident is through the same channel? One at a time: sent side by side,
+/// a resolve may arrive before the trigger that was still on its way, and leave an alert that nobody ends. `sending`
+/// holds the names of the pages under way.
+#[must_use]
+pub fn stands_back(page: &Page, outbox: &[Page], sending: &BTreeSet<String>) -> bool {
+    let under_way = |other: &&Page| sending.contains(&other.id) && other.id != page.id;
+    let same_way = |other: &Page| other.incident.id == page.incident.id && other.channel == page.channel;
+    !mutant::on("pages-side-by-side") && outbox.iter().filter(under_way).any(same_way)
+}
+
 /// Which further channels a call goes through because those of its step do not take it: all other channels as soon as
 /// every page of the step is given up, the next step's after [`STAND_IN_AFTER`]. `outbox` holds every page of the
 /// incident so far; what is in it already is not written twice.

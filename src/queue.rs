@@ -2,7 +2,8 @@
 //!
 //! One [`Queues`] holds what waits, by agent; engines keep it in memory beside the records and rebuild it at a start.
 //! Inside a class new work and work tried before are two lines, so that the retries of an outage never crowd out
-//! what was submitted meanwhile: at most one in five while both wait.
+//! what was submitted meanwhile: at most one in five while both wait. New work goes in order of submission, however often
+//! it had to wait at a hold, was handed back or was cut off by a death of the process; a retry by when it was due.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -28,8 +29,10 @@ pub struct Entry {
     pub tenant: String,
     /// Which integration its delivery would call.
     pub integration: Integration,
-    /// Was it delivered or given up on before? New work that the process died under is none of these: nobody tried it.
+    /// Was it delivered or given up on before? New work that only the process died under is none of these: nobody tried it.
     pub again: bool,
+    /// When it was submitted.
+    pub created_at: Timestamp,
     /// When it may be claimed.
     pub due: Timestamp,
     /// When it need not be begun any more.
@@ -47,11 +50,17 @@ impl Entry {
                 tenant: record.task.tenant.clone().unwrap_or_default(),
                 integration: record.integration.clone(),
                 again: (record.attempt > 0 || record.generation > 1) && !record.was_cut_off(),
+                created_at: record.task.created_at,
                 due: record.due,
                 deadline: record.task.deadline,
             }),
             State::Running | State::Done | State::Dead | State::WaitingHuman | State::Cancelled => None,
         }
+    }
+
+    /// Since when it stands in one of the two lines: its place there.
+    fn since(&self, again: bool) -> Timestamp {
+        if again { self.due } else { self.created_at }
     }
 }
 
@@ -108,8 +117,16 @@ impl Queues {
     }
 }
 
-/// Tasks of one line, first due first, with their deadlines.
-type Line = BTreeMap<(Timestamp, u64), Option<Timestamp>>;
+/// Tasks of one line, by [`Entry::since`].
+type Line = BTreeMap<(Timestamp, u64), Waits>;
+
+/// What of a task in line decides whether it may be claimed.
+#[derive(Clone, Copy, Debug)]
+struct Waits {
+    /// It was due once; by a clock that was set back it may not be.
+    due: Timestamp,
+    deadline: Option<Timestamp>,
+}
 
 /// What waits for one agent.
 #[derive(Clone, Debug, Default)]
@@ -123,9 +140,9 @@ struct Queue {
     round: Round,
 }
 
-/// The next of one line: when it was due, its number, whose it is.
+/// The next of one line: since when it stands there, its number, whose it is.
 struct Offer {
-    due: Timestamp,
+    since: Timestamp,
     seq: u64,
     tenant: String,
     integration: Integration,
@@ -146,16 +163,16 @@ impl Queue {
         // From whichever line it stands in: a record that another version of this program wrote down may have entered the
         // other one.
         for again in [entry.again, !entry.again] {
-            self.take(seq, entry.due, (entry.priority, again), &entry.tenant, &entry.integration);
+            self.take(seq, entry.since(again), (entry.priority, again), &entry.tenant, &entry.integration);
         }
     }
 
     /// Removes a task from its line, and lines and tenants that are empty now.
-    fn take(&mut self, seq: u64, due: Timestamp, class: (Priority, bool), tenant: &str, integration: &Integration) {
+    fn take(&mut self, seq: u64, since: Timestamp, class: (Priority, bool), tenant: &str, integration: &Integration) {
         let Some(tenants) = self.lines.get_mut(&class) else { return };
         let Some(integrations) = tenants.get_mut(tenant) else { return };
         let Some(line) = integrations.get_mut(integration) else { return };
-        line.remove(&(due, seq));
+        line.remove(&(since, seq));
         if line.is_empty() {
             integrations.remove(integration);
         }
@@ -167,7 +184,8 @@ impl Queue {
     /// Those whose wait has ended stand in line from now on.
     fn wake(&mut self, now: Timestamp) {
         while let Some(first) = self.sleeping.first_entry().filter(|first| first.key().0 <= now) {
-            let (key, entry) = first.remove_entry();
+            let ((due, seq), entry) = first.remove_entry();
+            let key = (entry.since(entry.again), seq);
             self.lines
                 .entry((entry.priority, entry.again))
                 .or_default()
@@ -175,7 +193,7 @@ impl Queue {
                 .or_default()
                 .entry(entry.integration)
                 .or_default()
-                .insert(key, entry.deadline);
+                .insert(key, Waits { due, deadline: entry.deadline });
         }
     }
 
@@ -184,18 +202,18 @@ impl Queue {
         let mut offers = Priority::ALL.iter().map(|&class| self.offer(class, now, except)).collect::<Vec<_>>();
         let turn = self.round.turn(&offers.iter().map(Option::is_some).collect::<Vec<_>>())?;
         let (offer, class) = (offers.swap_remove(turn)?, Priority::ALL[turn]);
-        self.take(offer.seq, offer.due, (class, offer.again), &offer.tenant, &offer.integration);
+        self.take(offer.seq, offer.since, (class, offer.again), &offer.tenant, &offer.integration);
         self.round.served(turn, offer.again, offer.tenant);
         Some(offer.seq)
     }
 
-    /// The next of one class: the one first due, unless it was tried before and such have had their share.
+    /// The next of one class: the one that stands there longest, unless it was tried before and such have had their share.
     fn offer(&self, class: Priority, now: Timestamp, except: &[Integration]) -> Option<Offer> {
         let fresh = self.offer_of(class, false, now, except);
         let again = self.offer_of(class, true, now, except);
         match (fresh, again) {
             (Some(fresh), Some(again)) => {
-                let first = (again.due, again.seq) < (fresh.due, fresh.seq);
+                let first = (again.since, again.seq) < (fresh.since, fresh.seq);
                 if first && self.round.retry_has_share(class) { Some(again) } else { Some(fresh) }
             }
             (fresh, again) => fresh.or(again),
@@ -212,17 +230,13 @@ impl Queue {
                 .filter(|(integration, _)| !except.contains(integration))
                 .filter_map(|(integration, line)| {
                     // Past its deadline it is no offer; it leaves when somebody gives it up.
-                    let begins = |deadline: &Option<Timestamp>| deadline.is_none_or(|deadline| deadline > now);
-                    let (&(due, seq), _) = line.iter().find(|(_, deadline)| begins(deadline))?;
-                    (due <= now).then(|| Offer {
-                        due,
-                        seq,
-                        tenant: tenant.clone(),
-                        integration: integration.clone(),
-                        again,
-                    })
+                    let begins =
+                        |waits: &Waits| waits.due <= now && waits.deadline.is_none_or(|deadline| deadline > now);
+                    let (&(since, seq), _) = line.iter().find(|(_, waits)| begins(waits))?;
+                    let (tenant, integration) = (tenant.clone(), integration.clone());
+                    Some(Offer { since, seq, tenant, integration, again })
                 })
-                .min_by_key(|offer| (offer.due, offer.seq))
+                .min_by_key(|offer| (offer.since, offer.seq))
         })
     }
 }
@@ -288,6 +302,7 @@ mod tests {
             tenant: tenant.to_owned(),
             integration: Integration::new("anthropic").expect("a name"),
             again: false,
+            created_at: Timestamp::from_millis(due),
             due: Timestamp::from_millis(due),
             deadline: None,
         }
@@ -338,6 +353,30 @@ mod tests {
         entries[0].again = true;
         entries[0].due = Timestamp::from_millis(1);
         assert_eq!(order(&entries, 1, &[]), [1, 2, 0]);
+    }
+
+    /// Handed back, held or cut off, it is due later than those who came after it, and goes before them all the same.
+    #[test]
+    fn new_work_keeps_its_place_however_late_it_is_due() {
+        let mut entries = [0, 1, 2].map(|created_at| entry(Priority::Normal, "", created_at));
+        entries[0].due = Timestamp::from_millis(9);
+        assert_eq!(order(&entries, 9, &[]), [0, 1, 2]);
+        assert_eq!(order(&entries, 8, &[]), [1, 2]);
+    }
+
+    #[test]
+    fn what_is_not_due_by_a_clock_set_back_holds_up_nobody() {
+        let entries = [0, 1].map(|created_at| Entry {
+            due: Timestamp::from_millis(9 - 8 * created_at),
+            ..entry(Priority::Normal, "", created_at)
+        });
+        let mut queues = Queues::default();
+        (0..).zip(&entries).for_each(|(seq, entry)| queues.enter(seq, entry));
+        let agent = &entries[0].agent;
+        assert_eq!(queues.next(agent, Timestamp::from_millis(9), std::slice::from_ref(&entries[0].integration)), None);
+        assert_eq!(queues.next(agent, Timestamp::from_millis(5), &[]), Some(1));
+        assert_eq!(queues.next(agent, Timestamp::from_millis(5), &[]), None);
+        assert_eq!(queues.next(agent, Timestamp::from_millis(9), &[]), Some(0));
     }
 
     #[test]

@@ -80,12 +80,12 @@ impl Site for OnDisk {
 
 #[tokio::test]
 async fn memory_keeps_the_contract() {
-    assert_eq!(conformance::check(InMemory::default).await.len(), 14);
+    assert_eq!(conformance::check(InMemory::default).await.len(), 15);
 }
 
 #[tokio::test]
 async fn embedded_keeps_the_contract() {
-    assert_eq!(conformance::check(OnDisk::new).await.len(), 14);
+    assert_eq!(conformance::check(OnDisk::new).await.len(), 15);
 }
 
 /// Where the child of a crash test works, and what it does there.

@@ -181,6 +181,31 @@ fn a_call_that_was_answered_before_it_was_delivered_is_not_made() {
     assert_eq!(outbox::stand_ins(&all, &steps, after(9_000)), [], "nor through any other channel");
 }
 
+/// A process killed with three dead letters undecided came back, opened an incident for the first, and found at the
+/// next look that it was part of the incident about all three. Its end was sent beside its call, and arrived first:
+/// PagerDuty was left with an alert that nobody ends. (Kill point 206 of the phase `recovery`, once in many runs.)
+#[test]
+fn an_end_does_not_overtake_the_call_that_is_on_its_way() {
+    let steps = [vec!["pagerduty".to_owned(), "email".to_owned()]];
+    let draft = |action| PageDraft { action, again: false, level: 0 };
+    let incident = three();
+    let mut all = outbox::pages(&incident, &draft(PageAction::Trigger), "acme", &steps, NOW);
+    let over = does(&incident, "resolve", "backstop", 1);
+    all.extend(outbox::pages(&over, &draft(PageAction::Resolve), "acme", &steps, after(1)));
+    let other = opened("INC-2", Trigger::Judgement, "x", vec![death(7, Kind::Timeout, "openai")]);
+    all.extend(outbox::pages(&other, &draft(PageAction::Trigger), "acme", &steps, after(1)));
+    let free = |sending: &[&str]| -> Vec<&str> {
+        let sending = sending.iter().map(|id| (*id).to_owned()).collect();
+        all.iter().filter(|page| !outbox::stands_back(page, &all, &sending)).map(|page| page.id.as_str()).collect()
+    };
+    let (call, end) = (["INC-1.1.pagerduty", "INC-1.1.email"], ["INC-1.2.pagerduty", "INC-1.2.email"]);
+    let others = ["INC-2.1.pagerduty", "INC-2.1.email"];
+    assert_eq!(free(&[]), [call, end, others].concat(), "nothing is under way");
+    assert_eq!(free(&[call[0]]), [&call[..], &end[1..], &others].concat(), "only the same channel, the same incident");
+    assert_eq!(free(&[end[0]]), [&call[1..], &end, &others].concat(), "whichever was first");
+    assert_eq!(free(&call), [call, others].concat());
+}
+
 #[test]
 fn one_incident_per_cause() {
     let parked = opened("INC-1", Trigger::Integration, "anthropic", Vec::new());

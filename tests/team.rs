@@ -49,6 +49,8 @@ fn hiccup() -> Scripted {
 struct Inbox {
     pages: Arc<std::sync::Mutex<Vec<Page>>>,
     down: Arc<AtomicBool>,
+    /// A call takes five seconds to get through, and a word that it is over no time.
+    slow: Arc<AtomicBool>,
 }
 
 impl Inbox {
@@ -70,6 +72,9 @@ impl Channel for Inbox {
                     detail: "down".into(),
                     retry_after_s: None,
                 });
+            }
+            if self.slow.load(Ordering::Relaxed) && page.action == PageAction::Trigger {
+                tokio::time::sleep(Duration::from_secs(5)).await;
             }
             self.pages.lock().expect("not poisoned").push(page.clone());
             Ok(Receipt { to: "ana".into(), detail: "taken".into() })
@@ -649,6 +654,31 @@ async fn an_unanswered_page_goes_out_again_and_a_page_that_cannot_be_delivered_s
     let keys: std::collections::BTreeSet<String> =
         stage.inbox.pages.lock().expect("not poisoned").iter().map(|page| page.dedup_key.clone()).collect();
     assert_eq!(keys.len(), 1, "one incident, one key");
+}
+
+/// The same as in tests/incidents.rs, through the actor: one trouble that becomes part of a larger one while its call is
+/// on its way ends after the call, not before.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_an_incident_is_heard_after_its_call() {
+    let stage = Stage::new(config(), |_, _| status(400, "{}")).await;
+    stage.inbox.slow.store(true, Ordering::Relaxed);
+    stage.submit("code_review").await;
+    stage.until("an incident", async |desk| !desk.incidents().await.expect("incidents").is_empty()).await;
+    for n in 0..2 {
+        stage.submit_with("code_review", json!({ "n": n })).await;
+    }
+    let first = || {
+        let pages = stage.inbox.pages.lock().expect("not poisoned");
+        let first = pages.iter().filter(|page| page.incident.id == "INC-1");
+        first.map(|page| page.action).collect::<Vec<_>>()
+    };
+    stage.until("the end", async |_| first().contains(&PageAction::Resolve)).await;
+    let events = stage.desk.engine().events(0, 1_000).await.expect("events");
+    let at = |what: fn(&Happening) -> bool| events.iter().find(|event| what(&event.what)).expect("it happened").at;
+    let resolved = at(|what| matches!(what, Happening::IncidentResolved { .. }));
+    let delivered = at(|what| matches!(what, Happening::PageDelivered { .. }));
+    assert!(resolved < delivered, "it was over while its call was on its way");
+    assert_eq!(first(), [PageAction::Trigger, PageAction::Resolve]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -106,13 +106,20 @@ impl Pager {
         if pages.is_empty() {
             return Ok(next);
         }
-        let pages = self.stand_in(pages.to_vec(), &outbox.sending).await?;
+        let mut pages = self.stand_in(pages.to_vec(), &outbox.sending).await?;
+        // As they were written: what an incident says is heard in its order.
+        pages.sort_by_key(|page| page.value.incident.messages);
+        let known: Vec<Page> = pages.iter().map(|page| page.value.clone()).collect();
         for page in pages {
             if page.value.delivered_at.is_some() || page.value.abandoned || outbox.sending.contains(&page.value.id) {
                 continue;
             }
             if page.value.due > now {
                 next = Some(next.map_or(page.value.due, |next| next.min(page.value.due)));
+                continue;
+            }
+            // It is looked at again when the other has been sent.
+            if outbox::stands_back(&page.value, &known, &outbox.sending) {
                 continue;
             }
             outbox.sending.insert(page.value.id.clone());

@@ -41,6 +41,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("a claim counts, fences and excludes everybody else", |site| Box::pin(claims(site))),
     ("a lease is void at its deadline and comes up as lapsed", |site| Box::pin(lapses(site))),
     ("what the process died under goes before what came later", |site| Box::pin(cut_off(site))),
+    ("new work keeps its place", |site| Box::pin(keeps_its_place(site))),
     ("what is not due, held or overdue is not claimed", |site| Box::pin(waits(site))),
     ("events are numbered without gaps and committed with the change", |site| Box::pin(feed(site))),
     ("a journal is written under the lease, all of an entry or nothing", |site| Box::pin(journals(site))),
@@ -295,6 +296,34 @@ async fn cut_off(site: &mut dyn Site) {
     let next = engine.lease(ask(1, 2), at(12)).await.expect("leased");
     let ids = |records: &[Record]| records.iter().map(|record| record.task.id).collect::<Vec<_>>();
     assert_eq!(ids(&next), ids(&running));
+    // Again: it waits this time, and its place waits for it.
+    for record in &next {
+        let failure = failure(Class::Infrastructure, Kind::ProcessDied, "gone");
+        let settlement = Settlement::Retry { due: at(42), failure, amendment: None };
+        let command = Command::Lapse { fence: record.fence, settlement, spent: Spent::default() };
+        engine.command(record.task.id, command, at(12)).await.expect("lapsed");
+    }
+    drop(engine);
+    let engine = site.open(at(13));
+    let other = engine.lease(ask(1, 1), at(41)).await.expect("leased");
+    assert!(!ids(&running).contains(&other[0].task.id), "not due yet");
+    assert_eq!(ids(&engine.lease(ask(1, 2), at(42)).await.expect("leased")), ids(&running));
+}
+
+/// What was handed back or waited at a hold goes before what was submitted later, whenever it is due.
+async fn keeps_its_place(site: &mut dyn Site) {
+    let engine = site.open(at(0));
+    for n in 1..=3 {
+        submit(&*engine, task(n, at(0)), at(i64::try_from(n).expect("small"))).await;
+    }
+    let back = claim_one(&*engine, at(4)).await;
+    let settlement = Settlement::Release { due: at(8), why: Hold::Drain, failure: None };
+    engine.command(back.task.id, settle(back.fence, settlement), at(5)).await.expect("handed back");
+    drop(engine);
+    let engine = site.open(at(6));
+    let next = engine.lease(ask(1, 1), at(8)).await.expect("leased");
+    assert_eq!(next[0].task.id, back.task.id);
+    assert_eq!(engine.lease(ask(1, 9), at(8)).await.expect("leased").len(), 2);
 }
 
 async fn waits(site: &mut dyn Site) {

@@ -110,7 +110,7 @@ impl Store {
 
     fn load_queues(&mut self) -> rusqlite::Result<()> {
         let mut waiting = self.db.prepare(
-            "SELECT seq, agent, priority, tenant, integration, again, due, deadline FROM task
+            "SELECT seq, agent, priority, tenant, integration, again, created_at, due, deadline FROM task
              WHERE state IN ('ready', 'scheduled', 'parked')",
         )?;
         let mut rows = waiting.query([])?;
@@ -121,8 +121,9 @@ impl Store {
                 tenant: row.get(3)?,
                 integration: row::word(row, 4)?,
                 again: row.get(5)?,
-                due: row::time(row, 6)?,
-                deadline: row.get::<_, Option<i64>>(7)?.map(Timestamp::from_millis),
+                created_at: row::time(row, 6)?,
+                due: row::time(row, 7)?,
+                deadline: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
             };
             self.queues.enter(row.get(0)?, &entry);
         }

@@ -33,6 +33,7 @@ pub const MUTANTS: &[Mutant] = &[
     ("letter-dropped", "src/ledger.rs", "a dead letter is discarded without a decision"),
     ("page-key-changes", "src/outbox.rs", "each page has a key of its own"),
     ("page-lost", "src/outbox.rs", "a page is given up at the first failure"),
+    ("pages-side-by-side", "src/outbox.rs", "an incident's end may overtake its call"),
     ("reminder-lost", "src/escalation.rs", "nobody is called again"),
     ("reminder-in-circles", "src/escalation.rs", "a call that is due is looked at for ever and never made"),
     ("journal-not-read", "src/team/attempt.rs", "a retry begins from nothing"),

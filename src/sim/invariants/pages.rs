@@ -107,6 +107,13 @@ fn delivered(case: &Case<'_>, incident: &Incident, found: &mut Vec<Violation>) {
         let evidence = format!("{} has {keys:?}", incident.id);
         found.push(Violation::at("I-12", incident.opened_at, "one incident has several keys, or shares one", evidence));
     }
+    for end in pages.iter().filter(|page| page.taken && page.action == "resolve") {
+        // What arrives after the end opens an alert that nobody ends.
+        if let Some(late) = pages.iter().find(|page| page.taken && page.channel == end.channel && page.at > end.at) {
+            let evidence = format!("{}: {} was told {} after the end", incident.id, late.channel, late.action);
+            found.push(Violation::at("I-12", case.clock(late.at), "an incident was told of after its end", evidence));
+        }
+    }
     let called = pages.iter().any(|page| page.taken && page.action == "trigger");
     // One that was over before any channel came back calls nobody for nothing.
     let over = incident.state == IncidentState::Resolved;

@@ -29,6 +29,14 @@ impl Inbox {
     }
 }
 
+/// A call with all its dead letters takes longer to get through than a word that it is over.
+fn taken_after(action: PageAction) -> Duration {
+    Duration::from_millis(match action {
+        PageAction::Trigger | PageAction::Update => 300,
+        PageAction::Acknowledge | PageAction::Resolve => 50,
+    })
+}
+
 impl Channel for Inbox {
     fn name(&self) -> &str {
         self.name
@@ -36,7 +44,7 @@ impl Channel for Inbox {
 
     fn send<'a>(&'a self, page: &'a Page) -> Sending<'a> {
         Box::pin(async move {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(taken_after(page.action)).await;
             let taken = !self.stage.is_on(self.down);
             self.stage.books.open().pages.push(Message {
                 at: self.stage.elapsed(),
