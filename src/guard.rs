@@ -152,7 +152,7 @@ impl Guard {
         Self { breaker: Breaker::restore(config, breaker), gate, told, why, by_person }
     }
 
-    /// What to keep over a restart. Worth storing after every transition and whenever the gate closes.
+    /// What to keep over a restart. Worth storing after every transition, and whenever the gate closes or stands open again.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -333,6 +333,18 @@ impl Guard {
     #[must_use]
     pub fn gate_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.gate.until.filter(|until| now < *until)
+    }
+
+    /// How many calls may be out at once while the gate opens step by step; `None`: it is closed, or stands open.
+    #[must_use]
+    pub fn ramp(&self, now: Timestamp) -> Option<u32> {
+        self.gate.until.filter(|until| *until <= now).map(|_| self.gate.limit)
+    }
+
+    /// Does the gate let everybody pass, uncounted?
+    #[must_use]
+    pub const fn gate_stands_open(&self) -> bool {
+        self.gate.until.is_none()
     }
 
     /// Why it last changed, for people; empty when it never did.
@@ -546,9 +558,11 @@ mod tests {
         let mut guard = Guard::new(BreakerConfig::default());
         assert_eq!(fails(&mut guard, &failure(Signal::Throttle, Some(60)), at(0)), []);
         assert_eq!(guard.peek(at(59)), Stance::Held { why: Hold::Gate, until: at(60) });
+        assert_eq!((guard.ramp(at(59)), guard.gate_stands_open()), (None, false));
         let mut rounds = Vec::new();
         while guard.peek(at(60)) != Stance::Free {
             let mut out = Vec::new();
+            assert_eq!((guard.ramp(at(60)), guard.gate_stands_open()), (Some(1 << rounds.len()), false));
             while let Admission::Go(permit) = guard.admit(at(60), 0.0) {
                 assert_eq!(permit.is_probe(), rounds.is_empty(), "only the first finds out");
                 out.push(permit);
@@ -559,6 +573,7 @@ mod tests {
             }
         }
         assert_eq!(rounds, [1, 2, 4, 8, 16]);
+        assert_eq!((guard.ramp(at(60)), guard.gate_stands_open()), (None, true));
     }
 
     #[test]

@@ -524,6 +524,49 @@ async fn a_process_that_dies_gives_its_work_back_at_the_next_start_and_three_dea
     assert_eq!(charged.letter.expect("a letter").failure.kind, Kind::OutcomeUnknown);
 }
 
+/// A provider asked for silence once, and was long well again when the process died. Every start after that began with a
+/// closed gate, one call at a time and then two, because only its closing had been stored: what the process had died
+/// under waited for seconds. (Chaos, seed 23.) And a gate a person had opened was closed again.
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_stands_open_again_stands_open_after_a_restart() {
+    for by_hand in [false, true] {
+        let stage = Stage::new(config(), move |_, call| {
+            let mut scripted =
+                status(429, r#"{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}"#);
+            if let Err(failure) = &mut scripted.result {
+                failure.headers = vec![("retry-after".to_owned(), if by_hand { "3600" } else { "5" }.to_owned())];
+            }
+            if call == 1 { scripted } else { Scripted::text("ok").after(Duration::from_secs(1)) }
+        })
+        .await;
+        let primary = integration("primary");
+        let first = stage.submit("code_review").await;
+        stage.until("silence", async |desk| desk.breakers().await.expect("breakers")[0].gate_closed).await;
+        if by_hand {
+            stage.desk.close_breaker(&primary, "ana", "they say they are well").await.expect("closed");
+        } else {
+            let mut others = Vec::new();
+            for n in 0..40 {
+                others.push(stage.submit_with("build", json!({ "n": n })).await);
+            }
+            for id in others.into_iter().chain([first]) {
+                assert_eq!(stage.ended(id).await.state, State::Done);
+            }
+        }
+        let now = stage.desk.now();
+        drop(stage.team);
+        let again = Team::builder(config())
+            .engine(Arc::new(stage.engine.reopened()))
+            .provider(Simulated::new(primary.clone(), |_, _| Scripted::text("ok")))
+            .clock(Clock::starting_at(now, 1.0))
+            .start()
+            .await
+            .expect("a team");
+        let gate = again.desk().breakers().await.expect("breakers").remove(0);
+        assert_eq!((gate.gate_closed, gate.ramp), (false, None), "by hand: {by_hand}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn draining_never_gives_a_payment_back_to_be_made_again() {
     // A charge was out when SIGTERM came; it was given back uncounted, and the next start charged the card again.

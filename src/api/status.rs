@@ -138,6 +138,7 @@ mod tests {
             failures: 5,
             threshold: 5,
             gate_closed,
+            ramp: None,
             parked: 12,
             why: "5 failures in 30s".to_owned(),
         }

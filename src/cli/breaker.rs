@@ -67,7 +67,11 @@ fn table(breakers: &[BreakerView]) -> String {
     let mut table = Table::new(&["INTEGRATION", "STATE", "UNTIL", "FAILURES", "PARKED", "WHY"]);
     for breaker in breakers {
         let until = breaker.until.filter(|until| *until > now());
-        let gate = if breaker.gate_closed { " (gate closed)" } else { "" };
+        let gate = match breaker.ramp {
+            _ if breaker.gate_closed => " (gate closed)".to_owned(),
+            Some(most) => format!(" (gate opens: {most} at once)"),
+            None => String::new(),
+        };
         table.row(&[
             breaker.integration.to_string(),
             format!("{}{gate}", breaker.state),

@@ -353,6 +353,7 @@ impl Desk {
             failures: guard.failures(now),
             threshold: guard.threshold(),
             gate_closed: guard.gate_until(now).is_some(),
+            ramp: guard.ramp(now),
             parked: parked as u64,
             why: guard.why().to_owned(),
         };
@@ -399,7 +400,12 @@ impl Desk {
     ) -> Result<BreakerView, DeskError> {
         let transitions = self.office.guards.with(integration, change).ok_or_else(|| no_integration(integration))?;
         // Said to be done when it is durable. Said again after an error, it changes nothing and is stored then.
+        let quiet = transitions.is_empty();
         self.office.announce(integration, transitions, Vec::new()).await?;
+        if quiet {
+            // The gate may have been opened, which is no event.
+            self.office.store_guard(integration, Vec::new()).await?;
+        }
         self.breaker(integration).await
     }
 

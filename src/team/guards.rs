@@ -48,6 +48,8 @@ struct Saved {
     /// What happened while the store took nothing: stored with the next save, in its order. No more than what was
     /// running then brings about, for nothing new is handed out, and what people do.
     owed: Vec<NewEvent>,
+    /// Is what is stored older than the guard itself, because the store took nothing?
+    behind: bool,
 }
 
 impl Guards {
@@ -74,7 +76,7 @@ impl Guards {
                 Some(snapshot) => Guard::restore(settings, snapshot),
                 None => Guard::new(settings),
             };
-            versions.insert(integration.clone(), tokio::sync::Mutex::new(Saved { version, owed: Vec::new() }));
+            versions.insert(integration.clone(), tokio::sync::Mutex::new(Saved { version, ..Saved::default() }));
             let watched = Watched { guard, budget: RetryBudget::new(RetryBudgetConfig::default()) };
             guards.insert(integration.clone(), Mutex::new(watched));
         }
@@ -150,7 +152,7 @@ impl Guards {
     ) -> Result<(), engine::Error> {
         let Some(saved) = self.saved.get(integration) else { return engine.publish(events, now).await };
         let mut saved = saved.lock().await;
-        let Saved { version, owed } = &mut *saved;
+        let Saved { version, owed, behind } = &mut *saved;
         let body = self.with(integration, |guard| serde_json::to_value(guard.snapshot()).unwrap_or(Value::Null));
         let document = |version: u64| Document {
             kind: BREAKER.to_owned(),
@@ -176,10 +178,12 @@ impl Guards {
         match result {
             Ok(()) => {
                 *version += 1;
+                *behind = false;
                 owed.clear();
                 Ok(())
             }
             Err(error) => {
+                *behind = true;
                 self.owing.store(true, Ordering::Relaxed);
                 Err(error)
             }
@@ -189,7 +193,7 @@ impl Guards {
     /// Is something of this one owed?
     async fn owes(&self, integration: &Integration) -> bool {
         match self.saved.get(integration) {
-            Some(saved) => !saved.lock().await.owed.is_empty(),
+            Some(saved) => saved.lock().await.behind,
             None => false,
         }
     }
@@ -274,17 +278,22 @@ impl Office {
             Report::Healthy | Report::Dropped => None,
         };
         let reported = self.guards.with(integration, |guard| {
-            let before = guard.gate_until(now);
+            let (before, stood_open) = (guard.gate_until(now), guard.gate_stands_open());
             let transitions = guard.report(permit, report, now);
-            (transitions, guard.gate_until(now).filter(|until| Some(*until) != before))
+            let closed = guard.gate_until(now).filter(|until| Some(*until) != before);
+            (transitions, closed, !stood_open && guard.gate_stands_open())
         });
-        let Some((transitions, closed)) = reported else { return };
+        let Some((transitions, closed, reopened)) = reported else { return };
         let asked = || match asked {
             Some(span) => format!("retry after {}", crate::time::format_duration(span)),
             None => "its limit is reached".to_owned(),
         };
         let closed = closed
             .map(|until| Happening::GateClosed { integration: integration.clone(), until, asked: asked() }.into());
+        if reopened && transitions.is_empty() {
+            // Nothing to tell anybody, but the next process must not begin with a gate that was closed long ago.
+            let _ = self.store_guard(integration, Vec::new()).await;
+        }
         let _ = self.announce(integration, transitions, closed.into_iter().collect()).await;
     }
 
@@ -310,11 +319,24 @@ impl Office {
                 why: transition.why,
             })
         }));
+        let saved = self.store_guard(integration, events).await;
+        self.kick();
+        saved
+    }
+
+    /// Stores a guard as it is now, and events with it.
+    ///
+    /// # Errors
+    /// As [`Office::announce`].
+    pub(crate) async fn store_guard(
+        &self,
+        integration: &Integration,
+        events: Vec<NewEvent>,
+    ) -> Result<(), engine::Error> {
         let saved = self.guards.save(&*self.engine, integration, events, self.now()).await;
         if let Err(error) = &saved {
             tracing::error!(%integration, error = error as &dyn std::error::Error, "a breaker's change could not be stored yet");
         }
-        self.kick();
         saved
     }
 

@@ -167,6 +167,9 @@ pub struct BreakerView {
     pub threshold: u32,
     /// Is its gate closed (Retry-After)?
     pub gate_closed: bool,
+    /// How many calls may be out at once while its gate opens step by step; none while it is closed or stands open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<u32>,
     /// How many tasks wait for it.
     pub parked: u64,
     /// Why it is as it is.

@@ -485,7 +485,8 @@ impl Stage {
 /// Is the provider held back, by a breaker or because it asked for silence? Then its work is to wait, restart or not.
 async fn held_back(client: &Client) -> bool {
     let breakers = client.get("/api/v1/breakers").await;
-    let well = |item: &serde_json::Value| item["state"] == "closed" && item["gate_closed"] != true;
+    let well =
+        |item: &serde_json::Value| item["state"] == "closed" && item["gate_closed"] != true && item["ramp"].is_null();
     let all_well = |said: &serde_json::Value| said["items"].as_array().is_some_and(|items| items.iter().all(well));
     !matches!(breakers, Ok((200, said)) if all_well(&said))
 }
