@@ -354,11 +354,14 @@ impl Record {
     #[must_use]
     pub fn was_cut_off(&self) -> bool {
         let mut counted = self.attempts.iter().filter(|attempt| attempt.end != Some(AttemptEnd::Released)).peekable();
-        let died = |attempt: &Attempt| {
-            let failure = attempt.failure.as_ref();
-            attempt.end == Some(AttemptEnd::Retry) && failure.is_some_and(|failure| failure.kind == Kind::ProcessDied)
-        };
-        self.generation == 1 && counted.peek().is_some() && counted.all(died)
+        self.generation == 1 && counted.peek().is_some() && counted.all(died_under)
+    }
+
+    /// When the delivery was begun that ended by a death of the process, if it is the last of this round that counts.
+    #[must_use]
+    pub fn cut_off_since(&self) -> Option<Timestamp> {
+        let last = self.attempts.iter().rev().find(|attempt| attempt.end != Some(AttemptEnd::Released))?;
+        (last.generation == self.generation && died_under(last)).then_some(last.started_at)
     }
 
     /// The latest failure known: of a delivery, or the one it was given up for without any.
@@ -443,6 +446,12 @@ impl Record {
         });
         event
     }
+}
+
+/// Did the process die under it, and is it to be tried again?
+fn died_under(attempt: &Attempt) -> bool {
+    let failure = attempt.failure.as_ref();
+    attempt.end == Some(AttemptEnd::Retry) && failure.is_some_and(|failure| failure.kind == Kind::ProcessDied)
 }
 
 /// Applies a command to a record: the changed record and its events, or why nothing changes.

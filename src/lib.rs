@@ -21,6 +21,7 @@
 
 // Files decide: in reading order.
 pub mod mutant;
+pub mod error_chain;
 pub mod time;
 pub mod spelling;
 pub mod visitor;

@@ -3,7 +3,8 @@
 //! One [`Queues`] holds what waits, by agent; engines keep it in memory beside the records and rebuild it at a start.
 //! Inside a class new work and work tried before are two lines, so that the retries of an outage never crowd out
 //! what was submitted meanwhile: at most one in five while both wait. New work goes in order of submission, however often
-//! it had to wait at a hold, was handed back or was cut off by a death of the process; a retry by when it was due.
+//! it had to wait at a hold, was handed back or was cut off by a death of the process; a retry by when it was due, or by
+//! when it was begun if it was cut off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -33,6 +34,8 @@ pub struct Entry {
     pub again: bool,
     /// When it was submitted.
     pub created_at: Timestamp,
+    /// When the delivery was begun that the process died under last, if nothing has befallen it since.
+    pub cut_off: Option<Timestamp>,
     /// When it may be claimed.
     pub due: Timestamp,
     /// When it need not be begun any more.
@@ -51,6 +54,7 @@ impl Entry {
                 integration: record.integration.clone(),
                 again: (record.attempt > 0 || record.generation > 1) && !record.was_cut_off(),
                 created_at: record.task.created_at,
+                cut_off: record.cut_off_since(),
                 due: record.due,
                 deadline: record.task.deadline,
             }),
@@ -58,9 +62,9 @@ impl Entry {
         }
     }
 
-    /// Since when it stands in one of the two lines: its place there.
-    fn since(&self, again: bool) -> Timestamp {
-        if again { self.due } else { self.created_at }
+    /// Since when it stands in its line: its place there. What was cut off was the next of all once, and is again.
+    fn since(&self) -> Timestamp {
+        if self.again { self.cut_off.unwrap_or(self.due) } else { self.created_at }
     }
 }
 
@@ -160,10 +164,11 @@ impl Queue {
         if let Some(deadline) = entry.deadline {
             self.deadlines.remove(&(deadline, seq));
         }
-        // From whichever line it stands in: a record that another version of this program wrote down may have entered the
-        // other one.
-        for again in [entry.again, !entry.again] {
-            self.take(seq, entry.since(again), (entry.priority, again), &entry.tenant, &entry.integration);
+        // From wherever it stands: a record that another version of this program wrote down may have entered another line,
+        // or the same at another place.
+        let places = [entry.cut_off.unwrap_or(entry.due), entry.due].map(|since| (true, since));
+        for (again, since) in places.into_iter().chain([(false, entry.created_at)]) {
+            self.take(seq, since, (entry.priority, again), &entry.tenant, &entry.integration);
         }
     }
 
@@ -185,7 +190,7 @@ impl Queue {
     fn wake(&mut self, now: Timestamp) {
         while let Some(first) = self.sleeping.first_entry().filter(|first| first.key().0 <= now) {
             let ((due, seq), entry) = first.remove_entry();
-            let key = (entry.since(entry.again), seq);
+            let key = (entry.since(), seq);
             self.lines
                 .entry((entry.priority, entry.again))
                 .or_default()
@@ -303,6 +308,7 @@ mod tests {
             integration: Integration::new("anthropic").expect("a name"),
             again: false,
             created_at: Timestamp::from_millis(due),
+            cut_off: None,
             due: Timestamp::from_millis(due),
             deadline: None,
         }
@@ -362,6 +368,17 @@ mod tests {
         entries[0].due = Timestamp::from_millis(9);
         assert_eq!(order(&entries, 9, &[]), [0, 1, 2]);
         assert_eq!(order(&entries, 8, &[]), [1, 2]);
+    }
+
+    /// Found by chaos: a retry that was cut off waited behind a backlog of new work that was there when it was begun, and
+    /// had been behind it then.
+    #[test]
+    fn a_retry_that_was_cut_off_has_its_place_back() {
+        let mut entries = [vec![entry(Priority::Normal, "", 5); 2], vec![entry(Priority::Normal, "", 1); 3]].concat();
+        entries[..2].iter_mut().for_each(|entry| entry.again = true);
+        assert_eq!(order(&entries, 5, &[]), [2, 3, 4, 0, 1], "by when they were due");
+        entries[1].cut_off = Some(Timestamp::from_millis(0));
+        assert_eq!(order(&entries, 5, &[]), [1, 2, 3, 4, 0]);
     }
 
     #[test]

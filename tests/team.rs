@@ -252,6 +252,20 @@ async fn five_failures_open_the_breaker_tasks_park_one_probe_closes_it() {
     assert!(!happened.iter().any(|what| matches!(what, Happening::DeadLettered { .. })));
 }
 
+/// From the permit to the settlement: a probe of an open breaker that finds it as it was is nobody's try.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_fails_is_given_back_uncounted() {
+    let mut strict = config();
+    strict.breaker = BreakerConfig { failures: 1, open_for: Duration::from_secs(60), ..BreakerConfig::default() };
+    strict.retry.max_deliveries = 2;
+    let stage = Stage::new(strict, |_, call| if call <= 3 { hiccup() } else { Scripted::text("ok") }).await;
+    let id = stage.submit("build").await;
+    let record = stage.ended(id).await;
+    let ends: Vec<_> = record.attempts.iter().filter_map(|attempt| attempt.end).collect();
+    assert_eq!(ends, [AttemptEnd::Retry, AttemptEnd::Released, AttemptEnd::Released, AttemptEnd::Done]);
+    assert_eq!((record.state, record.attempt, stage.primary.calls()), (State::Done, 2, 4));
+}
+
 #[tokio::test(start_paused = true)]
 async fn retry_after_holds_the_whole_team() {
     let stage = Stage::new(config(), |_, call| match call {
@@ -534,7 +548,7 @@ async fn a_gate_that_stands_open_again_stands_open_after_a_restart() {
             let mut scripted =
                 status(429, r#"{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}"#);
             if let Err(failure) = &mut scripted.result {
-                failure.headers = vec![("retry-after".to_owned(), if by_hand { "3600" } else { "5" }.to_owned())];
+                failure.headers = vec![("retry-after".to_owned(), if by_hand { "300" } else { "5" }.to_owned())];
             }
             if call == 1 { scripted } else { Scripted::text("ok").after(Duration::from_secs(1)) }
         })
@@ -619,7 +633,15 @@ async fn a_dead_prober_gives_its_place_back() {
 async fn work_of_an_agent_that_left_the_team_goes_to_others() {
     let stage = Stage::new(config(), |_, _| Scripted::text("never").after(Duration::from_secs(3000))).await;
     let id = stage.submit("code_review").await;
-    let (engine, now) = (Arc::clone(&stage.engine), stage.desk.now());
+    let other = stage.submit_with("code_review", json!({ "other": true })).await;
+    for running in [id, other] {
+        stage.until("begun", async |desk| desk.task(running).await.expect("a task").state == State::Running).await;
+    }
+    // Both places are taken: this one waits, and its time is over when the team is back.
+    let ask = NewTask::new(TaskType::new("code_review").expect("a name"), json!({ "late": true }));
+    let deadline = Some(stage.desk.now() + Duration::from_secs(10));
+    let late = stage.desk.submit(NewTask { deadline, ..ask }).await.expect("accepted").record.task.id;
+    let (engine, now) = (Arc::clone(&stage.engine), stage.desk.now() + Duration::from_secs(60));
     drop(stage.team);
     let mut smaller = config();
     smaller.agents.remove(&AgentName::new("cto").expect("a name"));
@@ -633,6 +655,8 @@ async fn work_of_an_agent_that_left_the_team_goes_to_others() {
         .expect("a team");
     let record = team.desk().wait(id).await.expect("an end");
     assert_eq!((record.state, record.agent.as_str()), (State::Done, "backend"));
+    let late = team.desk().wait(late).await.expect("an end");
+    assert_eq!(late.letter.expect("a letter").failure.kind, Kind::Deadline);
 }
 
 #[tokio::test(start_paused = true)]

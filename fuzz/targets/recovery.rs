@@ -129,12 +129,9 @@ async fn seen(engine: &Embedded) -> Result<Value, Error> {
 impl Left {
     fn open_damaged(&self, data: &[u8]) {
         let (mut db, mut log) = (self.db.clone(), self.log.clone());
-        // Where each is as it was written, up to here.
-        let mut sound = log.len();
         for step in data.chunks_exact(4).take(16) {
             let in_log = step[0] & 1 != 0;
             let file = if in_log { &mut log } else { &mut db };
-            let before = file.clone();
             let place = (usize::from(step[1]) << 8 | usize::from(step[2])) * 4 + usize::from(step[0] >> 6);
             let place = place % (file.len() + 1);
             match step[0] >> 1 & 7 {
@@ -145,10 +142,6 @@ impl Left {
                 4 => file.iter_mut().skip(place % 128).take(1).for_each(|byte| *byte = step[3]),
                 _ => file.iter_mut().skip(place).take(1).for_each(|byte| *byte = step[3]),
             }
-            if in_log {
-                let same = before.iter().zip(file.iter()).take_while(|(before, after)| before == after).count();
-                sound = sound.min(same);
-            }
         }
         for name in ["backstop.db-shm", "backstop.db-journal", "backstop.db.new", "lock"] {
             let _not_there = fs::remove_file(self.scratch.file(name));
@@ -157,7 +150,10 @@ impl Left {
         fs::write(self.scratch.file("backstop.db-wal"), &log).expect("written");
         let opened = Embedded::open(&self.scratch.0, at(10));
         match opened {
-            Ok(engine) => self.runtime.block_on(self.opened(&engine, (db == self.db).then_some(sound))),
+            Ok(engine) => {
+                let sound = (db == self.db).then(|| same_until(&log, &self.log));
+                self.runtime.block_on(self.opened(&engine, sound));
+            }
             Err(error) => {
                 named(&error);
                 assert!(db != self.db, "the file is sound and its log is none of its trouble: {error:?}");
@@ -196,6 +192,13 @@ impl Left {
         let closed = engine.close().await;
         assert!(closed.is_ok(), "{closed:?}");
     }
+}
+
+/// How far two are the same. Page by page: a comparison byte by byte is a fifth of what an execution takes.
+fn same_until(a: &[u8], b: &[u8]) -> usize {
+    let pages = a.chunks(4096).zip(b.chunks(4096)).take_while(|(a, b)| a == b);
+    let whole = pages.map(|(page, _)| page.len()).sum();
+    whole + a[whole..].iter().zip(&b[whole..]).take_while(|(a, b)| a == b).count()
 }
 
 /// Whoever reads it knows which file to look at. A thread that panicked would answer that the store is closed.

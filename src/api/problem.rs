@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::engine;
+use crate::error_chain::in_full;
 use crate::ledger::Refused;
 use crate::task::TaskError;
 use crate::team::desk::{DeskError, FieldProblem};
@@ -158,13 +159,10 @@ impl From<TaskError> for Problem {
 
 impl From<engine::Error> for Problem {
     fn from(error: engine::Error) -> Self {
-        use std::error::Error as _;
-
         use engine::Error as E;
         let said = error.to_string();
         // What the system said is the half an operator needs: the disk is full, or the disk is broken.
-        let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-        let whole = causes.fold(said.clone(), |said, cause| format!("{said}: {cause}"));
+        let whole = in_full(&error);
         let conflict = |slug, title| Self::new(StatusCode::CONFLICT, slug, title, said.clone());
         match error {
             E::Refused(refused) => Self::from(refused),

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::Error;
 use crate::api::problem::{PROBLEM_JSON, Problem};
+use crate::error_chain::in_full;
 
 /// A team, by the address of its API.
 #[derive(Clone, Debug)]
@@ -53,19 +54,25 @@ impl Client {
         if let Some(http) = self.http.get() {
             return Ok(http);
         }
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .read_timeout(Duration::from_secs(60))
-            .redirect(reqwest::redirect::Policy::none());
         // A proxy of the environment is for the internet, never for this machine.
-        if self.base.host_str().is_some_and(|host| matches!(host, "localhost" | "[::1]") || host.starts_with("127.")) {
-            builder = builder.no_proxy();
-            // Nobody has to prove who they are over plain HTTP: the system's certificates need not be read.
-            if self.base.scheme() == "http" {
-                builder = builder.tls_certs_only([]);
-            }
-        }
-        let http = builder.build().map_err(|error| no_address(self.base.as_str(), &error.to_string()))?;
+        let here = |host| matches!(host, "localhost" | "[::1]") || str::starts_with(host, "127.");
+        let here = self.base.host_str().is_some_and(here);
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .connect_timeout(Duration::from_secs(5))
+                .read_timeout(Duration::from_secs(60))
+                .redirect(reqwest::redirect::Policy::none());
+            if here { builder.no_proxy() } else { builder }
+        };
+        // Nobody has to prove who they are over plain HTTP: the system's certificates need not be read, or be there.
+        let without = || builder().tls_certs_only([]).build();
+        let built = match (self.base.scheme(), here) {
+            ("http", true) => without(),
+            // A proxy may be asked by HTTPS: with certificates where there are any.
+            ("http", false) => builder().build().or_else(|_| without()),
+            _ => builder().build(),
+        };
+        let http = built.map_err(|error| no_address(self.base.as_str(), &in_full(&error)))?;
         Ok(self.http.get_or_init(|| http))
     }
 

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::check::env;
 use super::{Context, Error};
+use crate::error_chain::in_full;
 use crate::sim::demo;
 
 /// Take a team through an LLM outage, in this process, without a key.
@@ -69,14 +70,6 @@ fn not_shown(error: demo::Error) -> Error {
     match error {
         demo::Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => Error::Stdout(source),
         error @ (demo::Error::Speed(_) | demo::Error::NotEmpty(_) | demo::Error::NoDemo(_)) => usage(error),
-        error => {
-            let mut message = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                message.push_str(&format!(": {cause}"));
-                source = cause.source();
-            }
-            Error::Failed { message, next: Some("backstop demo --seed 7 --plain".to_owned()) }
-        }
+        error => Error::Failed { message: in_full(&error), next: Some("backstop demo --seed 7 --plain".to_owned()) },
     }
 }

@@ -7,6 +7,7 @@ use comfy_table::{ContentArrangement, presets};
 use serde_json::Value;
 
 use super::Error;
+use crate::error_chain::in_full;
 use crate::task::TaskId;
 use crate::time::{Timestamp, format_duration};
 
@@ -119,12 +120,7 @@ impl Output {
 
     /// An error, and a command to try.
     pub fn error(&self, error: &Error) {
-        let mut text = visible_lines(&error.to_string());
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            let _ = write!(text, ": {}", visible(&cause.to_string()));
-            source = cause.source();
-        }
+        let text = visible_lines(&in_full(error));
         let mark = if self.color { "\u{1b}[31merror:\u{1b}[0m" } else { "error:" };
         let mut stderr = io::stderr().lock();
         let _ = writeln!(stderr, "{mark} {text}");

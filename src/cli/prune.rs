@@ -11,6 +11,7 @@ use super::output::details;
 use super::{Context, Error, actor, now};
 use crate::engine::Engine;
 use crate::engine::embedded::Embedded;
+use crate::error_chain::in_full;
 use crate::retention::{KEY_RETENTION, Pruned, Retention};
 use crate::team::retention::{Round, round};
 use crate::time::{format_duration, parse_duration};
@@ -123,11 +124,5 @@ impl Prune {
 }
 
 fn failed(error: &dyn std::error::Error) -> Error {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    Error::Failed { message, next: Some("backstop prune --dry-run".to_owned()) }
+    Error::Failed { message: in_full(error), next: Some("backstop prune --dry-run".to_owned()) }
 }

@@ -16,6 +16,7 @@ use crate::api::{self, guard};
 use crate::config::Config;
 use crate::definitions::{self, Purpose};
 use crate::engine::embedded::Embedded;
+use crate::error_chain::in_full;
 use crate::team::Team;
 
 /// Run the team of a directory until told to stop.
@@ -130,12 +131,7 @@ async fn start_team(config: Config, data: &Path) -> Result<Running, Error> {
 }
 
 fn not_started(error: &dyn std::error::Error, data: &Path) -> Error {
-    let mut message = format!("the team was not started: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
+    let message = format!("the team was not started: {}", in_full(error));
     let next = format!("backstop up --data {}-2", data.display());
     let in_use = message.contains("in use by another backstop process");
     Error::Config { message, next: Some(if in_use { next } else { "backstop check".to_owned() }) }

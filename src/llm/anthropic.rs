@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::calling::{self, Called};
 use super::sse::Event;
-use super::wire::{self, Answer, Outgoing, Reader, Step, Trouble};
+use super::wire::{self, Answer, Object, Outgoing, Reader, Step, Trouble};
 use super::{Message, Opaque, Request, ToolCall, ToolResult};
 use crate::cause::Usage;
 use crate::config::ProviderConfig;
@@ -182,7 +182,7 @@ impl Messages {
 struct Plain<'a> {
     r#type: &'a str,
     #[serde(borrow)]
-    delta: PlainDelta<'a>,
+    delta: Object<PlainDelta<'a>>,
     #[serde(default, rename = "index")]
     _index: IgnoredAny,
 }
@@ -197,7 +197,7 @@ struct PlainDelta<'a> {
 
 /// The words of such an event.
 fn plain(data: &str) -> Option<Cow<'_, str>> {
-    let Plain { r#type, delta, .. } = serde_json::from_str(data).ok()?;
+    let Object(Plain { r#type, delta: Object(delta), .. }) = serde_json::from_str(data).ok()?;
     (r#type == "content_block_delta" && delta.r#type == "text_delta").then_some(delta.text)
 }
 
@@ -285,6 +285,8 @@ mod tests {
             (r#"{"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"{"}}"#, false),
             (r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"x"},"error":{"type":"x"}}"#, false),
             (r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"x"}"#, false),
+            (r#"{"type":"content_block_delta","delta":["text_delta","x"]}"#, false),
+            (r#"["content_block_delta",{"type":"text_delta","text":"x"},0]"#, false),
         ] {
             assert_eq!(plain(event).is_some(), is_plain, "{event}");
             if !is_plain {

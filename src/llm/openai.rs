@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::calling::{self, Called};
 use super::sse::Event;
-use super::wire::{self, Answer, Outgoing, Reader, Step, Trouble};
+use super::wire::{self, Answer, Object, Outgoing, Reader, Step, Trouble};
 use super::{Message, Request, ToolCall};
 use crate::cause::Usage;
 use crate::config::ProviderConfig;
@@ -161,16 +161,16 @@ impl Completions {
 
     /// Takes up a chunk that is a piece of text and nothing else. Returns bytes of content; none: it is more than that.
     fn take_plain(&mut self, data: &str) -> Option<usize> {
-        let plain: Plain<'_> = serde_json::from_str(data).ok()?;
+        let Object(plain): Object<Plain<'_>> = serde_json::from_str(data).ok()?;
         if plain.object.is_some_and(|object| object != "chat.completion.chunk") {
             return None;
         }
         if let Some(model) = plain.model.filter(|model| !model.is_empty() && *model != self.answer.model) {
             model.clone_into(&mut self.answer.model);
         }
-        let [choice] = plain.choices;
-        self.answer.text.push_str(&choice.delta.content);
-        Some(choice.delta.content.len())
+        let [Object(PlainChoice { delta: Object(delta), .. })] = plain.choices;
+        self.answer.text.push_str(&delta.content);
+        Some(delta.content.len())
     }
 
     fn content(&mut self, piece: &Value) -> usize {
@@ -237,7 +237,7 @@ struct Plain<'a> {
     object: Option<&'a str>,
     model: Option<&'a str>,
     #[serde(borrow)]
-    choices: [PlainChoice<'a>; 1],
+    choices: [Object<PlainChoice<'a>>; 1],
     #[serde(default, rename = "id")]
     _id: IgnoredAny,
     #[serde(default, rename = "created")]
@@ -254,7 +254,7 @@ struct Plain<'a> {
 #[serde(deny_unknown_fields)]
 struct PlainChoice<'a> {
     #[serde(borrow)]
-    delta: PlainDelta<'a>,
+    delta: Object<PlainDelta<'a>>,
     #[serde(default, rename = "index")]
     _index: IgnoredAny,
     #[serde(default, rename = "logprobs")]
@@ -384,6 +384,9 @@ mod tests {
             (r#"{"choices":[{"delta":{"content":[{"type":"text","text":"x"}]}}]}"#, false),
             (r#"{"choices":[{"delta":{"content":"x"}},{"delta":{"content":"y"}}]}"#, false),
             (r#"{"choices":[]}"#, false),
+            (r#"{"choices":[[{"content":"x"}]]}"#, false),
+            (r#"{"choices":[{"delta":["x"]}]}"#, false),
+            (r#"[null,null,[{"delta":{"content":"x"}}]]"#, false),
             (r#"{"choices":[{"delta":{"content":"x"}}"#, false),
         ] {
             assert_eq!(Completions::of("openai").take_plain(chunk).is_some(), plain, "{chunk}");

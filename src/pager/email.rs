@@ -12,6 +12,7 @@ use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Channel, Error, Receipt, Sending, details};
+use crate::error_chain::in_full;
 use crate::incident::{Page, visible};
 
 /// Writes to a list of people through one server.
@@ -93,12 +94,7 @@ impl Email {
 
     /// 5xx is for good, everything else may pass. The server's words are kept, our credentials are not.
     fn refused(&self, error: &lettre::transport::smtp::Error) -> Error {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            text.push_str(&format!(": {cause}"));
-            source = cause.source();
-        }
+        let mut text = in_full(error);
         for secret in &self.secrets {
             text = text.replace(secret, "[secret]");
         }

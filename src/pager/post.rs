@@ -6,6 +6,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
 
 use super::{Error, Receipt, details};
+use crate::error_chain::in_full;
 use crate::incident::visible;
 
 /// The most bytes of an answer that are read.
@@ -37,7 +38,7 @@ impl Post {
             .retry(reqwest::retry::never())
             .user_agent(concat!("backstop/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|why| Error::never(channel, format!("no HTTP client: {}", chain(&why))))?;
+            .map_err(|why| Error::never(channel, format!("no HTTP client: {}", in_full(&why))))?;
         Ok(Self { channel, client, url, secret: secret.to_owned() })
     }
 
@@ -51,7 +52,7 @@ impl Post {
         let request = self.client.post(self.url.clone()).headers(headers).body(body);
         let mut answer = match request.send().await {
             Ok(answer) => answer,
-            Err(error) => return Err(Error::later(self.channel, self.clean(&chain(&error.without_url())))),
+            Err(error) => return Err(Error::later(self.channel, self.clean(&in_full(&error.without_url())))),
         };
         let status = answer.status();
         let retry_after_s = answer
@@ -84,15 +85,4 @@ impl Post {
         let text = if self.secret.is_empty() { text.to_owned() } else { text.replace(&self.secret, "[secret]") };
         details::cut(&visible(&text), 300)
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }

@@ -347,7 +347,7 @@ impl Work {
                 match (failure.sent, concern) {
                     (false, Concern::Model) => lent.report(Report::Dropped).await,
                     (true, Concern::Model) => lent.report(Report::Healthy).await,
-                    (_, Concern::Delivery) => lent.report(Report::Failed(&judged)).await,
+                    (_, Concern::Delivery) => self.failed(lent, &judged).await,
                 }
                 match () {
                     () if for_the_model => Ok(()),
@@ -522,7 +522,7 @@ impl Work {
             Err(failure) => {
                 let cause = Cause::Tool(failure);
                 let judged = self.judged(&cause);
-                lent.report(Report::Failed(&judged)).await;
+                self.failed(lent, &judged).await;
                 let outcome = Outcome::Failed { failure: judged, usage: Default::default(), micro_usd: None };
                 self.conclude(step, outcome, 0);
                 self.write(Vec::new(), Vec::new()).await?;

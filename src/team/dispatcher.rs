@@ -265,9 +265,12 @@ impl Dispatcher {
             agent: Some(agent.clone()),
             ..Filter::default()
         };
+        // What is past its deadline ends for that, whoever was to do it.
+        let now = self.0.now();
+        let in_time = |record: &Record| record.task.deadline.is_none_or(|deadline| deadline > now);
         // Agents that are in the team no more: their work goes to others, or to the dead letter queue.
         for name in agents.iter().filter(|name| !self.0.seats.contains_key(*name)) {
-            for record in self.all(waiting(name)).await? {
+            for record in self.all(waiting(name)).await?.into_iter().filter(in_time) {
                 let cause = Cause::NoAgent { wanted: name.to_string() };
                 self.give_up(&record, cause, "its agent is not in the team any more").await?;
             }
@@ -276,7 +279,7 @@ impl Dispatcher {
             if seat.condition() != AgentState::CrashLoop {
                 continue;
             }
-            for record in self.all(waiting(name)).await? {
+            for record in self.all(waiting(name)).await?.into_iter().filter(in_time) {
                 let detail = format!("{name} is in a crash loop: {}", seat.view().last_death.unwrap_or_default());
                 let cause = Cause::Crash(Crash { how: Death::StartFailed, detail });
                 // What a peer can take over never died of it, and nobody is woken.

@@ -82,7 +82,7 @@ pub(crate) struct Work {
     pub(crate) progress: Arc<AtomicI64>,
     /// Was the first thing this delivery does begun?
     begun: bool,
-    /// Was the call made last a probe of an open breaker?
+    /// Was the call that failed last a probe of an open breaker?
     pub(super) probe: bool,
 }
 
@@ -180,7 +180,7 @@ impl Work {
                 let server = failure.tool.server.clone();
                 let lent = self.admit(&server).await?;
                 let cause = Cause::Tool(failure);
-                lent.report(Report::Failed(&self.judged(&cause))).await;
+                self.failed(lent, &self.judged(&cause)).await;
                 Err(Tried::Failed(cause))
             }
         }
@@ -192,7 +192,7 @@ impl Work {
         self.office.guards.came(self.record.task.id, self.record.fence);
         match admission {
             Some(Admitted::Through(lent)) => {
-                self.probe = lent.is_of_breaker();
+                self.probe = false;
                 Ok(lent)
             }
             Some(Admitted::Held { why, until }) => {
@@ -200,6 +200,12 @@ impl Work {
             }
             None => Err(Tried::Failed(Cause::Unknown { detail: format!("{integration} has no guard") })),
         }
+    }
+
+    /// A call that was let through failed: its guard is told, and whoever settles the delivery what kind of call it was.
+    pub(super) async fn failed(&mut self, lent: Lent, failure: &Failure) {
+        self.probe = lent.is_of_breaker();
+        lent.report(Report::Failed(failure)).await;
     }
 
     async fn ask(&mut self, stand: Stand, toolbox: &Toolbox) -> Result<(), Tried> {
@@ -287,7 +293,7 @@ impl Work {
                 self.conclude(step, Outcome::Failed { failure: judged.clone(), usage, micro_usd }, counted);
                 reserved.settle(counted);
                 match judgement {
-                    Judgement::Failed(_) => lent.report(Report::Failed(&judged)).await,
+                    Judgement::Failed(_) => self.failed(lent, &judged).await,
                     Judgement::Cancelled | Judgement::Continue => lent.report(Report::Dropped).await,
                 }
                 Err(Tried::Failed(cause))

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::cli::output::Table;
 use crate::cli::{Context, Error};
+use crate::error_chain::in_full;
 use crate::sim::fuzz::{Coverage, Drawn, Verdict, draw, file, hush, shrink};
 use crate::sim::invariants::Violation;
 
@@ -190,13 +191,7 @@ fn replayed(context: &Context, drawn: &Drawn, path: &str) -> Result<(), Error> {
 }
 
 fn chain(error: &file::Error) -> Error {
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        message.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    Error::Failed { message, next: None }
+    Error::Failed { message: in_full(error), next: None }
 }
 
 /// Does the simulation find the bugs that are seeded for it?

@@ -17,6 +17,7 @@ use super::output::Table;
 use super::{Context, Error};
 use crate::assertion::Assertion;
 use crate::definitions::{self, LoadedScenario, Problems};
+use crate::error_chain::in_full;
 use crate::scenario::TeamSource;
 use crate::sim::library;
 use crate::sim::play::{self, Run};
@@ -154,13 +155,7 @@ fn not_played(error: &play::Error, again: &dyn Fn(u64) -> String) -> Error {
         | play::Error::Task(_)
         | play::Error::SameWire { .. } => "backstop sim ls".to_owned(),
     };
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        message.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    Error::Failed { message, next: Some(next) }
+    Error::Failed { message: in_full(error), next: Some(next) }
 }
 
 /// Writes a file of ours whole.

@@ -21,6 +21,7 @@ use crate::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
 use crate::journal::{Ask, Entry, Intent, Line, Outcome, Purpose, Replied};
 use crate::ledger::{Command, Record, Refused, State};
 use crate::query::{Filter, PAGE_MAX, PageAsk};
+use crate::queue::FRESH_BETWEEN_RETRIES;
 use crate::task::{AgentName, Effect, IdempotencyKey, Integration, Priority, Task, TaskId, TaskType};
 use crate::time::Timestamp;
 
@@ -308,6 +309,28 @@ async fn cut_off(site: &mut dyn Site) {
     let other = engine.lease(ask(1, 1), at(41)).await.expect("leased");
     assert!(!ids(&running).contains(&other[0].task.id), "not due yet");
     assert_eq!(ids(&engine.lease(ask(1, 2), at(42)).await.expect("leased")), ids(&running));
+    // A retry: when it was begun nobody stood before it, and of what was submitted since no more than the share that is
+    // due to new work.
+    drop(engine);
+    let engine = site.open(at(50));
+    let agent = agent("coo");
+    let ask = LeaseAsk { agent: agent.clone(), ..ask(1, 1) };
+    let of = |n, now| Task { agent: agent.clone(), ..task(n, now) };
+    let id = submit(&*engine, of(21, at(51)), at(51)).await.task.id;
+    for (begun, ended, due, kind) in [(52, 53, 54, Kind::Timeout), (55, 62, 70, Kind::ProcessDied)] {
+        let record = engine.lease(ask.clone(), at(begun)).await.expect("leased").remove(0);
+        let failure = failure(Class::Transient, kind, "gone");
+        let settlement = Settlement::Retry { due: at(due), failure, amendment: None };
+        let command = Command::Lapse { fence: record.fence, settlement, spent: Spent::default() };
+        engine.command(id, command, at(ended)).await.expect("lapsed");
+    }
+    for n in 22..=29 {
+        submit(&*engine, of(n, at(62)), at(62)).await;
+    }
+    drop(engine);
+    let engine = site.open(at(63));
+    let ask = LeaseAsk { slots: FRESH_BETWEEN_RETRIES + 1, ..ask };
+    assert!(ids(&engine.lease(ask, at(70)).await.expect("leased")).contains(&id));
 }
 
 /// What was handed back or waited at a hold goes before what was submitted later, whenever it is due.

@@ -18,6 +18,7 @@ use reqwest::Url;
 use super::house::{Fate, House, Sent};
 use super::serve::{Call, body, broken, ping, reset, send, until_ping};
 use crate::config::Wire;
+use crate::error_chain::in_full;
 use crate::sim::heard::Incoming;
 use crate::sim::script::{Behaviour, Cue};
 use crate::sim::wire::{self, Complaint, Draw, End};
@@ -194,23 +195,13 @@ pub(super) async fn forward(
         Err(error) => {
             // The address may hold a key.
             let error = error.without_url();
-            tracing::warn!(error = %chain(&error), "the upstream did not answer");
+            tracing::warn!(error = %in_full(&error), "the upstream did not answer");
             let outgoing =
                 wire::complain(wire, draw, Complaint::BadGateway("backstop outage: the upstream did not answer"));
             house.remember(at, wire, incoming, fate, Sent::from(&outgoing));
             send(house, wire, outgoing)
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 /// The upstream's answer: status, headers, and the body as it comes.

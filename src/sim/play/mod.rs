@@ -37,6 +37,7 @@ use crate::config::{Config, Wire};
 use crate::definitions::LoadedScenario;
 use crate::engine::memory::Memory;
 use crate::engine::{self, Engine};
+use crate::error_chain::in_full;
 use crate::event::Event;
 use crate::incident::Incident;
 use crate::journal::Step;
@@ -530,21 +531,6 @@ impl<'a> Director<'a> {
             hash,
         })
     }
-}
-
-/// An error with what is behind it, as the command line says it.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Has every provider ask the outage server, with a key it does not look at.
