@@ -2,14 +2,13 @@
 
 use std::error::Error;
 
-/// What it says, then what each of its causes says that was not said yet: wrappers often repeat what they wrap.
+/// What it says, then what each of its causes says that was not said just before: wrappers often repeat what they wrap.
 #[must_use]
 pub fn in_full(error: &dyn Error) -> String {
     let mut text = error.to_string();
     for cause in std::iter::successors(error.source(), |cause| (*cause).source()) {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
+        let more = format!(": {cause}");
+        if !format!(": {text}").ends_with(&more) {
             text.push_str(&more);
         }
     }
@@ -33,5 +32,6 @@ mod tests {
         assert_eq!(in_full(&*chain(&["it failed"])), "it failed");
         assert_eq!(in_full(&*chain(&["it failed", "no room", "no room", "errno 28"])), "it failed: no room: errno 28");
         assert_eq!(in_full(&*chain(&["it failed: no room", "no room"])), "it failed: no room");
+        assert_eq!(in_full(&*chain(&["errno 28", "errno 2"])), "errno 28: errno 2");
     }
 }

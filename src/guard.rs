@@ -12,17 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::breaker::{Breaker, BreakerConfig, BreakerState, CallEnd, Memory, Ticket};
 use crate::delivery::Hold;
 use crate::failure::{Failure, Kind, Origin, Signal};
+use crate::gate::{Gate, Place};
 use crate::mutant;
 use crate::time::Timestamp;
 
-/// The first wait at a gate when the other side is busy but names no time; doubled for each time in a row.
-const BUSY_FIRST: Duration = Duration::from_secs(1);
-/// The longest wait at a gate when the other side names no time.
-const BUSY_MAX: Duration = Duration::from_secs(60);
-/// The longest silence that is believed; past it, a probe.
-const SILENCE_MAX: Duration = Duration::from_secs(24 * 3_600);
-/// With so many calls out at once and well, the gate stands open.
-const RAMP_TOP: u32 = 16;
 /// When to look again while the probes or the places of the ramp are taken.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// When to look again at an integration that waits for a person.
@@ -200,7 +193,7 @@ impl Guard {
         match self.peek(now) {
             Stance::Held { why, until } => return Admission::Held { why, until: later(until, now, roll) },
             Stance::Probing { free: 0 } => {
-                let why = if self.gate.until.is_some() { Hold::Gate } else { Hold::BreakerOpen };
+                let why = if !self.gate.stands_open() { Hold::Gate } else { Hold::BreakerOpen };
                 return Admission::Held { why, until: later(now + LOOK_AGAIN, now, roll) };
             }
             Stance::Probing { .. } | Stance::Free => {}
@@ -208,7 +201,7 @@ impl Guard {
         match self.breaker.acquire(now) {
             Some(ticket) => {
                 let place = self.gate.take_place(now, self.lease());
-                let first = place.is_some() && self.gate.limit == 1;
+                let first = place.is_some() && self.gate.goes_alone();
                 Admission::Go(Permit { ticket, place, first, since: now })
             }
             None => Admission::Held { why: Hold::BreakerOpen, until: later(now + LOOK_AGAIN, now, roll) },
@@ -279,7 +272,7 @@ impl Guard {
     pub fn close(&mut self, why: &str, now: Timestamp) -> Vec<Transition> {
         self.breaker.reset(now);
         self.by_person = false;
-        self.gate = Gate { generation: self.gate.generation + 1, ..Gate::new() };
+        self.gate.open();
         why.clone_into(&mut self.why);
         self.changes(now)
     }
@@ -332,19 +325,21 @@ impl Guard {
     /// Until when the gate is closed, if it is.
     #[must_use]
     pub fn gate_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.gate.until.filter(|until| now < *until)
+        self.gate.closed_until(now)
     }
 
-    /// How many calls may be out at once while the gate opens step by step; `None`: it is closed, or stands open.
+    /// How many calls may be out at once while the gate opens step by step; `None`: it, or the breaker, lets nobody pass, or
+    /// it stands open.
     #[must_use]
     pub fn ramp(&self, now: Timestamp) -> Option<u32> {
-        self.gate.until.filter(|until| *until <= now).map(|_| self.gate.limit)
+        let shut = matches!(self.state(now), BreakerState::Open | BreakerState::ForcedOpen);
+        self.gate.ramp(now).filter(|_| !shut)
     }
 
     /// Does the gate let everybody pass, uncounted?
     #[must_use]
     pub const fn gate_stands_open(&self) -> bool {
-        self.gate.until.is_none()
+        self.gate.stands_open()
     }
 
     /// Why it last changed, for people; empty when it never did.
@@ -386,106 +381,6 @@ fn judged(failure: &Failure) -> (CallEnd, Manners) {
 fn later(until: Timestamp, now: Timestamp, roll: f64) -> Timestamp {
     let spread = (now.until(until) / 10).clamp(LOOK_AGAIN, Duration::from_secs(30));
     until + spread.mul_f64(roll.clamp(0.0, 1.0))
-}
-
-/// Open, closed until a time, or letting more and more pass.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Gate {
-    /// Closed until then; a ramp after that. `None`: open.
-    until: Option<Timestamp>,
-    /// How often in a row it was closed.
-    strikes: u32,
-    /// Grows with every closing: what was let through before says nothing about after.
-    generation: u64,
-    /// How many may be out at once on the ramp.
-    limit: u32,
-    /// How many have ended well since the limit was last raised.
-    well: u32,
-    /// Calls of the ramp that are out.
-    #[serde(skip)]
-    out: Vec<(u64, Timestamp)>,
-    numbers: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Place {
-    generation: u64,
-    number: u64,
-}
-
-impl Gate {
-    const fn new() -> Self {
-        Self { until: None, strikes: 0, generation: 0, limit: 1, well: 0, out: Vec::new(), numbers: 0 }
-    }
-
-    /// `None`: the gate is open, nobody counts.
-    fn free_places(&self, now: Timestamp, lease: Duration) -> Option<u32> {
-        self.until?;
-        let out = self.out.iter().filter(|(_, since)| lease.is_zero() || now.since(*since) < lease).count();
-        Some(self.limit.saturating_sub(u32::try_from(out).unwrap_or(u32::MAX)))
-    }
-
-    fn take_place(&mut self, now: Timestamp, lease: Duration) -> Option<Place> {
-        self.until?;
-        self.out.retain(|(_, since)| lease.is_zero() || now.since(*since) < lease);
-        self.numbers += 1;
-        self.out.push((self.numbers, now));
-        Some(Place { generation: self.generation, number: self.numbers })
-    }
-
-    fn renew(&mut self, place: Option<Place>, now: Timestamp) {
-        let Some(place) = place.filter(|place| place.generation == self.generation) else { return };
-        for (number, since) in &mut self.out {
-            if *number == place.number {
-                *since = now;
-            }
-        }
-    }
-
-    /// Gives a place back; `true` when it was one of the present ramp.
-    fn give_back(&mut self, place: Option<Place>) -> bool {
-        let Some(place) = place.filter(|place| place.generation == self.generation) else { return false };
-        let before = self.out.len();
-        self.out.retain(|(number, _)| *number != place.number);
-        self.out.len() < before
-    }
-
-    fn well(&mut self, place: Option<Place>) {
-        if !self.give_back(place) {
-            return;
-        }
-        self.well += 1;
-        if self.well >= self.limit {
-            self.well = 0;
-            self.limit *= 2;
-        }
-        if self.limit > RAMP_TOP {
-            *self = Self { generation: self.generation, numbers: self.numbers, ..Self::new() };
-        }
-    }
-
-    /// Closes it for as long as was asked; where nobody said, by a guess that grows, which ends with the breaker's own
-    /// period (`open_until`): how often a dead integration is looked at is the operator's word, and no guess delays it.
-    fn close(&mut self, place: Option<Place>, hint: Option<Duration>, open_until: Option<Timestamp>, now: Timestamp) {
-        let of_this_ramp = self.give_back(place);
-        let closed = self.until.is_some_and(|until| now < until);
-        // A hundred calls that were out together and all hear "busy" are one strike, not a hundred.
-        if self.until.is_none() || of_this_ramp {
-            self.strikes = self.strikes.saturating_add(1);
-        } else if closed && hint.is_none() {
-            return;
-        }
-        let doublings = self.strikes.saturating_sub(1).min(16);
-        let busy = BUSY_FIRST.saturating_mul(1 << doublings).min(BUSY_MAX);
-        let hint = if mutant::on("retry-after-undercut") { hint.map(|hint| hint / 2) } else { hint };
-        let guess = open_until.map_or(now + busy, |open| open.min(now + busy));
-        let until = hint.map_or(guess, |hint| now + hint.min(SILENCE_MAX));
-        self.until = Some(self.until.map_or(until, |before| before.max(until)));
-        self.generation += 1;
-        self.limit = 1;
-        self.well = 0;
-        self.out.clear();
-    }
 }
 
 #[cfg(test)]

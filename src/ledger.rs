@@ -108,6 +108,10 @@ pub struct Record {
     pub fence: u64,
     /// When it may next be claimed.
     pub due: Timestamp,
+    /// Since when it stands in line, where that is earlier than `due`: when it was due before a hold, a stop or a death of the
+    /// process moved that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
     /// Who holds it, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
@@ -317,6 +321,7 @@ impl Record {
             attempt: 0,
             fence: 0,
             due: now,
+            since: None,
             lease: None,
             parking: None,
             amendments: Vec::new(),
@@ -354,14 +359,11 @@ impl Record {
     #[must_use]
     pub fn was_cut_off(&self) -> bool {
         let mut counted = self.attempts.iter().filter(|attempt| attempt.end != Some(AttemptEnd::Released)).peekable();
-        self.generation == 1 && counted.peek().is_some() && counted.all(died_under)
-    }
-
-    /// When the delivery was begun that ended by a death of the process, if it is the last of this round that counts.
-    #[must_use]
-    pub fn cut_off_since(&self) -> Option<Timestamp> {
-        let last = self.attempts.iter().rev().find(|attempt| attempt.end != Some(AttemptEnd::Released))?;
-        (last.generation == self.generation && died_under(last)).then_some(last.started_at)
+        let died = |attempt: &Attempt| {
+            let failure = attempt.failure.as_ref();
+            attempt.end == Some(AttemptEnd::Retry) && failure.is_some_and(|failure| failure.kind == Kind::ProcessDied)
+        };
+        self.generation == 1 && counted.peek().is_some() && counted.all(died)
     }
 
     /// The latest failure known: of a delivery, or the one it was given up for without any.
@@ -387,7 +389,7 @@ impl Record {
         let waiting = self.parking.as_ref().filter(|parking| parking.why != Hold::Paused);
         let since = waiting.map_or(now, |parking| parking.since);
         self.state = State::Parked;
-        self.due = until;
+        self.waits_until(until);
         self.parking = Some(Parking { why, integration: integration.clone(), since });
         self.event(Happening::Parked {
             agent: self.agent.clone(),
@@ -398,10 +400,22 @@ impl Record {
         })
     }
 
+    /// Through nothing it did: it keeps its place in the line.
+    fn waits_until(&mut self, due: Timestamp) {
+        self.since.get_or_insert(self.due);
+        self.due = due;
+    }
+
+    /// It stands in line anew from then on.
+    fn due_anew(&mut self, due: Timestamp) {
+        self.since = None;
+        self.due = due;
+    }
+
     fn send_again(&mut self, due: Timestamp, now: Timestamp) {
         self.generation += 1;
         self.attempt = 0;
-        self.due = due;
+        self.due_anew(due);
         self.state = if due <= now { State::Ready } else { State::Scheduled };
         self.parking = None;
         self.ended_at = None;
@@ -420,7 +434,7 @@ impl Record {
     ) -> NewEvent {
         let first_at = self.letter.as_ref().map_or(now, |letter| letter.first_at);
         self.state = State::Dead;
-        self.due = now;
+        self.due_anew(now);
         self.parking = None;
         self.ended_at = Some(now);
         let event = self.event(Happening::DeadLettered {
@@ -446,12 +460,6 @@ impl Record {
         });
         event
     }
-}
-
-/// Did the process die under it, and is it to be tried again?
-fn died_under(attempt: &Attempt) -> bool {
-    let failure = attempt.failure.as_ref();
-    attempt.end == Some(AttemptEnd::Retry) && failure.is_some_and(|failure| failure.kind == Kind::ProcessDied)
 }
 
 /// Applies a command to a record: the changed record and its events, or why nothing changes.
@@ -641,7 +649,11 @@ fn settled(record: &mut Record, settlement: Settlement, spent: Spent, now: Times
         Settlement::Retry { due, failure, amendment } => {
             end(record, AttemptEnd::Retry, Some(failure.clone()));
             record.state = if due <= now { State::Ready } else { State::Scheduled };
-            record.due = due;
+            if failure.kind == Kind::ProcessDied {
+                record.waits_until(due);
+            } else {
+                record.due_anew(due);
+            }
             record.parking = None;
             let amended = amendment.is_some();
             record.amendments.extend(amendment);
@@ -677,7 +689,7 @@ fn settled(record: &mut Record, settlement: Settlement, spent: Spent, now: Times
             match why {
                 Hold::Drain => {
                     record.state = if due <= now { State::Ready } else { State::Scheduled };
-                    record.due = due;
+                    record.waits_until(due);
                     if mutant::on("lost-at-drain") {
                         (record.state, record.due) = (State::Scheduled, now + Duration::from_secs(1_000_000_000));
                     }

@@ -50,6 +50,7 @@ pub mod dead_letter;
 pub mod decision;
 pub mod delivery;
 pub mod settle;
+pub mod gate;
 pub mod guard;
 pub mod event;
 pub mod ledger;

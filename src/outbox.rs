@@ -133,33 +133,66 @@ pub fn tried(page: &Page, how: Tried, now: Timestamp) -> (Page, NewEvent) {
     (next, event.into())
 }
 
-/// Has a later page of the same incident and channel made this one pointless before it was delivered? Then it is given
-/// up, not sent: a trigger that reached PagerDuty after the resolve would call somebody for nothing.
+/// Has a later page of the same incident made this one pointless before it was delivered? Then it is given up, not sent: a
+/// trigger that reached PagerDuty after the resolve would call somebody for nothing. An answer or the end does so through
+/// whatever channel it goes: a call may stand in for one of another person's.
 #[must_use]
 pub fn superseded(page: &Page, outbox: &[Page]) -> bool {
     let open = page.delivered_at.is_none() && !page.abandoned;
-    let overtakes = |later: PageAction| match page.action {
-        PageAction::Trigger => later != PageAction::Update,
-        PageAction::Update => true,
-        PageAction::Acknowledge => later == PageAction::Resolve,
+    let answers = |later: PageAction| matches!(later, PageAction::Acknowledge | PageAction::Resolve);
+    let overtakes = |later: &Page| match page.action {
+        PageAction::Trigger if answers(later.action) => true,
+        PageAction::Trigger => later.action == PageAction::Trigger && later.channel == page.channel,
+        PageAction::Update => later.channel == page.channel,
+        PageAction::Acknowledge => later.action == PageAction::Resolve && later.channel == page.channel,
         PageAction::Resolve => false,
     };
-    open && outbox.iter().any(|other| {
-        other.incident.id == page.incident.id
-            && other.channel == page.channel
-            && other.incident.messages > page.incident.messages
-            && overtakes(other.action)
-    })
+    let later =
+        |other: &Page| other.incident.id == page.incident.id && other.incident.messages > page.incident.messages;
+    open && outbox.iter().any(|other| later(other) && overtakes(other))
+}
+
+/// The last answer or the end of an incident, for those channels that a call went through and it does not: of calls that
+/// stood in for others. Without it they keep an alert that nobody ends. `outbox` as for [`stand_ins`], `sending` as for
+/// [`stands_back`].
+#[must_use]
+pub fn ends(outbox: &[Page], sending: &BTreeSet<String>, now: Timestamp) -> Vec<Page> {
+    let answers = |page: &&Page| matches!(page.action, PageAction::Acknowledge | PageAction::Resolve);
+    let number = |page: &Page| page.incident.messages;
+    let Some(last) = outbox.iter().filter(answers).max_by_key(|page| number(page)) else { return Vec::new() };
+    let told = outbox.iter().filter(|page| number(page) == number(last)).map(|page| page.channel.as_str());
+    let mut told: BTreeSet<&str> = told.collect();
+    // Tried is enough: it may have arrived all the same, or still arrive.
+    let tried = |page: &Page| page.delivered_at.is_some() || page.tries > 0 || sending.contains(&page.id);
+    let went = |page: &&Page| page.action == PageAction::Trigger && tried(page);
+    let calls = outbox.iter().filter(went).filter(|call| number(call) < number(last));
+    let untold: Vec<&Page> = calls.filter(|call| told.insert(&call.channel)).collect();
+    untold.into_iter().map(|call| through(last, &call.channel, call.level, now)).collect()
+}
+
+/// A message once more, through another channel.
+fn through(message: &Page, channel: &str, level: u32, now: Timestamp) -> Page {
+    Page {
+        id: format!("{}.{}.{channel}", message.incident.id, message.incident.messages),
+        channel: channel.to_owned(),
+        level,
+        due: now,
+        tries: 0,
+        delivered_at: None,
+        last_error: None,
+        abandoned: false,
+        ..message.clone()
+    }
 }
 
 /// Has a page to stand back until another of its incident is through the same channel? One at a time: sent side by side,
 /// a resolve may arrive before the trigger that was still on its way, and leave an alert that nobody ends. `sending`
 /// holds the names of the pages under way.
 #[must_use]
-pub fn stands_back(page: &Page, outbox: &[Page], sending: &BTreeSet<String>) -> bool {
+pub fn stands_back<'a>(page: &Page, outbox: impl IntoIterator<Item = &'a Page>, sending: &BTreeSet<String>) -> bool {
     let under_way = |other: &&Page| sending.contains(&other.id) && other.id != page.id;
     let same_way = |other: &Page| other.incident.id == page.incident.id && other.channel == page.channel;
-    !mutant::on("pages-side-by-side") && outbox.iter().filter(under_way).any(same_way)
+    !mutant::on("pages-side-by-side") && outbox.into_iter().filter(under_way).any(same_way)
 }
 
 /// Which further channels a call goes through because those of its step do not take it: all other channels as soon as
@@ -196,15 +229,6 @@ pub fn stand_ins(outbox: &[Page], steps: &[Vec<String>], now: Timestamp) -> Vec<
     channels
         .into_iter()
         .filter(|(_, channel)| !taken.contains(channel.as_str()) && seen.insert(channel.clone()))
-        .map(|(step, channel)| Page {
-            id: format!("{}.{}.{channel}", last.incident.id, last.incident.messages),
-            channel,
-            level: u32::try_from(step).unwrap_or(u32::MAX),
-            due: now,
-            tries: 0,
-            last_error: None,
-            abandoned: false,
-            ..last.clone()
-        })
+        .map(|(step, channel)| through(last, &channel, u32::try_from(step).unwrap_or(u32::MAX), now))
         .collect()
 }

@@ -2,9 +2,9 @@
 //!
 //! One [`Queues`] holds what waits, by agent; engines keep it in memory beside the records and rebuild it at a start.
 //! Inside a class new work and work tried before are two lines, so that the retries of an outage never crowd out
-//! what was submitted meanwhile: at most one in five while both wait. New work goes in order of submission, however often
-//! it had to wait at a hold, was handed back or was cut off by a death of the process; a retry by when it was due, or by
-//! when it was begun if it was cut off.
+//! what was submitted meanwhile: at most one in five while both wait. First come is first due: new work when it was
+//! submitted, a retry when its backoff was over. Holds, stops and deaths of the process move when it is due, and not its
+//! place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -32,10 +32,8 @@ pub struct Entry {
     pub integration: Integration,
     /// Was it delivered or given up on before? New work that only the process died under is none of these: nobody tried it.
     pub again: bool,
-    /// When it was submitted.
-    pub created_at: Timestamp,
-    /// When the delivery was begun that the process died under last, if nothing has befallen it since.
-    pub cut_off: Option<Timestamp>,
+    /// Since when it stands in line: its place there.
+    pub since: Timestamp,
     /// When it may be claimed.
     pub due: Timestamp,
     /// When it need not be begun any more.
@@ -53,18 +51,12 @@ impl Entry {
                 tenant: record.task.tenant.clone().unwrap_or_default(),
                 integration: record.integration.clone(),
                 again: (record.attempt > 0 || record.generation > 1) && !record.was_cut_off(),
-                created_at: record.task.created_at,
-                cut_off: record.cut_off_since(),
+                since: record.since.unwrap_or(record.due),
                 due: record.due,
                 deadline: record.task.deadline,
             }),
             State::Running | State::Done | State::Dead | State::WaitingHuman | State::Cancelled => None,
         }
-    }
-
-    /// Since when it stands in its line: its place there. What was cut off was the next of all once, and is again.
-    fn since(&self) -> Timestamp {
-        if self.again { self.cut_off.unwrap_or(self.due) } else { self.created_at }
     }
 }
 
@@ -164,11 +156,10 @@ impl Queue {
         if let Some(deadline) = entry.deadline {
             self.deadlines.remove(&(deadline, seq));
         }
-        // From wherever it stands: a record that another version of this program wrote down may have entered another line,
-        // or the same at another place.
-        let places = [entry.cut_off.unwrap_or(entry.due), entry.due].map(|since| (true, since));
-        for (again, since) in places.into_iter().chain([(false, entry.created_at)]) {
-            self.take(seq, since, (entry.priority, again), &entry.tenant, &entry.integration);
+        // From whichever line it stands in: a record that another version of this program wrote down may have entered the
+        // other one.
+        for again in [entry.again, !entry.again] {
+            self.take(seq, entry.since, (entry.priority, again), &entry.tenant, &entry.integration);
         }
     }
 
@@ -190,7 +181,7 @@ impl Queue {
     fn wake(&mut self, now: Timestamp) {
         while let Some(first) = self.sleeping.first_entry().filter(|first| first.key().0 <= now) {
             let ((due, seq), entry) = first.remove_entry();
-            let key = (entry.since(), seq);
+            let key = (entry.since, seq);
             self.lines
                 .entry((entry.priority, entry.again))
                 .or_default()
@@ -307,8 +298,7 @@ mod tests {
             tenant: tenant.to_owned(),
             integration: Integration::new("anthropic").expect("a name"),
             again: false,
-            created_at: Timestamp::from_millis(due),
-            cut_off: None,
+            since: Timestamp::from_millis(due),
             due: Timestamp::from_millis(due),
             deadline: None,
         }
@@ -357,14 +347,14 @@ mod tests {
     fn a_retry_waits_for_its_turn_among_the_earlier_due() {
         let mut entries = vec![entry(Priority::Normal, "", 0); 3];
         entries[0].again = true;
-        entries[0].due = Timestamp::from_millis(1);
+        entries[0].since = Timestamp::from_millis(1);
         assert_eq!(order(&entries, 1, &[]), [1, 2, 0]);
     }
 
     /// Handed back, held or cut off, it is due later than those who came after it, and goes before them all the same.
     #[test]
-    fn new_work_keeps_its_place_however_late_it_is_due() {
-        let mut entries = [0, 1, 2].map(|created_at| entry(Priority::Normal, "", created_at));
+    fn a_place_is_kept_however_late_it_is_due() {
+        let mut entries = [0, 1, 2].map(|since| entry(Priority::Normal, "", since));
         entries[0].due = Timestamp::from_millis(9);
         assert_eq!(order(&entries, 9, &[]), [0, 1, 2]);
         assert_eq!(order(&entries, 8, &[]), [1, 2]);
@@ -373,20 +363,18 @@ mod tests {
     /// Found by chaos: a retry that was cut off waited behind a backlog of new work that was there when it was begun, and
     /// had been behind it then.
     #[test]
-    fn a_retry_that_was_cut_off_has_its_place_back() {
+    fn a_retry_keeps_its_place_among_new_work() {
         let mut entries = [vec![entry(Priority::Normal, "", 5); 2], vec![entry(Priority::Normal, "", 1); 3]].concat();
         entries[..2].iter_mut().for_each(|entry| entry.again = true);
-        assert_eq!(order(&entries, 5, &[]), [2, 3, 4, 0, 1], "by when they were due");
-        entries[1].cut_off = Some(Timestamp::from_millis(0));
+        assert_eq!(order(&entries, 5, &[]), [2, 3, 4, 0, 1]);
+        entries[1].since = Timestamp::from_millis(0);
         assert_eq!(order(&entries, 5, &[]), [1, 2, 3, 4, 0]);
     }
 
     #[test]
     fn what_is_not_due_by_a_clock_set_back_holds_up_nobody() {
-        let entries = [0, 1].map(|created_at| Entry {
-            due: Timestamp::from_millis(9 - 8 * created_at),
-            ..entry(Priority::Normal, "", created_at)
-        });
+        let entries = [0, 1]
+            .map(|since| Entry { due: Timestamp::from_millis(9 - 8 * since), ..entry(Priority::Normal, "", since) });
         let mut queues = Queues::default();
         (0..).zip(&entries).for_each(|(seq, entry)| queues.enter(seq, entry));
         let agent = &entries[0].agent;
@@ -400,8 +388,9 @@ mod tests {
     fn a_task_leaves_whichever_line_it_stands_in() {
         for again in [false, true] {
             let mut queues = Queues::default();
-            let waits = Entry { again, ..entry(Priority::Normal, "", 0) };
-            let another = Entry { again, ..entry(Priority::Normal, "", 2) };
+            let late =
+                |due, since| Entry { again, due: Timestamp::from_millis(due), ..entry(Priority::Normal, "", since) };
+            let (waits, another) = (late(1, 0), late(2, 1));
             queues.enter(1, &waits);
             queues.enter(2, &another);
             let woken =

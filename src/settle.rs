@@ -149,8 +149,9 @@ impl SettleFacts<'_> {
             return self.give_up(failure, &format!("{} deaths of {CRASHES_MAX} in this round", self.crashes));
         }
         let Some(backoff) = self.backoff(roll) else { return self.used_up(failure) };
-        // It was at work, and nothing it did failed: it has its place in the line back, before those that came later. Only
-        // once: what the process died under again may be why, and waits its backoff, apart from its fellow sufferers.
+        // It was at work, and nothing it did failed: it has its place in the line back, before those that came later, at once.
+        // Only once at once: what the process died under again may be why, and waits its backoff, apart from its fellow
+        // sufferers.
         if failure.kind == Kind::ProcessDied && self.crashes <= 1 {
             // By the clock of before: one that has been set back since would make it wait.
             let due = self.not_before_hold(self.due.min(now), now);

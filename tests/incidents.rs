@@ -206,6 +206,40 @@ fn an_end_does_not_overtake_the_call_that_is_on_its_way() {
     assert_eq!(free(&call), [call, others].concat());
 }
 
+/// A call that stood in for one that nobody took went to another person's channel, which was never told of the end: the end
+/// goes to those who were called in their turn.
+#[test]
+fn who_stood_in_is_told_of_the_end() {
+    let steps = [vec!["ana/mail".to_owned()], vec!["ben/pagerduty".to_owned()]];
+    let draft = |action| PageDraft { action, again: false, level: 0 };
+    let incident = three();
+    let written = |incident: &Incident, action, at| outbox::pages(incident, &draft(action), "acme", &steps, after(at));
+    for (how, tries, delivered, under_way, expected) in [
+        ("delivered", 1, true, false, Some("INC-1.2.ben/pagerduty")),
+        ("refused once", 1, false, false, Some("INC-1.2.ben/pagerduty")),
+        ("on its way", 0, false, true, Some("INC-1.2.ben/pagerduty")),
+        ("not yet tried", 0, false, false, None),
+    ] {
+        let mut all = written(&incident, PageAction::Trigger, 0);
+        let mut stood_in = outbox::stand_ins(&all, &steps, after(301)).remove(0);
+        (stood_in.tries, stood_in.delivered_at) = (tries, delivered.then_some(after(302)));
+        let sending = under_way.then(|| stood_in.id.clone()).into_iter().collect();
+        all.push(stood_in.clone());
+        assert_eq!(outbox::ends(&all, &sending, after(303)), [], "{how}: it is not over");
+        let over = does(&incident, "resolve", "ana", 310);
+        all.extend(written(&over, PageAction::Resolve, 310));
+        assert_eq!(all.last().map(|page| page.channel.as_str()), Some("ana/mail"));
+        assert!(outbox::superseded(&all[1], &all) != delivered, "{how}: nobody is called for what is over");
+        let ends = outbox::ends(&all, &sending, after(311));
+        assert_eq!(ends.first().map(|page| page.id.as_str()), expected, "{how}");
+        for end in &ends {
+            assert_eq!((end.action, end.level, end.due, end.tries), (PageAction::Resolve, 1, after(311), 0), "{how}");
+        }
+        all.extend(ends);
+        assert_eq!(outbox::ends(&all, &sending, after(312)), [], "{how}: once");
+    }
+}
+
 #[test]
 fn one_incident_per_cause() {
     let parked = opened("INC-1", Trigger::Integration, "anthropic", Vec::new());

@@ -120,7 +120,9 @@ impl Output {
 
     /// An error, and a command to try.
     pub fn error(&self, error: &Error) {
-        let text = visible_lines(&in_full(error));
+        // What is behind it comes from elsewhere: it stays on its line.
+        let (said, whole) = (error.to_string(), in_full(error));
+        let text = visible_lines(&said) + &visible(whole.strip_prefix(&said).unwrap_or_default());
         let mark = if self.color { "\u{1b}[31merror:\u{1b}[0m" } else { "error:" };
         let mut stderr = io::stderr().lock();
         let _ = writeln!(stderr, "{mark} {text}");

@@ -252,13 +252,15 @@ impl Work {
             join_all(calls.collect::<Vec<_>>()).await
         };
         self.progressed();
-        let mut ended = Ok(());
+        let (mut ended, mut probe) = (Ok(()), false);
         for made in made {
             // All are noted, also when one of them ends the delivery.
             if let Err(tried) = self.made(made).await {
-                ended = Err(tried);
+                (ended, probe) = (Err(tried), self.probe);
             }
         }
+        // Of the one that ends it, whatever was asked about another since.
+        self.probe = probe;
         self.write(Vec::new(), Vec::new()).await?;
         ended.and(held.map_or(Ok(()), Err))
     }

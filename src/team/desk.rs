@@ -400,11 +400,11 @@ impl Desk {
     ) -> Result<BreakerView, DeskError> {
         let transitions = self.office.guards.with(integration, change).ok_or_else(|| no_integration(integration))?;
         // Said to be done when it is durable. Said again after an error, it changes nothing and is stored then.
-        let quiet = transitions.is_empty();
-        self.office.announce(integration, transitions, Vec::new()).await?;
-        if quiet {
+        if transitions.is_empty() {
             // The gate may have been opened, which is no event.
             self.office.store_guard(integration, Vec::new()).await?;
+        } else {
+            self.office.announce(integration, transitions, Vec::new()).await?;
         }
         self.breaker(integration).await
     }

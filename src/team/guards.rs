@@ -293,8 +293,9 @@ impl Office {
         if reopened && transitions.is_empty() {
             // Nothing to tell anybody, but the next process must not begin with a gate that was closed long ago.
             let _ = self.store_guard(integration, Vec::new()).await;
+        } else {
+            let _ = self.announce(integration, transitions, closed.into_iter().collect()).await;
         }
-        let _ = self.announce(integration, transitions, closed.into_iter().collect()).await;
     }
 
     /// Saves a guard and tells everybody that it changed.

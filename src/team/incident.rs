@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -27,8 +27,37 @@ pub(crate) enum PagerMessage {
     Kick,
     /// The nearest due time has come.
     Due(u64),
-    /// An attempt to send this page has ended.
-    Sent(String),
+}
+
+/// The pages under way, by name. Whoever sends one holds it there, also when the incident actor has died meanwhile: the
+/// next one sends nothing beside it.
+#[derive(Default)]
+pub(crate) struct UnderWay(Mutex<BTreeSet<String>>);
+
+impl UnderWay {
+    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A page that is being sent; dropped, it is under way no more, and the incident actor looks again.
+struct Sending {
+    office: Arc<Office>,
+    page: String,
+}
+
+impl Sending {
+    fn begin(office: &Arc<Office>, page: &str) -> Self {
+        office.under_way.names().insert(page.to_owned());
+        Self { office: Arc::clone(office), page: page.to_owned() }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.office.under_way.names().remove(&self.page);
+        self.office.pager.hint(PagerMessage::Kick);
+    }
 }
 
 /// How long a channel may take in all; each has a shorter timer of its own.
@@ -45,7 +74,6 @@ pub(crate) struct Pager(pub(crate) Arc<Office>);
 pub(crate) struct Outbox {
     number: u64,
     armed: Option<AbortOnDropHandle<()>>,
-    sending: BTreeSet<String>,
 }
 
 impl Actor for Pager {
@@ -67,11 +95,10 @@ impl Actor for Pager {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             PagerMessage::Due(number) if number != outbox.number => return Ok(()),
-            PagerMessage::Sent(page) => drop(outbox.sending.remove(&page)),
             PagerMessage::Kick => self.0.pager.heard(),
             PagerMessage::Due(_) => {}
         }
-        match self.look(&myself, outbox).await {
+        match self.look().await {
             Ok(next) => self.arm(&myself, outbox, next),
             Err(engine::Error::Closed) => {}
             Err(error) => {
@@ -95,23 +122,20 @@ impl Pager {
         });
     }
 
-    async fn look(
-        &self,
-        myself: &ActorRef<PagerMessage>,
-        outbox: &mut Outbox,
-    ) -> Result<Option<Timestamp>, engine::Error> {
+    async fn look(&self) -> Result<Option<Timestamp>, engine::Error> {
         let mut next = escalate::look(&self.0).await?;
         let now = self.0.now();
+        // Before the pages are read: one that is sent meanwhile is looked at again, and not taken for one that is not sent.
+        let mut sending = self.0.under_way.names().clone();
         let pages = self.0.kept::<Page>().await?;
         if pages.is_empty() {
             return Ok(next);
         }
-        let mut pages = self.stand_in(pages.to_vec(), &outbox.sending).await?;
-        // As they were written: what an incident says is heard in its order.
+        let mut pages = self.stand_in(pages.to_vec(), &sending).await?;
+        // Of those that are due now, as they were written.
         pages.sort_by_key(|page| page.value.incident.messages);
-        let known: Vec<Page> = pages.iter().map(|page| page.value.clone()).collect();
-        for page in pages {
-            if page.value.delivered_at.is_some() || page.value.abandoned || outbox.sending.contains(&page.value.id) {
+        for page in &pages {
+            if page.value.delivered_at.is_some() || page.value.abandoned || sending.contains(&page.value.id) {
                 continue;
             }
             if page.value.due > now {
@@ -119,17 +143,17 @@ impl Pager {
                 continue;
             }
             // It is looked at again when the other has been sent.
-            if outbox::stands_back(&page.value, &known, &outbox.sending) {
+            if outbox::stands_back(&page.value, pages.iter().map(|other| &other.value), &sending) {
                 continue;
             }
-            outbox.sending.insert(page.value.id.clone());
-            self.send(myself.clone(), page);
+            sending.insert(page.value.id.clone());
+            self.send(page.clone());
         }
         Ok(next)
     }
 
-    /// Where a step's channels do not take a call, the others stand in; and what was delivered for an incident that is
-    /// over leaves the outbox.
+    /// Where a step's channels do not take a call, the others stand in, and are told of the end; and what was delivered for
+    /// an incident that is over leaves the outbox.
     async fn stand_in(
         &self,
         pages: Vec<Stored<Page>>,
@@ -165,6 +189,10 @@ impl Pager {
         }
         let steps = escalate::steps(&self.0);
         for (incident, pages) in &outboxes {
+            for page in outbox::ends(pages, sending, now) {
+                documents.push(drawer::document(&page, 0));
+                left.push(Stored { version: 1, value: page });
+            }
             if over.contains(incident.as_str()) {
                 continue;
             }
@@ -180,20 +208,19 @@ impl Pager {
     }
 
     /// One attempt, in a task of its own: a channel that hangs holds up no other.
-    fn send(&self, myself: ActorRef<PagerMessage>, page: Stored<Page>) {
-        let office = Arc::clone(&self.0);
+    fn send(&self, page: Stored<Page>) {
+        let sending = Sending::begin(&self.0, &page.value.id);
         tokio::spawn(async move {
-            let id = page.value.id.clone();
+            let office = Arc::clone(&sending.office);
             // A channel that panics or hangs has not taken the page, and must not hold it either.
             let tried = AssertUnwindSafe(attempt(&office, &page.value)).catch_unwind();
-            match tokio::time::timeout(CHANNEL_PATIENCE, tried).await {
-                Ok(Ok(how)) => note(&office, page, how).await,
-                Ok(Err(_)) | Err(_) => {
-                    tracing::error!(page = id, "a channel panicked or hung; the page is tried again");
-                    office.clock.sleep(Duration::from_secs(60)).await;
-                }
-            }
-            let _ = myself.cast(PagerMessage::Sent(id));
+            let how = match tokio::time::timeout(CHANNEL_PATIENCE, tried).await {
+                Ok(Ok(how)) => how,
+                Ok(Err(_)) => broken(&page.value, "the channel panicked".to_owned()),
+                Err(_) => broken(&page.value, format!("the channel did not answer in {CHANNEL_PATIENCE:?}")),
+            };
+            note(&office, page, how).await;
+            drop(sending);
         });
     }
 }
@@ -203,6 +230,12 @@ fn channel(office: &Office, page: &Page) -> Arc<dyn Channel> {
     let person = usize::try_from(page.level).ok().and_then(|level| office.on_call.get(level));
     let found = person.and_then(|person| person.channels.iter().find(|(name, _)| *name == page.channel));
     found.map(|(_, channel)| Arc::clone(channel)).unwrap_or_else(|| pager::last_resort(&office.config.team))
+}
+
+/// What came of it when the channel itself failed.
+fn broken(page: &Page, error: String) -> Tried {
+    tracing::error!(incident = page.incident.id, channel = page.channel, "{error}");
+    Tried::Later { error, retry_after: None }
 }
 
 /// Sends it once: what came of it.

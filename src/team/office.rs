@@ -17,7 +17,7 @@ use super::desk::AgentState;
 use super::dispatcher::DispatcherMessage;
 use super::drawer::{Drawer, Kept, Stored};
 use super::guards::Guards;
-use super::incident::PagerMessage;
+use super::incident::{PagerMessage, UnderWay};
 use super::purse::Money;
 use super::replayer::ReplayerMessage;
 use super::seat::Seat;
@@ -93,6 +93,7 @@ pub(crate) struct Office {
     pub(crate) dispatcher: Addr<DispatcherMessage>,
     pub(crate) ceo: Addr<CeoMessage>,
     pub(crate) pager: Addr<PagerMessage>,
+    pub(crate) under_way: UnderWay,
     pub(crate) replayer: Addr<ReplayerMessage>,
     pub(crate) crew: Addr<CrewMessage>,
     pub(crate) bells: Bells,
@@ -142,6 +143,7 @@ impl Office {
             dispatcher: Addr::default(),
             ceo: Addr::default(),
             pager: Addr::default(),
+            under_way: UnderWay::default(),
             replayer: Addr::default(),
             crew: Addr::default(),
             bells: Bells::default(),

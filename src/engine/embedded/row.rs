@@ -24,6 +24,8 @@ struct Progress {
     fence: u64,
     due: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<Lease>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     parking: Option<Parking>,
@@ -61,6 +63,7 @@ pub(super) fn write(record: Record) -> Result<(Record, String), serde_json::Erro
         attempt,
         fence,
         due,
+        since,
         lease,
         parking,
         amendments,
@@ -81,6 +84,7 @@ pub(super) fn write(record: Record) -> Result<(Record, String), serde_json::Erro
         attempt,
         fence,
         due,
+        since,
         lease,
         parking,
         amendments,
@@ -111,6 +115,7 @@ fn join(task: Task, progress: Progress) -> Record {
         attempt,
         fence,
         due,
+        since,
         lease,
         parking,
         amendments,
@@ -132,6 +137,7 @@ fn join(task: Task, progress: Progress) -> Record {
         attempt,
         fence,
         due,
+        since,
         lease,
         parking,
         amendments,

@@ -14,7 +14,7 @@ use super::schema;
 use super::types::Types;
 use crate::engine::{Document, Error, Journaled, KEY_RETENTION, LeaseAsk, Submitted};
 use crate::event::NewEvent;
-use crate::failure::{Class, Kind};
+use crate::failure::Class;
 use crate::journal::{self, End, Step};
 use crate::ledger::{self, Command, Record};
 use crate::query::{Death, failed_integration, failure_told, fold};
@@ -109,29 +109,28 @@ impl Store {
     }
 
     fn load_queues(&mut self) -> rusqlite::Result<()> {
+        // What was never moved stands in line since it was submitted. A record that cannot be read is told when it is claimed.
         let mut waiting = self.db.prepare(
-            "SELECT seq, agent, priority, tenant, integration, again, created_at, due, deadline, kind FROM task
-             WHERE state IN ('ready', 'scheduled', 'parked')",
+            "SELECT seq, agent, priority, tenant, integration, again, due, deadline,
+               CASE WHEN due <> created_at THEN
+                 (SELECT record ->> '$.since' FROM progress WHERE progress.seq = task.seq AND json_valid(record)) END
+             FROM task WHERE state IN ('ready', 'scheduled', 'parked')",
         )?;
         let mut rows = waiting.query([])?;
         while let Some(row) = rows.next()? {
-            let (seq, again, kind): (u64, bool, Option<String>) = (row.get(0)?, row.get(5)?, row.get(9)?);
-            // No more than were running when a process died: what became of them says since when they stand in line. One
-            // that cannot be read is told when it is claimed.
-            let cut_off = again && kind.as_deref() == Some(Kind::ProcessDied.as_str());
-            let cut_off = cut_off.then(|| load(&self.db, seq).ok()).flatten();
+            let due = row::time(row, 6)?;
+            let since = row.get::<_, Option<String>>(8)?.and_then(|since| Timestamp::parse(&since).ok());
             let entry = Entry {
                 agent: row::word(row, 1)?,
                 priority: row::word(row, 2)?,
                 tenant: row.get(3)?,
                 integration: row::word(row, 4)?,
-                again,
-                cut_off: cut_off.and_then(|record| record.cut_off_since()),
-                created_at: row::time(row, 6)?,
-                due: row::time(row, 7)?,
-                deadline: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
+                again: row.get(5)?,
+                since: since.unwrap_or(due),
+                due,
+                deadline: row.get::<_, Option<i64>>(7)?.map(Timestamp::from_millis),
             };
-            self.queues.enter(seq, &entry);
+            self.queues.enter(row.get(0)?, &entry);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ pub const MUTANTS: &[Mutant] = &[
     ("no-fence", "src/ledger.rs", "a result under a lost lease is taken"),
     ("two-probes", "src/breaker.rs", "a half-open breaker lets two probes through"),
     ("breaker-never-opens", "src/breaker.rs", "failures are counted and nothing comes of it"),
-    ("retry-after-undercut", "src/guard.rs", "half of the silence that was asked for"),
+    ("retry-after-undercut", "src/gate.rs", "half of the silence that was asked for"),
     ("gate-not-shared", "src/guard.rs", "only who was told keeps silent"),
     ("page-at-two", "src/escalation.rs", "one dead letter too few calls a human"),
     ("page-at-four", "src/escalation.rs", "one dead letter more than said calls a human"),

@@ -97,7 +97,7 @@ fn opened(
     }
 }
 
-/// I-12: taken by at least one channel, under one key, which no other incident has.
+/// I-12: taken by at least one channel, under one key, which no other incident has; and nothing after its end.
 fn delivered(case: &Case<'_>, incident: &Incident, found: &mut Vec<Violation>) {
     let pages: Vec<_> = case.run.books.pages.iter().filter(|page| page.incident == incident.id).collect();
     let keys: BTreeSet<&str> = pages.iter().map(|page| page.dedup_key.as_str()).collect();

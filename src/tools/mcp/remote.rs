@@ -11,6 +11,7 @@ use rmcp::transport::streamable_http_client::{StreamableHttpClientTransportConfi
 
 use super::stdio::LINE_MAX;
 use crate::cause::ToolFault;
+use crate::error_chain::in_full;
 use crate::hint::{self, Seen};
 use crate::task::Integration;
 use crate::time::Timestamp;
@@ -138,12 +139,5 @@ fn status_in(text: &str) -> Option<u16> {
 /// An error and what caused it, without the address, where keys may stand.
 fn in_words(error: &reqwest::Error) -> String {
     let address = error.url().map(|url| format!(" for url ({url})")).unwrap_or_default();
-    let mut words = vec![error.to_string().replace(&address, "")];
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        words.push(cause.to_string());
-        source = cause.source();
-    }
-    words.dedup();
-    words.join(": ")
+    in_full(error).replace(&address, "")
 }
