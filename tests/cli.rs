@@ -199,6 +199,8 @@ fn without_the_systems_certificates_all_works_that_needs_none() {
         (&["version"][..], 0),
         (&["version", "--url", "https://backstop.example"], 0),
         (&["status", "--url", &url], 4),
+        // Not this machine by its name, and nobody there.
+        (&["status", "--url", "http://0.0.0.0:1"], 4),
         (&["status", "--url", "https://127.0.0.1:1"], 2),
     ] {
         let output = bare(command).output().expect("the binary runs");

@@ -51,6 +51,8 @@ struct Inbox {
     down: Arc<AtomicBool>,
     /// A call takes five seconds to get through, and a word that it is over no time.
     slow: Arc<AtomicBool>,
+    /// The next page finds a channel that is broken, once: 1, it panics; 2, it hangs.
+    broken: Arc<AtomicU32>,
 }
 
 impl Inbox {
@@ -72,6 +74,11 @@ impl Channel for Inbox {
                     detail: "down".into(),
                     retry_after_s: None,
                 });
+            }
+            match self.broken.swap(0, Ordering::Relaxed) {
+                0 => {}
+                1 => panic!("a bug of the channel"),
+                _ => std::future::pending().await,
             }
             if self.slow.load(Ordering::Relaxed) && page.action == PageAction::Trigger {
                 tokio::time::sleep(Duration::from_secs(5)).await;
@@ -721,6 +728,28 @@ async fn an_unanswered_page_goes_out_again_and_a_page_that_cannot_be_delivered_s
     let keys: std::collections::BTreeSet<String> =
         stage.inbox.pages.lock().expect("not poisoned").iter().map(|page| page.dedup_key.clone()).collect();
     assert_eq!(keys.len(), 1, "one incident, one key");
+}
+
+/// A channel that panicked or hung was tried for ever, uncounted, and its page held up what came after it.
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_broken_counts_as_a_try() {
+    for (broken, said) in [(1, "the channel panicked"), (2, "the channel did not answer in 60s")] {
+        let stage = Stage::new(config(), |_, _| status(400, "{}")).await;
+        stage.inbox.broken.store(broken, Ordering::Relaxed);
+        stage.submit("code_review").await;
+        stage.until("the page", async |_| !stage.inbox.actions().is_empty()).await;
+        let happened = stage.happened().await;
+        let failed = happened.iter().find_map(|what| {
+            if let Happening::PageFailed { error, next, .. } = what {
+                Some((error.as_str(), next.is_some()))
+            } else {
+                None
+            }
+        });
+        assert_eq!(failed, Some((said, true)));
+        assert_eq!(stage.inbox.actions(), [PageAction::Trigger]);
+        assert_eq!(stage.inbox.pages.lock().expect("not poisoned")[0].tries, 1);
+    }
 }
 
 /// The same as in tests/incidents.rs, through the actor: one trouble that becomes part of a larger one while its call is

@@ -1,7 +1,7 @@
 //! The incident actor: calls humans, and keeps calling until somebody answers.
 //!
-//! Pages lie in the engine's outbox before they are sent and until they are delivered; if this actor dies they are
-//! sent when it is back, at worst twice under the same dedup key. It needs nothing but the disk and the network.
+//! Pages lie in the engine's outbox before they are sent and until they are delivered; if the process dies they are sent
+//! when it is back, at worst twice under the same dedup key. It needs nothing but the disk and the network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -69,41 +69,41 @@ const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(365 * 86_400);
 /// The incident actor.
 pub(crate) struct Pager(pub(crate) Arc<Office>);
 
-/// What is under way.
+/// The timer that is armed, by its number: an older one says nothing any more.
 #[derive(Default)]
-pub(crate) struct Outbox {
+pub(crate) struct Timer {
     number: u64,
     armed: Option<AbortOnDropHandle<()>>,
 }
 
 impl Actor for Pager {
     type Msg = PagerMessage;
-    type State = Outbox;
+    type State = Timer;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<PagerMessage>, (): ()) -> Result<Outbox, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<PagerMessage>, (): ()) -> Result<Timer, ActorProcessingErr> {
         self.0.pager.here(myself.clone());
         myself.cast(PagerMessage::Kick)?;
-        Ok(Outbox::default())
+        Ok(Timer::default())
     }
 
     async fn handle(
         &self,
         myself: ActorRef<PagerMessage>,
         message: PagerMessage,
-        outbox: &mut Outbox,
+        timer: &mut Timer,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            PagerMessage::Due(number) if number != outbox.number => return Ok(()),
+            PagerMessage::Due(number) if number != timer.number => return Ok(()),
             PagerMessage::Kick => self.0.pager.heard(),
             PagerMessage::Due(_) => {}
         }
         match self.look().await {
-            Ok(next) => self.arm(&myself, outbox, next),
+            Ok(next) => self.arm(&myself, timer, next),
             Err(engine::Error::Closed) => {}
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the incident actor could not use the store");
-                self.arm(&myself, outbox, Some(self.0.now() + Duration::from_secs(1)));
+                self.arm(&myself, timer, Some(self.0.now() + Duration::from_secs(1)));
             }
         }
         Ok(())
@@ -111,10 +111,10 @@ impl Actor for Pager {
 }
 
 impl Pager {
-    fn arm(&self, myself: &ActorRef<PagerMessage>, outbox: &mut Outbox, due: Option<Timestamp>) {
-        outbox.number += 1;
-        outbox.armed = due.map(|due| {
-            let (clock, myself, number) = (self.0.clock.clone(), myself.clone(), outbox.number);
+    fn arm(&self, myself: &ActorRef<PagerMessage>, timer: &mut Timer, due: Option<Timestamp>) {
+        timer.number += 1;
+        timer.armed = due.map(|due| {
+            let (clock, myself, number) = (self.0.clock.clone(), myself.clone(), timer.number);
             AbortOnDropHandle::new(tokio::spawn(async move {
                 clock.sleep_until(due).await;
                 let _ = myself.cast(PagerMessage::Due(number));

@@ -1,7 +1,9 @@
 //! A team's directory and its real process: `backstop up`, asked over HTTP, told to stop, killed.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +30,18 @@ pub(crate) fn binary() -> PathBuf {
 pub(crate) struct Project {
     dir: PathBuf,
     data: PathBuf,
+    /// An address of this machine that nobody else has: see [`home_of_its_own`].
+    ip: Ipv4Addr,
+}
+
+/// Projects are played side by side, and the port of a process that was killed is given to whoever starts next: at one
+/// address the client of a dead process spoke to the process of another point, was acknowledged there, and missed here what
+/// it had been promised.
+fn home_of_its_own() -> Ipv4Addr {
+    static PROJECTS: AtomicU32 = AtomicU32::new(0);
+    let number = PROJECTS.fetch_add(1, Ordering::Relaxed);
+    let octet = |number: u32| u8::try_from(1 + number % 250).expect("less than 251");
+    Ipv4Addr::new(127, octet(std::process::id()), octet(number / 250), octet(number))
 }
 
 const TEAM: &str = r#"team: faults
@@ -78,7 +92,7 @@ impl Project {
 
     /// A team of these files, by their names in its directory.
     pub(crate) fn of(dir: &Path, data: &Path, files: &[(&str, String)]) -> Outcome<Self> {
-        let project = Self { dir: dir.join("team"), data: data.to_owned() };
+        let project = Self { dir: dir.join("team"), data: data.to_owned(), ip: home_of_its_own() };
         for (name, text) in files {
             let path = project.dir.join(name);
             let written =
@@ -97,7 +111,7 @@ impl Project {
     /// Starts it; it is up, or it has ended, when this returns.
     pub(crate) async fn start(&self, disk: Option<&Disk>) -> Outcome<Started> {
         let mut command = Command::new(binary());
-        command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(&self.data);
+        command.args(["up", "--listen", &format!("{}:0", self.ip), "--data"]).arg(&self.data);
         command.env_clear().env("HOME", self.dir.join("../home")).env("TEAM_KEY", "a-key").env("PAGER_KEY", "a-key");
         command.current_dir(&self.dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.kill_on_drop(true);
