@@ -131,7 +131,7 @@ impl Gate {
         now: Timestamp,
     ) {
         let of_this_ramp = self.give_back(place);
-        let closed = self.until.is_some_and(|until| now < until);
+        let closed = self.closed_until(now).is_some();
         // A hundred calls that were out together and all hear "busy" are one strike, not a hundred.
         if self.until.is_none() || of_this_ramp {
             self.strikes = self.strikes.saturating_add(1);

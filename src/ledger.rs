@@ -108,8 +108,8 @@ pub struct Record {
     pub fence: u64,
     /// When it may next be claimed.
     pub due: Timestamp,
-    /// Since when it stands in line, where that is earlier than `due`: when it was due before a hold, a stop or a death of the
-    /// process moved that.
+    /// Since when it stands in line (`queue.rs`), where that is not `due`: when it was due before a hold, a stop or a death of
+    /// the process moved that. None: `due`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// Who holds it, while it runs.

@@ -47,7 +47,7 @@ pub struct SettleFacts<'a> {
     pub policy: &'a RetryPolicy,
     /// The integration the delivery called, or would have.
     pub integration: Option<Integration>,
-    /// Was its last call the one that an open breaker lets through to find out whether the integration is back?
+    /// Was the call that failed the one that an open breaker lets through to find out whether the integration is back?
     pub probe: bool,
     /// How many deliveries of this round were given back uncounted although they had called, and failed.
     pub given_back: u32,
@@ -167,7 +167,7 @@ impl SettleFacts<'_> {
 
     /// A probe of the breaker was sent for all who wait; that it found the integration as it was is nobody's try, as long as
     /// there is patience to wait: one call more for a whole period in which the breaker stands open. The next time another
-    /// goes: it comes back behind them, its backoff after the hold.
+    /// goes: it is due behind them, its backoff after the hold, and has its place in the line from then on.
     fn as_probe(&self, failure: &Failure, now: Timestamp, roll: f64) -> Option<(Hold, Timestamp)> {
         let sick = matches!(failure.signal, Signal::Count | Signal::Throttle);
         let free = self.probe && sick && self.given_back < PROBES_FREE;

@@ -53,6 +53,7 @@ pub fn status(
     readiness: &Readiness,
     now: Timestamp,
 ) -> Status {
+    // One that opens step by step is over its trouble: `breaker ls` tells it.
     let breakers: Vec<BreakerView> =
         breakers.into_iter().filter(|breaker| breaker.state != "closed" || breaker.gate_closed).collect();
     let incidents: Vec<Incident> =

@@ -260,8 +260,8 @@ async fn write_rest(work: &Work) {
     }
 }
 
-/// What becomes of a delivery: gathers the facts for [`settle`], the pure decision. `probe`: its last call was an open
-/// breaker's.
+/// What becomes of a delivery: gathers the facts for [`settle`], the pure decision. `probe`: the call that failed
+/// was an open breaker's.
 pub(crate) fn decide(
     office: &Office,
     record: &Record,

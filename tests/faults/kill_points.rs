@@ -238,6 +238,7 @@ impl Bench {
             up.terminate();
         }
         up.ended().await?;
+        stage.world.quiet().await?;
         let store = self.scratch.path().join(if told { "worked" } else { "killed" });
         copied(stage.project.data(), &store)?;
         Ok(Begun { store: Some(store), promises: stage.ledger.promises(), books: stage.world.books() })
@@ -352,6 +353,7 @@ impl Stage {
 
     /// The disk is well, the process starts again, clients come again, and all that was promised is kept.
     async fn goes_on(&self, point: Point, cuts: u32) -> Outcome<()> {
+        self.world.quiet().await?;
         let mut up = self.project.up().await?;
         let judged = async {
             let promises = self.ledger.promises();

@@ -108,6 +108,7 @@ async fn rounds(asked: Asked, scratch: &Scratch, disk: Ext4) -> Outcome<()> {
             let outcome = outcome.await;
             up.kill().await?;
             disk.cut_power()?;
+            world.quiet().await?;
             up = project.up().await.map_err(|why| format!("round {played}: {why}"))?;
             let outcome = match outcome {
                 Ok(()) => judge(&up, &ledger, &world, cuts).await,

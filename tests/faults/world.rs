@@ -1,7 +1,11 @@
 //! What stands outside of the process and remembers what it saw: a model, a shop that takes money, a pager.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -11,10 +15,14 @@ use axum::routing::post;
 use backstop::sim::OutageServer;
 use backstop::sim::script::{Answer, Behaviour, Script, When};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::Outcome;
 use crate::ledger::Ticket;
+use crate::project::TOO_LONG;
 
 /// While it is on, tasks that fail do fail.
 const BROKEN: &str = "broken";
@@ -35,7 +43,9 @@ type Shared = Arc<Mutex<Books>>;
 /// The outside.
 pub(crate) struct World {
     model: OutageServer,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
+    /// Connections to the shop and the pager.
+    open: watch::Sender<usize>,
     books: Shared,
     before: Books,
     serving: tokio::task::JoinHandle<()>,
@@ -49,9 +59,11 @@ impl World {
         let books = Shared::default();
         let app =
             Router::new().route("/shop/{ticket}", post(sell)).route("/page", post(page)).with_state(Arc::clone(&books));
+        let open = watch::Sender::new(0);
+        let door = Door { listener, open: open.clone() };
         let serving = tokio::spawn(async move {
             // It ends with the harness.
-            let _ended = axum::serve(listener, app).await;
+            let _ended = axum::serve(door, app).await;
         });
         let mut script = Script::new(7);
         for ticket in tickets {
@@ -80,7 +92,7 @@ impl World {
         }
         let model = OutageServer::start(script).await.map_err(|error| error.to_string())?;
         model.switch(BROKEN, true);
-        Ok(Self { model, address, books, before, serving })
+        Ok(Self { model, address, open, books, before, serving })
     }
 
     /// Where the model is.
@@ -96,6 +108,24 @@ impl World {
     /// Where the pager is.
     pub(crate) fn pager(&self) -> String {
         format!("http://{}/page", self.address)
+    }
+
+    /// Returns when all that a process that is dead by now had sent to the shop and the pager has been written down. On a busy
+    /// machine the harness itself may come to it late, and find a call behind the end that the next process sent: an order
+    /// that nobody outside of the harness has seen.
+    pub(crate) async fn quiet(&self) -> Outcome<()> {
+        let asked = async {
+            // Whoever came before this one has been let in when it is answered.
+            let mut last = TcpStream::connect(self.address).await?;
+            last.write_all(b"GET /quiet HTTP/1.0\r\n\r\n").await?;
+            last.read_to_end(&mut Vec::new()).await
+        };
+        let gone = async {
+            asked.await.map_err(|error| format!("the world does not answer: {error}"))?;
+            let mut open = self.open.subscribe();
+            open.wait_for(|open| *open == 0).await.map(drop).map_err(|error| error.to_string())
+        };
+        timeout(TOO_LONG, gone).await.map_err(|_| "somebody dead is still connected to the world")?
     }
 
     /// What failed works again.
@@ -122,6 +152,59 @@ impl World {
         books.shop.extend(seen.shop.iter().cloned());
         books.pages.extend(seen.pages.iter().cloned());
         books
+    }
+}
+
+/// The door to the shop and the pager, which knows how many are inside.
+struct Door {
+    listener: TcpListener,
+    open: watch::Sender<usize>,
+}
+
+impl axum::serve::Listener for Door {
+    type Io = Inside;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Inside, SocketAddr) {
+        let (stream, from) = axum::serve::Listener::accept(&mut self.listener).await;
+        self.open.send_modify(|open| *open += 1);
+        (Inside { stream, open: self.open.clone() }, from)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection, counted until it is closed.
+struct Inside {
+    stream: TcpStream,
+    open: watch::Sender<usize>,
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.open.send_modify(|open| *open -= 1);
+    }
+}
+
+impl AsyncRead for Inside {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, to)
+    }
+}
+
+impl AsyncWrite for Inside {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
