@@ -8,7 +8,7 @@ pub fn in_full(error: &dyn Error) -> String {
     let mut text = error.to_string();
     for cause in std::iter::successors(error.source(), |cause| (*cause).source()) {
         let more = format!(": {cause}");
-        if !format!(": {text}").ends_with(&more) {
+        if more.len() > 2 && !format!(": {text}").ends_with(&more) {
             text.push_str(&more);
         }
     }
@@ -33,5 +33,6 @@ mod tests {
         assert_eq!(in_full(&*chain(&["it failed", "no room", "no room", "errno 28"])), "it failed: no room: errno 28");
         assert_eq!(in_full(&*chain(&["it failed: no room", "no room"])), "it failed: no room");
         assert_eq!(in_full(&*chain(&["errno 28", "errno 2"])), "errno 28: errno 2");
+        assert_eq!(in_full(&*chain(&["it failed", ""])), "it failed");
     }
 }

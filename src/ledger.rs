@@ -717,10 +717,11 @@ fn decide(
     let open = match record.state {
         State::Dead => record.letter.as_ref().is_some_and(|letter| letter.status == LetterStatus::Open) || by_person,
         State::WaitingHuman => by_person,
-        // What waits for an integration may be moved on before it dies of waiting.
-        State::Parked => matches!(decided.decision, Decision::RetryOnFallback { .. } | Decision::Reassign { .. }),
-        // And what waits for an agent that does not come back goes to another.
-        State::Ready | State::Scheduled => matches!(decided.decision, Decision::Reassign { .. }),
+        // What waits for an integration may be moved on before it dies of waiting, and need not have begun to wait where it
+        // may not; what waits for an agent that does not come back goes to another.
+        State::Ready | State::Scheduled | State::Parked => {
+            matches!(decided.decision, Decision::RetryOnFallback { .. } | Decision::Reassign { .. })
+        }
         State::Running | State::Done | State::Cancelled => false,
     };
     if !open {
@@ -1120,7 +1121,12 @@ mod tests {
                 NOW,
                 ["ready", "ready", "ready", "-", "-", "ready", "-", "-"],
             ),
-            ("table falls back", decision(1, Table, fallback), NOW, ["-", "-", "ready", "-", "-", "ready", "-", "-"]),
+            (
+                "table falls back",
+                decision(1, Table, fallback),
+                NOW,
+                ["ready", "ready", "ready", "-", "-", "ready", "-", "-"],
+            ),
             ("table checks", decision(1, Table, check), NOW, ["-", "-", "-", "-", "-", "scheduled", "-", "-"]),
             ("table parks", decision(1, Table, park), NOW, ["-", "-", "-", "-", "-", "parked", "-", "-"]),
             (

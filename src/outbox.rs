@@ -144,7 +144,10 @@ pub fn superseded(page: &Page, outbox: &[Page]) -> bool {
         PageAction::Trigger if answers(later.action) => true,
         PageAction::Trigger => later.action == PageAction::Trigger && later.channel == page.channel,
         PageAction::Update => later.channel == page.channel,
-        PageAction::Acknowledge => later.action == PageAction::Resolve && later.channel == page.channel,
+        // A later call begins anew: an answer to the one before would quiet it.
+        PageAction::Acknowledge => {
+            matches!(later.action, PageAction::Resolve | PageAction::Trigger) && later.channel == page.channel
+        }
         PageAction::Resolve => false,
     };
     let later =
@@ -153,17 +156,17 @@ pub fn superseded(page: &Page, outbox: &[Page]) -> bool {
 }
 
 /// The last answer or the end of an incident, for those channels that a call went through and it does not: of calls that
-/// stood in for others. Without it they keep an alert that nobody ends. `outbox` as for [`stand_ins`], `sending` as for
-/// [`stands_back`].
+/// stood in for others. Without it they keep an alert that nobody ends. `outbox` as for [`stand_ins`]; `sent` holds the
+/// names of the pages that are under way, or may have been when the process before this one died.
 #[must_use]
-pub fn ends(outbox: &[Page], sending: &BTreeSet<String>, now: Timestamp) -> Vec<Page> {
+pub fn ends(outbox: &[Page], sent: &BTreeSet<String>, now: Timestamp) -> Vec<Page> {
     let answers = |page: &&Page| matches!(page.action, PageAction::Acknowledge | PageAction::Resolve);
     let number = |page: &Page| page.incident.messages;
     let Some(last) = outbox.iter().filter(answers).max_by_key(|page| number(page)) else { return Vec::new() };
     let told = outbox.iter().filter(|page| number(page) == number(last)).map(|page| page.channel.as_str());
     let mut told: BTreeSet<&str> = told.collect();
     // Tried is enough: it may have arrived all the same, or still arrive.
-    let tried = |page: &Page| page.delivered_at.is_some() || page.tries > 0 || sending.contains(&page.id);
+    let tried = |page: &Page| page.delivered_at.is_some() || page.tries > 0 || sent.contains(&page.id);
     let went = |page: &&Page| page.action == PageAction::Trigger && tried(page);
     let calls = outbox.iter().filter(went).filter(|call| number(call) < number(last));
     let untold: Vec<&Page> = calls.filter(|call| told.insert(&call.channel)).collect();

@@ -32,7 +32,7 @@ pub struct SettleFacts<'a> {
     pub effect: Effect,
     /// The number of this delivery in its round, first = 1; it has been counted.
     pub attempt: u32,
-    /// Since when it was due when this delivery was begun: its place in the line.
+    /// Since when it was due when this delivery was begun.
     pub due: Timestamp,
     /// How many deliveries of this round ended in a death or in silence, this one included if it did.
     pub crashes: u32,
@@ -245,9 +245,14 @@ impl SettleFacts<'_> {
         allowed.then(|| self.policy.delay(self.attempt, self.previous_delay, roll)).flatten()
     }
 
-    /// No look before the hold is over, or patience is: what may not wait at holds is due then, and moved on.
+    /// No look before the hold is over, or patience is. What may not wait at holds at all is moved on at once where it would
+    /// meet this one after its backoff: that spares an integration, and this one is not called again.
     fn not_before_hold(&self, due: Timestamp, now: Timestamp) -> Timestamp {
-        self.hold.map_or(due, |(_, until)| due.max(until.min(now + self.policy.park_at_most)))
+        match self.hold {
+            Some((_, until)) if until > due && self.policy.park_at_most.is_zero() => now,
+            Some((_, until)) => due.max(until.min(now + self.policy.park_at_most)),
+            None => due,
+        }
     }
 
     fn used_up(&self, failure: Failure) -> Settlement {
@@ -360,15 +365,16 @@ mod tests {
     #[test]
     fn one_line_a_rule() {
         type Special = fn(&mut SettleFacts<'_>);
+        fn impatient(facts: &mut SettleFacts<'_>) {
+            let at_once = RetryPolicy { park_at_most: Duration::ZERO, ..facts.policy.clone() };
+            (facts.hold, facts.policy) = (Some((Hold::BreakerOpen, at(1_060))), Box::leak(Box::new(at_once)));
+        }
         let plain: Special = |_| {};
         let second: Special = |facts| facts.attempt = 2;
         let last: Special = |facts| facts.attempt = 3;
         let payment: Special = |facts| facts.effect = Effect::Payment;
         let held: Special = |facts| facts.hold = Some((Hold::BreakerOpen, at(1_060)));
-        let impatient: Special = |facts| {
-            let at_once = RetryPolicy { park_at_most: Duration::ZERO, ..facts.policy.clone() };
-            (facts.hold, facts.policy) = (Some((Hold::BreakerOpen, at(1_060))), Box::leak(Box::new(at_once)));
-        };
+        let impatient_second: Special = |facts| (facts.attempt, _) = (2, impatient(facts));
         let waited: Special = |facts| facts.parked_for = Duration::from_secs(450);
         let soon: Special = |facts| facts.deadline = Some(at(1_030));
         let timeout = || failed(Kind::Timeout, Action::Backoff);
@@ -421,7 +427,9 @@ mod tests {
             (busy(3_600), waited, "dead rate_limited: it waited 7m30s at holds; park-at-most is 7m30s"),
             (timeout(), held, "retry at 1060"),
             (timeout(), |facts| facts.hold = Some((Hold::BreakerOpen, at(1_900))), "retry at 1450"),
-            (timeout(), impatient, "retry at 1030"),
+            // Nobody waits there: moved on at once, unless the hold is over by then.
+            (timeout(), impatient, "retry at 1000"),
+            (timeout(), impatient_second, "retry at 1120"),
             // A probe that found the integration as it was: nobody's try, and the next goes another.
             (sick(), probe, "release until 1090: breaker-open"),
             (sick(), last_probe, "release until 1180: breaker-open"),

@@ -191,7 +191,12 @@ fn completions_and_versions_are_data() {
 fn without_the_systems_certificates_all_works_that_needs_none() {
     let bare = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
-        command.args(arguments).env_clear().env("SSL_CERT_FILE", "/dev/null").stdin(Stdio::null());
+        command
+            .args(arguments)
+            .env_clear()
+            .env("SSL_CERT_FILE", "/dev/null")
+            .env("HOOK", "hook-secret")
+            .stdin(Stdio::null());
         command
     };
     let url = nobody();
@@ -209,9 +214,16 @@ fn without_the_systems_certificates_all_works_that_needs_none() {
 
     let scratch = Scratch::new();
     std::fs::create_dir(scratch.path().join("agents")).expect("a directory");
-    let team = "team: bare\nproviders:\n  ollama: { base-url: \"http://127.0.0.1:1\" }\n";
+    let team = "team: bare
+providers: { ollama: { base-url: \"http://127.0.0.1:1\" } }
+tools:
+  http: { hosts: { \"127.0.0.1:1\": { methods: [GET] } } }
+  mcp: { far: { url: \"http://127.0.0.1:1\" } }
+escalation:
+  on-call: [{ name: ana, channels: [{ webhook: { url: \"http://127.0.0.1:1\", secret: \"${HOOK}\" } }] }]
+";
     std::fs::write(scratch.path().join("backstop.yaml"), team).expect("written");
-    let agent = "---\nname: worker\ndescription: Works.\nmodel: ollama/any\nhandles: [work]\n---\nBe brief.\n";
+    let agent = "---\nname: worker\ndescription: Works.\nmodel: ollama/any\nhandles: [work]\ntools: [\"http:get\", \"mcp:far/*\"]\n---\nBe brief.\n";
     std::fs::write(scratch.path().join("agents/worker.md"), agent).expect("written");
     let dir = scratch.path().display().to_string();
     let mut up =

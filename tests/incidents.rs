@@ -181,6 +181,24 @@ fn a_call_that_was_answered_before_it_was_delivered_is_not_made() {
     assert_eq!(outbox::stand_ins(&all, &steps, after(9_000)), [], "nor through any other channel");
 }
 
+/// An answer that the pager refused for an hour arrived behind the reminder, and quieted the alert that had just been raised
+/// again.
+#[test]
+fn an_answer_that_a_later_call_overtook_is_not_sent() {
+    let steps = [vec!["pagerduty".to_owned(), "email".to_owned()]];
+    let draft = |action| PageDraft { action, again: true, level: 0 };
+    let mut incident = three();
+    let mut all = Vec::new();
+    for (action, at) in [(PageAction::Acknowledge, 10), (PageAction::Trigger, 3_600)] {
+        incident.messages += 1;
+        all.extend(outbox::pages(&incident, &draft(action), "acme", &steps, after(at)));
+    }
+    all.retain(|page| page.action == PageAction::Acknowledge || page.channel == "pagerduty");
+    let overtaken: Vec<&str> =
+        all.iter().filter(|page| outbox::superseded(page, &all)).map(|page| page.id.as_str()).collect();
+    assert_eq!(overtaken, ["INC-1.2.pagerduty"], "and the mail, which says no more of it, is sent");
+}
+
 /// A process killed with three dead letters undecided came back, opened an incident for the first, and found at the
 /// next look that it was part of the incident about all three. Its end was sent beside its call, and arrived first:
 /// PagerDuty was left with an alert that nobody ends. (Kill point 206 of the phase `recovery`, once in many runs.)

@@ -29,6 +29,7 @@ mod outage;
 mod outcome;
 mod page_window;
 mod pager;
+mod paging;
 mod priority;
 mod process;
 mod provider_failures;

@@ -57,6 +57,22 @@ fn a_ceo_that_is_killed_deciding_holds_up_nobody_else() {
 }
 
 #[test]
+fn a_full_disk_holds_up_no_call_that_is_written() {
+    // A call that the pager refused was tried again when the disk had taken that it was refused, and not before; nor was any
+    // other sent while a reminder, or what was to go out of the outbox, could not be written.
+    let text = "run: 3h\nload: [{ type: code_review, per-hour: 30 }]\n\
+                faults:\n  - { fault: unavailable, at: 10m, for: 2h }\n  - { fault: pager-down, at: 10m, for: 80m }\n  \
+                - { fault: mail-down, at: 10m, for: 80m }\n  - { fault: disk-full, at: 80m, for: 60m }\n";
+    let loaded = loaded("unheard", text);
+    let run = play(&loaded, 1).expect("played");
+    let minute = |page: &&backstop::sim::play::books::Message| page.at.as_secs() / 60;
+    let tried: Vec<u64> = run.books.pages.iter().map(|page| minute(&page)).collect();
+    assert!(tried.iter().any(|minute| *minute < 80), "nobody was to be called yet: {tried:?}");
+    let first = run.books.pages.iter().filter(|page| page.taken).map(|page| minute(&page)).min();
+    assert!(first.is_some_and(|minute| (90..=96).contains(&minute)), "{first:?} of {tried:?}");
+}
+
+#[test]
 fn who_is_killed_while_dead_stays_dead_for_the_longer_of_the_two() {
     // What comes again and again cannot be told before; here two that a file may not say.
     let minutes = |minutes: u64| Duration::from_secs(minutes * 60);

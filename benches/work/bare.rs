@@ -86,6 +86,8 @@ fn writer(path: &std::path::Path) -> Sender<Asked> {
          CREATE TABLE task (id INTEGER PRIMARY KEY, state TEXT NOT NULL, payload TEXT NOT NULL, answer TEXT) STRICT;",
     )
     .expect("a table");
+    // As the store does: statements are prepared once.
+    db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).expect("taken");
     let (inbox, changes) = channel::<Asked>();
     std::thread::spawn(move || {
         while let Ok(first) = changes.recv() {

@@ -30,15 +30,21 @@ impl Post {
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             return Err(Error::never(channel, "its url must begin with https:// or http:// and name a host"));
         }
-        let client = Client::builder()
-            .timeout(timeout)
-            .connect_timeout(timeout)
-            // A page goes where it was meant to go, or nowhere.
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .user_agent(concat!("backstop/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|why| Error::never(channel, format!("no HTTP client: {}", in_full(&why))))?;
+        let builder = || {
+            Client::builder()
+                .timeout(timeout)
+                .connect_timeout(timeout)
+                // A page goes where it was meant to go, or nowhere.
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .user_agent(concat!("backstop/", env!("CARGO_PKG_VERSION")))
+        };
+        let built = match url.scheme() {
+            // A proxy may be asked by HTTPS: with the system's certificates where there are any.
+            "http" => builder().build().or_else(|_| builder().tls_certs_only([]).build()),
+            _ => builder().build(),
+        };
+        let client = built.map_err(|why| Error::never(channel, format!("no HTTP client: {}", in_full(&why))))?;
         Ok(Self { channel, client, url, secret: secret.to_owned() })
     }
 

@@ -31,12 +31,19 @@ pub(crate) enum PagerMessage {
 
 /// The pages under way, by name. Whoever sends one holds it there, also when the incident actor has died meanwhile: the
 /// next one sends nothing beside it.
-#[derive(Default)]
-pub(crate) struct UnderWay(Mutex<BTreeSet<String>>);
+pub(crate) struct UnderWay {
+    /// When this process began: what is older and was never tried may have been on its way when the one before died.
+    began: Timestamp,
+    names: Mutex<BTreeSet<String>>,
+}
 
 impl UnderWay {
+    pub(crate) fn since(began: Timestamp) -> Self {
+        Self { began, names: Mutex::default() }
+    }
+
     fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -123,15 +130,24 @@ impl Pager {
     }
 
     async fn look(&self) -> Result<Option<Timestamp>, engine::Error> {
-        let mut next = escalate::look(&self.0).await?;
-        let now = self.0.now();
-        // Before the pages are read: one that is sent meanwhile is looked at again, and not taken for one that is not sent.
+        // What cannot be written now holds up no page that is written.
+        let brought_up = escalate::look(&self.0).await;
+        let sent = self.send_due().await;
+        Ok(brought_up?.into_iter().chain(sent?).min())
+    }
+
+    /// Sends what is due; when the next is.
+    async fn send_due(&self) -> Result<Option<Timestamp>, engine::Error> {
+        // In this order. Of an incident that is over the pages that are read then hold the end; and a page that is sent
+        // meanwhile is looked at again, and not taken for one that is not sent.
+        let incidents = self.0.kept::<Incident>().await?;
         let mut sending = self.0.under_way.names().clone();
         let pages = self.0.kept::<Page>().await?;
         if pages.is_empty() {
-            return Ok(next);
+            return Ok(None);
         }
-        let mut pages = self.stand_in(pages.to_vec(), &sending).await?;
+        let (mut pages, written) = self.keep_up(&incidents, pages.to_vec(), &sending).await;
+        let (now, mut next) = (self.0.now(), None::<Timestamp>);
         // Of those that are due now, as they were written.
         pages.sort_by_key(|page| page.value.incident.messages);
         for page in &pages {
@@ -149,17 +165,18 @@ impl Pager {
             sending.insert(page.value.id.clone());
             self.send(page.clone());
         }
-        Ok(next)
+        written.map(|()| next)
     }
 
     /// Where a step's channels do not take a call, the others stand in, and are told of the end; and what was delivered for
-    /// an incident that is over leaves the outbox.
-    async fn stand_in(
+    /// an incident that is over leaves the outbox. The outbox as it is then, and whether that could be written: if not, it
+    /// holds nothing new, and what was overtaken is not sent all the same.
+    async fn keep_up(
         &self,
+        incidents: &[Stored<Incident>],
         pages: Vec<Stored<Page>>,
         sending: &BTreeSet<String>,
-    ) -> Result<Vec<Stored<Page>>, engine::Error> {
-        let incidents = self.0.kept::<Incident>().await?;
+    ) -> (Vec<Stored<Page>>, Result<(), engine::Error>) {
         let over: BTreeSet<&str> = incidents
             .iter()
             .filter(|incident| !incident.value.is_open())
@@ -169,8 +186,12 @@ impl Pager {
         let mut outboxes: BTreeMap<String, Vec<Page>> = BTreeMap::new();
         let mut documents = Vec::new();
         let mut left = Vec::new();
+        let mut sent = sending.clone();
         for page in &pages {
             outboxes.entry(page.value.incident.id.clone()).or_default().push(page.value.clone());
+            if page.value.tries == 0 && page.value.due <= self.0.under_way.began {
+                sent.insert(page.value.id.clone());
+            }
         }
         for mut page in pages {
             let settled = page.value.delivered_at.is_some() || page.value.abandoned;
@@ -188,40 +209,67 @@ impl Pager {
             left.push(page);
         }
         let steps = escalate::steps(&self.0);
+        let mut new = Vec::new();
         for (incident, pages) in &outboxes {
-            for page in outbox::ends(pages, sending, now) {
-                documents.push(drawer::document(&page, 0));
-                left.push(Stored { version: 1, value: page });
-            }
-            if over.contains(incident.as_str()) {
-                continue;
-            }
-            for page in outbox::stand_ins(pages, &steps, now) {
-                documents.push(drawer::document(&page, 0));
-                left.push(Stored { version: 1, value: page });
+            new.extend(outbox::ends(pages, &sent, now));
+            if !over.contains(incident.as_str()) {
+                new.extend(outbox::stand_ins(pages, &steps, now));
             }
         }
-        if !documents.is_empty() {
-            self.0.engine.save(documents, Vec::new(), now).await?;
+        documents.extend(new.iter().map(|page| drawer::document(page, 0)));
+        if documents.is_empty() {
+            return (left, Ok(()));
         }
-        Ok(left)
+        let written = self.0.engine.save(documents, Vec::new(), now).await;
+        match written {
+            Ok(()) => left.extend(new.into_iter().map(|page| Stored { version: 1, value: page })),
+            Err(engine::Error::Closed) => left.clear(),
+            Err(_) => {}
+        }
+        (left, written)
     }
 
-    /// One attempt, in a task of its own: a channel that hangs holds up no other.
+    /// In a task of its own: a channel that hangs holds up no other.
     fn send(&self, page: Stored<Page>) {
         let sending = Sending::begin(&self.0, &page.value.id);
         tokio::spawn(async move {
-            let office = Arc::clone(&sending.office);
-            // A channel that panics or hangs has not taken the page, and must not hold it either.
-            let tried = AssertUnwindSafe(attempt(&office, &page.value)).catch_unwind();
-            let how = match tokio::time::timeout(CHANNEL_PATIENCE, tried).await {
-                Ok(Ok(how)) => how,
-                Ok(Err(_)) => broken(&page.value, "the channel panicked".to_owned()),
-                Err(_) => broken(&page.value, format!("the channel did not answer in {CHANNEL_PATIENCE:?}")),
-            };
-            note(&office, page, how).await;
+            deliver(&sending.office, page).await;
             drop(sending);
         });
+    }
+}
+
+/// One attempt, and what came of it written down. Until then it counts as being sent, so that whoever was called is not
+/// called again as if for the first time; and where the disk takes nothing until the next attempt is due, that is made all
+/// the same.
+async fn deliver(office: &Arc<Office>, page: Stored<Page>) {
+    let Stored { version, value: mut page } = page;
+    let mut events = Vec::new();
+    loop {
+        // A channel that panics or hangs has not taken the page, and must not hold it either.
+        let attempt = AssertUnwindSafe(attempt(office, &page)).catch_unwind();
+        let how = match tokio::time::timeout(CHANNEL_PATIENCE, attempt).await {
+            Ok(Ok(how)) => how,
+            Ok(Err(_)) => broken(&page, "the channel panicked".to_owned()),
+            Err(_) => broken(&page, format!("the channel did not answer in {CHANNEL_PATIENCE:?}")),
+        };
+        let now = office.now();
+        let (next, event) = tried(&page, how, now);
+        events.push(event);
+        let again = next.delivered_at.is_none() && !next.abandoned;
+        let until = if again { next.due } else { now + AS_LONG_AS_IT_TAKES };
+        let document = drawer::document(&next, version);
+        let write = || office.engine.save(vec![document.clone()], events.clone(), office.now());
+        match office.insist(until, write).await {
+            Ok(()) => return,
+            Err(engine::Error::Io { .. } | engine::Error::Full { .. }) if again => page = next,
+            // Sent again under the same dedup key at the worst.
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the fate of a page could not be stored");
+                return;
+            }
+        }
     }
 }
 
@@ -251,23 +299,6 @@ async fn attempt(office: &Office, page: &Page) -> Tried {
                 }
                 pager::Error::Never { .. } => Tried::Never { error: text },
             }
-        }
-    }
-}
-
-/// Writes down what came of it, however long the disk takes nothing: until then it counts as being sent, and whoever was
-/// called is not called again as if for the first time.
-async fn note(office: &Office, page: Stored<Page>, how: Tried) {
-    let Stored { version, value: page } = page;
-    let now = office.now();
-    let (next, event) = tried(&page, how, now);
-    let document = drawer::document(&next, version);
-    let write = || office.engine.save(vec![document.clone()], vec![event.clone()], office.now());
-    match office.insist(now + AS_LONG_AS_IT_TAKES, write).await {
-        Ok(()) => {}
-        // Sent again under the same dedup key at the worst.
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the fate of a page could not be stored")
         }
     }
 }

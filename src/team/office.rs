@@ -143,7 +143,7 @@ impl Office {
             dispatcher: Addr::default(),
             ceo: Addr::default(),
             pager: Addr::default(),
-            under_way: UnderWay::default(),
+            under_way: UnderWay::since(now),
             replayer: Addr::default(),
             crew: Addr::default(),
             bells: Bells::default(),

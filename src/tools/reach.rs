@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Error, RESULT_MAX, Teller, Trouble};
 use crate::cause::ToolFault;
+use crate::error_chain::in_full;
 use crate::hint::{self, Seen};
 use crate::task::Integration;
 use crate::time::Timestamp;
@@ -93,10 +94,8 @@ impl Door {
             headers.insert(host.clone(), map);
         }
         let hosts = Arc::new(hosts.clone());
-        let resolver = Checked { hosts: Arc::clone(&hosts), lookup };
-        let client = || {
-            // An application may have chosen a provider before us; then that one serves.
-            let _ = rustls::crypto::ring::default_provider().install_default();
+        let resolver = Arc::new(Checked { hosts: Arc::clone(&hosts), lookup });
+        let builder = || {
             Client::builder()
                 .user_agent(concat!("backstop/", env!("CARGO_PKG_VERSION")))
                 .no_proxy()
@@ -105,9 +104,19 @@ impl Door {
                 .referer(false)
                 .pool_max_idle_per_host(0)
                 .connect_timeout(CONNECT_WITHIN)
-                .dns_resolver(Arc::new(resolver))
-                .build()
-                .map_err(|source| Error::Client { server: server.clone(), source })
+                .dns_resolver(Arc::clone(&resolver))
+        };
+        let client = || {
+            // An application may have chosen a provider before us; then that one serves.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            builder().build().or_else(|source| {
+                // A host is asked by HTTP or HTTPS, as the call says: what is plain does without the system's certificates.
+                let why = in_full(&source);
+                let plain = builder().tls_certs_only([]).build();
+                plain
+                    .inspect(|_| tracing::warn!(%server, "no certificates, so nobody is reached by https://: {why}"))
+                    .map_err(|_| Error::Client { server: server.clone(), source })
+            })
         };
         let client = if hosts.is_empty() { None } else { Some(client()?) };
         Ok(Self { hosts, headers, client })

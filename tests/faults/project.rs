@@ -30,7 +30,7 @@ pub(crate) fn binary() -> PathBuf {
 pub(crate) struct Project {
     dir: PathBuf,
     data: PathBuf,
-    /// An address of this machine that nobody else has: see [`home_of_its_own`].
+    /// An address of this machine that no other project of this run has: see [`home_of_its_own`].
     ip: Ipv4Addr,
 }
 

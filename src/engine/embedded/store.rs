@@ -119,7 +119,7 @@ impl Store {
         let mut rows = waiting.query([])?;
         while let Some(row) = rows.next()? {
             let due = row::time(row, 6)?;
-            let since = row.get::<_, Option<String>>(8)?.and_then(|since| Timestamp::parse(&since).ok());
+            let since = row.get::<_, String>(8).ok().and_then(|since| Timestamp::parse(&since).ok());
             let entry = Entry {
                 agent: row::word(row, 1)?,
                 priority: row::word(row, 2)?,

@@ -7,6 +7,7 @@ use super::Violation;
 use super::case::Case;
 use crate::event::{Event, Happening};
 use crate::incident::{Incident, IncidentState, Trigger};
+use crate::sim::play::books::Message;
 use crate::task::TaskId;
 use crate::time::Timestamp;
 
@@ -108,12 +109,14 @@ fn delivered(case: &Case<'_>, incident: &Incident, found: &mut Vec<Violation>) {
         found.push(Violation::at("I-12", incident.opened_at, "one incident has several keys, or shares one", evidence));
     }
     for end in pages.iter().filter(|page| page.taken && page.action == "resolve") {
-        // What arrives after the end opens an alert that nobody ends.
-        if let Some(late) = pages.iter().find(|page| page.taken && page.channel == end.channel && page.at > end.at) {
+        // What arrives after the end opens an alert that nobody ends; the end itself may come again under its key.
+        let after = |page: &&&Message| page.taken && page.action != "resolve" && page.at > end.at;
+        if let Some(late) = pages.iter().filter(after).find(|page| page.channel == end.channel) {
             let evidence = format!("{}: {} was told {} after the end", incident.id, late.channel, late.action);
             found.push(Violation::at("I-12", case.clock(late.at), "an incident was told of after its end", evidence));
         }
     }
+    told_of_the_end(case, incident, &pages, found);
     let called = pages.iter().any(|page| page.taken && page.action == "trigger");
     // One that was over before any channel came back calls nobody for nothing.
     let over = incident.state == IncidentState::Resolved;
@@ -136,6 +139,22 @@ fn delivered(case: &Case<'_>, incident: &Incident, found: &mut Vec<Violation>) {
         if times > case.run.books.runs.len() + case.run.windows.iter().filter(full).count() {
             let evidence = format!("{} reached {channel} {times} times as if for the first time", incident.id);
             found.push(Violation::at("I-12", incident.opened_at, "a call was sent several times", evidence));
+        }
+    }
+}
+
+/// Where a call was taken the end is sent, too.
+fn told_of_the_end(case: &Case<'_>, incident: &Incident, pages: &[&Message], found: &mut Vec<Violation>) {
+    let ends =
+        |event: &&Event| matches!(&event.what, Happening::IncidentResolved { incident: of, .. } if *of == incident.id);
+    let over = case.run.events.iter().find(ends).filter(|over| case.was_well(over.at, over.at + WAY));
+    let Some(over) = over else { return };
+    for channel in ["pagerduty", "email"] {
+        let sent = |action: &str| pages.iter().filter(|page| page.channel == channel && page.action == action).count();
+        let called = pages.iter().any(|page| page.taken && page.channel == channel && page.action == "trigger");
+        if called && sent("resolve") == 0 {
+            let evidence = format!("{}: {channel} was called {} times", incident.id, sent("trigger"));
+            found.push(Violation::at("I-12", over.at, "who was called was not told of the end", evidence));
         }
     }
 }
