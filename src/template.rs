@@ -193,6 +193,15 @@ fn format_text(state: &mut State<'_, '_>, text: &Data, args: Rest<ValueOrKwargs>
     if said.contains('*') || said.contains(":{") {
         return Err(Error::new(ErrorKind::InvalidOperation, "write the width out"));
     }
+    let mut rest = said;
+    while let Some((_, after)) = rest.split_once('%') {
+        rest = after.strip_prefix('%').unwrap_or(after);
+        // `%(name)s`: the engine walks a name byte by byte, and panics inside a letter of two.
+        let name = after.strip_prefix('(').and_then(|name| name.split(')').next()).unwrap_or_default();
+        if !name.is_ascii() {
+            return Err(Error::new(ErrorKind::InvalidOperation, "a name in a format is written in ASCII"));
+        }
+    }
     filters::format(state, text, args)
 }
 
@@ -249,11 +258,15 @@ mod tests {
             "{{ '%*d'|format(99999999999, 1) }}",
             "{{ 'x' * 99999999999 }}",
             "{{ range(99999999999) }}",
+            // Found by fuzzing: this one panicked.
+            "{{ '%(ключ)s'|format(1) }}",
         ] {
             assert!(filled(body).is_err(), "{body}");
         }
         for (body, expected) in [
             ("{{ 'a\nb'|indent }}", "a\n    b"),
+            ("{{ 'ключ %%(ключ) %s'|format('é') }}", "ключ %(ключ) é"),
+            ("{{ '%(key)s ключ'|format(key='é') }}", "é ключ"),
             ("{{ 'a\nb'|indent(2, true) }}", "  a\n  b"),
             ("{{ 'a\nb'|indent(width=1) }}", "a\n b"),
             ("{{ [1, 2, 3]|batch(2, 0) }}", "[[1, 2], [3, 0]]"),
