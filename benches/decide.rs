@@ -96,7 +96,7 @@ fn settled(hash: Duration, failures: &[Failure]) {
         integration: Some(integration("anthropic")),
         probe: false,
         given_back: 0,
-        of_tools: false,
+        own: true,
         hold: None,
         parked_for: Duration::ZERO,
         correction: None,

@@ -198,7 +198,7 @@ pub enum Command {
         /// How things stand.
         circumstances: Box<Circumstances>,
     },
-    /// Somebody decided about its dead letter.
+    /// Somebody decided about its dead letter, or what it does instead of waiting.
     Decide {
         /// What, by whom and why.
         decided: Decided,
@@ -727,7 +727,7 @@ fn decide(
     if !open {
         return Err(Refused::WrongState {
             state: record.state,
-            needs: "only an open dead letter can be decided about, and only by a person once a person is asked",
+            needs: "only what waits or is an open dead letter can be decided about, and only by a person once a person is asked",
         });
     }
     if decided.generation != record.generation {

@@ -51,8 +51,9 @@ pub struct SettleFacts<'a> {
     pub probe: bool,
     /// How many deliveries of this round were given back uncounted although they had called, and failed.
     pub given_back: u32,
-    /// Is that integration a server of tools? Then another model would have to wait for it just the same.
-    pub of_tools: bool,
+    /// Is that integration the one the task's own model is asked at? For a server of tools, or the provider of who
+    /// verifies, another model would have to wait just the same.
+    pub own: bool,
     /// Whether that integration is held now, after this delivery was reported to its guard, and until when.
     pub hold: Option<(Hold, Timestamp)>,
     /// How long the task has waited at holds in this round.
@@ -121,12 +122,13 @@ impl SettleFacts<'_> {
             return self.give_up(deadline_passed(None), "its deadline passed");
         }
         let due = match why {
+            _ if self.moves_on_at(why) => now,
             Hold::BreakerOpen | Hold::Gate | Hold::RetryBudget | Hold::IntegrationParked => {
                 match self.may_wait_until(until, now) {
                     Some(due) => due,
                     None => {
                         let failure = parked_too_long(self.integration.clone(), self.parked_for);
-                        let fallback = if self.of_tools { Fallback::Never } else { failure.fallback };
+                        let fallback = if self.own { failure.fallback } else { Fallback::Never };
                         let failure = Failure { fallback, ..failure };
                         return self.give_up(failure, &self.waited_enough());
                     }
@@ -159,7 +161,12 @@ impl SettleFacts<'_> {
         }
         // The hint is a floor, spread upwards only.
         let floor = failure.retry_after.map_or(Duration::ZERO, |hint| hint.mul_f64(1.0 + 0.1 * roll.clamp(0.0, 1.0)));
-        let due = self.not_before_hold(now + backoff.max(floor), now);
+        let due = now + backoff.max(floor);
+        if self.hold.is_some_and(|(why, until)| until > due && self.moves_on_at(why)) {
+            // No retry of what it will not call: that has a budget.
+            return self.try_again(failure, now, None, None, now);
+        }
+        let due = self.not_before_hold(due, now);
         // Whoever died under it, it was not the integration: its budget is not touched.
         let budget = if crash { None } else { budget };
         self.try_again(failure, due, None, budget, now)
@@ -214,6 +221,10 @@ impl SettleFacts<'_> {
     /// Gives it back unworked, with what was found out; to the dead letter queue when it has waited long enough.
     fn release(&self, failure: Failure, why: Hold, until: Timestamp, now: Timestamp) -> Settlement {
         match self.may_wait_until(until, now) {
+            // Only where it is held for whoever asks next: what would be let in again would fail again, uncounted.
+            _ if self.hold.is_some() && self.moves_on_at(why) && self.deadline.is_none_or(|end| end > now) => {
+                Settlement::Release { due: now, why, failure: Some(failure) }
+            }
             Some(due) => Settlement::Release { due, why, failure: Some(failure) },
             None if self.deadline.is_some_and(|deadline| deadline <= now) => {
                 self.give_up(deadline_passed(Some(&failure)), "its deadline passed")
@@ -245,14 +256,16 @@ impl SettleFacts<'_> {
         allowed.then(|| self.policy.delay(self.attempt, self.previous_delay, roll)).flatten()
     }
 
-    /// No look before the hold is over, or patience is. What may not wait at holds at all is moved on at once where it would
-    /// meet this one after its backoff: that spares an integration, and this one is not called again.
+    /// No look before the hold is over, or patience is.
     fn not_before_hold(&self, due: Timestamp, now: Timestamp) -> Timestamp {
-        match self.hold {
-            Some((_, until)) if until > due && self.policy.park_at_most.is_zero() => now,
-            Some((_, until)) => due.max(until.min(now + self.policy.park_at_most)),
-            None => due,
-        }
+        self.hold.map_or(due, |(_, until)| due.max(until.min(now + self.policy.park_at_most)))
+    }
+
+    /// May it not wait at this hold at all? Then it is due at once, and the dispatcher moves it: another model need not wait
+    /// for this one, nor does a backoff spare it.
+    fn moves_on_at(&self, why: Hold) -> bool {
+        let waits_for_the_model = matches!(why, Hold::BreakerOpen | Hold::Gate | Hold::IntegrationParked);
+        self.own && waits_for_the_model && self.policy.park_at_most.is_zero()
     }
 
     fn used_up(&self, failure: Failure) -> Settlement {
@@ -375,6 +388,10 @@ mod tests {
         let payment: Special = |facts| facts.effect = Effect::Payment;
         let held: Special = |facts| facts.hold = Some((Hold::BreakerOpen, at(1_060)));
         let impatient_second: Special = |facts| (facts.attempt, _) = (2, impatient(facts));
+        let impatient_unheld: Special = |facts| {
+            impatient(facts);
+            facts.hold = None;
+        };
         let waited: Special = |facts| facts.parked_for = Duration::from_secs(450);
         let soon: Special = |facts| facts.deadline = Some(at(1_030));
         let timeout = || failed(Kind::Timeout, Action::Backoff);
@@ -430,6 +447,11 @@ mod tests {
             // Nobody waits there: moved on at once, unless the hold is over by then.
             (timeout(), impatient, "retry at 1000"),
             (timeout(), impatient_second, "retry at 1120"),
+            (timeout(), |facts| (facts.own, _) = (false, impatient(facts)), "retry at 1030"),
+            (auth(), impatient, "release until 1000: breaker-open"),
+            (auth(), impatient_unheld, "dead auth: it waited 0s at holds; park-at-most is 0s"),
+            (busy(3_600), impatient, "release until 1000: gate"),
+            (sick(), |facts| (facts.probe, _) = (true, impatient(facts)), "retry at 1000"),
             // A probe that found the integration as it was: nobody's try, and the next goes another.
             (sick(), probe, "release until 1090: breaker-open"),
             (sick(), last_probe, "release until 1180: breaker-open"),
@@ -520,7 +542,7 @@ mod tests {
             policy,
             probe: false,
             given_back: 0,
-            of_tools: false,
+            own: true,
             integration: None,
             hold: None,
             parked_for: Duration::ZERO,
@@ -554,7 +576,15 @@ mod tests {
         let impatient = RetryPolicy { park_at_most: Duration::ZERO, ..policy };
         let outcome = Outcome::NotBegun { why: Hold::Gate, until: at(1) };
         let settled = settle(&plain_facts(&impatient), outcome, None, at(0), 0.0);
+        assert_eq!(told(&settled), "release until 0: gate", "to be moved");
+        let outcome = Outcome::NotBegun { why: Hold::Gate, until: at(1) };
+        let of_tools = SettleFacts { own: false, ..plain_facts(&impatient) };
+        let settled = settle(&of_tools, outcome, None, at(0), 0.0);
         assert_eq!(told(&settled), "dead parked_too_long: it waited 0s at holds; park-at-most is 0s");
+        let mut empty = RetryBudget::new(RetryBudgetConfig { min_per_sec: 0, ..RetryBudgetConfig::default() });
+        let held = SettleFacts { hold: Some((Hold::BreakerOpen, at(60))), ..plain_facts(&impatient) };
+        let timeout = Outcome::Failed(failed(Kind::Timeout, Action::Backoff));
+        assert_eq!(told(&settle(&held, timeout, Some(&mut empty), at(0), 0.0)), "retry at 0", "it is no retry");
     }
 
     #[test]

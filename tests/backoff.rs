@@ -240,7 +240,7 @@ pub(crate) fn facts(policy: &RetryPolicy) -> SettleFacts<'_> {
         policy,
         probe: false,
         given_back: 0,
-        of_tools: false,
+        own: true,
         integration: None,
         hold: None,
         parked_for: Duration::ZERO,

@@ -350,14 +350,16 @@ fn what_is_rare_is_found_by_an_index() {
     let scratch = Scratch::new();
     drop(Embedded::open(scratch.path(), at(0)).expect("the store opens"));
     let file = Connection::open(scratch.path().join("backstop.db")).expect("a file");
+    // As the store's own connections are: no plan depends on what is bound.
+    file.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).expect("taken");
     let plan = |sql: &str| -> String {
         let mut plan = file.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a plan");
-        let rows = plan.query_map([], |row| row.get::<_, String>(3)).expect("a plan");
+        let rows = plan.query_map([51], |row| row.get::<_, String>(3)).expect("a plan");
         rows.map(|row| row.expect("a row")).collect::<Vec<_>>().join("; ")
     };
-    let tasks = |words: &str| plan(&format!("SELECT seq FROM task WHERE {words} ORDER BY seq DESC LIMIT 51"));
+    let tasks = |words: &str| plan(&format!("SELECT seq FROM task WHERE {words} ORDER BY seq DESC LIMIT ?"));
     let letters =
-        |words: &str| plan(&format!("SELECT at FROM letter WHERE {words} ORDER BY at DESC, seq DESC LIMIT 51"));
+        |words: &str| plan(&format!("SELECT at FROM letter WHERE {words} ORDER BY at DESC, seq DESC LIMIT ?"));
     for (plan, index) in [
         (tasks("state IN ('ready') AND state IN ('ready', 'scheduled', 'parked')"), "task_waiting"),
         (tasks("state IN ('dead') AND state IN ('dead', 'waiting-human', 'cancelled')"), "task_over"),

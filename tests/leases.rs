@@ -65,7 +65,7 @@ fn fate(record: &Record, failure: Failure, now: Timestamp) -> Settlement {
         policy: &policy,
         probe: false,
         given_back: 0,
-        of_tools: false,
+        own: true,
         integration: None,
         hold: None,
         parked_for: Duration::ZERO,

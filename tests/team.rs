@@ -262,27 +262,45 @@ async fn five_failures_open_the_breaker_tasks_park_one_probe_closes_it() {
     assert!(!happened.iter().any(|what| matches!(what, Happening::DeadLettered { .. })));
 }
 
-/// From the permit to the settlement: a probe of an open breaker that finds it as it was is nobody's try.
 /// With `park-at-most: 0s` work that found its model held was not moved, for it had not begun to wait: each was a dead
-/// letter, and somebody was called about an outage that needed nobody.
+/// letter, and somebody was called about an outage that needed nobody. So was what was asked to come back in ten minutes,
+/// and what was turned away at the door.
 #[tokio::test(start_paused = true)]
 async fn work_that_may_not_wait_is_moved_and_nobody_is_called() {
-    let mut impatient = config();
-    impatient.retry.park_at_most = Duration::ZERO;
-    let stage = Stage::new(impatient, |_, _| hiccup()).await;
-    let mut ids = Vec::new();
-    for n in 0..20 {
-        ids.push(stage.submit_with("code_review", json!({ "n": n })).await);
+    let come_back_in_ten_minutes = || {
+        let mut scripted = status(429, r#"{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}"#);
+        if let Err(failure) = &mut scripted.result {
+            failure.headers = vec![("retry-after".to_owned(), "600".to_owned())];
+        }
+        scripted
+    };
+    let refused = || status(401, r#"{"type":"error","error":{"type":"authentication_error","message":"no"}}"#);
+    let told = [("a breaker", 6, 0), ("a long Retry-After", 2, 1), ("a key that is refused", 2, 1)];
+    for (how, calls, people) in told {
+        let mut impatient = config();
+        impatient.retry.park_at_most = Duration::ZERO;
+        let stage = Stage::new(impatient, move |_, _| match how {
+            "a breaker" => hiccup(),
+            "a long Retry-After" => come_back_in_ten_minutes(),
+            _ => refused(),
+        })
+        .await;
+        let mut ids = Vec::new();
+        for n in 0..20 {
+            ids.push(stage.submit_with("code_review", json!({ "n": n })).await);
+        }
+        for id in &ids {
+            assert_eq!(stage.ended(*id).await.state, State::Done, "{how}");
+        }
+        assert_eq!((stage.primary.calls() <= calls, stage.second.calls()), (true, 20), "{how}");
+        let happened = stage.happened().await;
+        let died = happened.iter().find(|what| matches!(what, Happening::DeadLettered { .. }));
+        // Whoever can replace a key, or raise a quota, is told of it once.
+        assert_eq!((died, stage.inbox.actions()), (None, vec![PageAction::Trigger; people]), "{how}");
     }
-    for id in &ids {
-        assert_eq!(stage.ended(*id).await.state, State::Done);
-    }
-    assert_eq!((stage.primary.calls() <= 6, stage.second.calls()), (true, 20));
-    let happened = stage.happened().await;
-    let died = happened.iter().find(|what| matches!(what, Happening::DeadLettered { .. }));
-    assert_eq!((died, stage.inbox.actions()), (None, vec![]));
 }
 
+/// From the permit to the settlement: a probe of an open breaker that finds it as it was is nobody's try.
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_fails_is_given_back_uncounted() {
     let mut strict = config();

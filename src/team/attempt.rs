@@ -300,7 +300,7 @@ pub(crate) fn decide(
         policy: &effective.policy,
         probe,
         given_back: u32::try_from(given_back).unwrap_or(u32::MAX),
-        of_tools: integration.as_ref().is_some_and(|integration| office.tools.contains_key(integration)),
+        own: integration.as_ref().is_none_or(|integration| *integration == record.integration),
         integration: Some(integration.unwrap_or_else(|| record.integration.clone())),
         hold: failure.and_then(|failure| office.held_after(failure, now)),
         parked_for: record.parking.as_ref().map_or(Duration::ZERO, |parking| now.since(parking.since)),

@@ -26,7 +26,7 @@ use crate::engine;
 use crate::fees::Fee;
 use crate::guard::{Report, Stance};
 use crate::judgement::{Judgement, Scene, answer_lost, classify};
-use crate::ledger::{Command, Letter, LetterStatus, Record, State};
+use crate::ledger::{Command, Letter, LetterStatus, Record, Refused, State};
 use crate::llm::{Message, Progress, Provider, Request};
 use crate::prices;
 use crate::prompt;
@@ -148,7 +148,9 @@ impl Ceo {
             }
             let filter =
                 Filter { states: vec![State::Parked], integration: Some(integration.clone()), ..Filter::default() };
-            for record in self.0.every(filter).await? {
+            // What somebody parked until a time waits for them.
+            let waits = |record: &Record| record.parking.as_ref().is_none_or(|parking| parking.why != Hold::Paused);
+            for record in self.0.every(filter).await?.into_iter().filter(waits) {
                 if desk.unmoved.insert((record.task.id, record.generation)) {
                     move_on(&self.0, &record, &parked_too_long(&self.0, &record)).await?;
                 }
@@ -477,7 +479,10 @@ pub(crate) async fn move_on(office: &Arc<Office>, record: &Record, cause: &Cause
     match ruling.decision {
         Decision::RetryOnFallback { .. } | Decision::Reassign { .. } => {
             match order(office, record, ruling, DeciderKind::Table).await {
-                Ok(()) => Ok(true),
+                // Somebody was faster: it is where they put it, and no business of this look any more.
+                Ok(()) | Err(engine::Error::Refused(Refused::OtherRound { .. } | Refused::WrongState { .. })) => {
+                    Ok(true)
+                }
                 Err(engine::Error::Refused(_)) => Ok(false),
                 Err(error) => Err(error),
             }

@@ -222,7 +222,7 @@ impl Dispatcher {
         }
     }
 
-    /// What would call a held integration waits, visibly, without spending a delivery.
+    /// What would call a held integration waits, visibly, without spending a delivery; what may not, or not longer, is moved.
     async fn park_held(&self, stances: &BTreeMap<Integration, Stance>) -> Result<(), engine::Error> {
         let now = self.0.now();
         for (integration, stance) in stances {

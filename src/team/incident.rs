@@ -189,7 +189,7 @@ impl Pager {
         let mut sent = sending.clone();
         for page in &pages {
             outboxes.entry(page.value.incident.id.clone()).or_default().push(page.value.clone());
-            if page.value.tries == 0 && page.value.due <= self.0.under_way.began {
+            if page.value.tries == 0 && !page.value.abandoned && page.value.due <= self.0.under_way.began {
                 sent.insert(page.value.id.clone());
             }
         }
@@ -212,7 +212,9 @@ impl Pager {
         let mut new = Vec::new();
         for (incident, pages) in &outboxes {
             new.extend(outbox::ends(pages, &sent, now));
-            if !over.contains(incident.as_str()) {
+            // While a call is on its way nobody else is called in its place.
+            let calling = |page: &Page| page.action == PageAction::Trigger && sending.contains(&page.id);
+            if !over.contains(incident.as_str()) && !pages.iter().any(calling) {
                 new.extend(outbox::stand_ins(pages, &steps, now));
             }
         }
@@ -245,7 +247,7 @@ impl Pager {
 async fn deliver(office: &Arc<Office>, page: Stored<Page>) {
     let Stored { version, value: mut page } = page;
     let mut events = Vec::new();
-    loop {
+    while !office.gone() {
         // A channel that panics or hangs has not taken the page, and must not hold it either.
         let attempt = AssertUnwindSafe(attempt(office, &page)).catch_unwind();
         let how = match tokio::time::timeout(CHANNEL_PATIENCE, attempt).await {

@@ -260,6 +260,7 @@ impl std::fmt::Debug for Team {
 impl Drop for Team {
     fn drop(&mut self) {
         // Takes everybody with it; after a drain nobody is left.
+        self.office.leave();
         self.root.kill();
     }
 }

@@ -98,6 +98,7 @@ pub(crate) struct Office {
     pub(crate) crew: Addr<CrewMessage>,
     pub(crate) bells: Bells,
     draining: AtomicBool,
+    gone: AtomicBool,
 }
 
 /// The parts an office is made of.
@@ -148,6 +149,7 @@ impl Office {
             crew: Addr::default(),
             bells: Bells::default(),
             draining: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
         }
     }
 
@@ -167,6 +169,15 @@ impl Office {
 
     pub(crate) fn draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// The team is no more: what outlives its actors begins nothing.
+    pub(crate) fn leave(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     pub(crate) fn drain(&self) {

@@ -155,7 +155,7 @@ fn knobs(hand: &Hand) -> Knobs {
         waits: hand.one("waits", 0, &waits).to_vec(),
         jitter: *hand.one("jitter", 0, &[0.5, 0.5, 0.2, -0.1, 0.0]),
         lease: *hand.one("lease", 0, &[60, 300, 300]),
-        park: *hand.one("park", 0, &[60, 450, 450, 1_200]),
+        park: if hand.chance("no patience", 0, 0.15) { 0 } else { *hand.one("park", 0, &[60, 450, 450, 1_200]) },
         concurrency: *hand.one("concurrency", 0, &[1, 2, 3, 8]),
         restarts: *hand.one("restarts", 0, &[1, 5, 5]),
         breaker: *hand.one("breaker", 0, &[2, 5, 5, 8]),

@@ -147,7 +147,9 @@ fn delivered(case: &Case<'_>, incident: &Incident, found: &mut Vec<Violation>) {
 fn told_of_the_end(case: &Case<'_>, incident: &Incident, pages: &[&Message], found: &mut Vec<Violation>) {
     let ends =
         |event: &&Event| matches!(&event.what, Happening::IncidentResolved { incident: of, .. } if *of == incident.id);
-    let over = case.run.events.iter().find(ends).filter(|over| case.was_well(over.at, over.at + WAY));
+    let in_time =
+        |over: &&Event| over.at + WAY <= case.clock(case.run.elapsed) && case.was_well(over.at, over.at + WAY);
+    let over = case.run.events.iter().find(ends).filter(in_time);
     let Some(over) = over else { return };
     for channel in ["pagerduty", "email"] {
         let sent = |action: &str| pages.iter().filter(|page| page.channel == channel && page.action == action).count();
