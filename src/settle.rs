@@ -161,12 +161,11 @@ impl SettleFacts<'_> {
         }
         // The hint is a floor, spread upwards only.
         let floor = failure.retry_after.map_or(Duration::ZERO, |hint| hint.mul_f64(1.0 + 0.1 * roll.clamp(0.0, 1.0)));
-        let due = now + backoff.max(floor);
-        if self.hold.is_some_and(|(why, until)| until > due && self.moves_on_at(why)) {
+        if self.hold.is_some_and(|(why, until)| until > now + backoff && self.moves_on_at(why)) {
             // No retry of what it will not call: that has a budget.
             return self.try_again(failure, now, None, None, now);
         }
-        let due = self.not_before_hold(due, now);
+        let due = self.not_before_hold(now + backoff.max(floor), now);
         // Whoever died under it, it was not the integration: its budget is not touched.
         let budget = if crash { None } else { budget };
         self.try_again(failure, due, None, budget, now)
@@ -451,6 +450,7 @@ mod tests {
             (auth(), impatient, "release until 1000: breaker-open"),
             (auth(), impatient_unheld, "dead auth: it waited 0s at holds; park-at-most is 0s"),
             (busy(3_600), impatient, "release until 1000: gate"),
+            (busy(200), impatient, "retry at 1000"),
             (sick(), |facts| (facts.probe, _) = (true, impatient(facts)), "retry at 1000"),
             // A probe that found the integration as it was: nobody's try, and the next goes another.
             (sick(), probe, "release until 1090: breaker-open"),

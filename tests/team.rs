@@ -300,6 +300,21 @@ async fn work_that_may_not_wait_is_moved_and_nobody_is_called() {
     }
 }
 
+/// It died of having waited no time at all, and was parked for a quarter of an hour before a person read what it was: that
+/// their key is refused.
+#[tokio::test(start_paused = true)]
+async fn what_may_not_wait_and_cannot_be_moved_dies_of_what_it_was_told() {
+    let mut impatient = config();
+    impatient.retry.park_at_most = Duration::ZERO;
+    let refused = || status(401, r#"{"type":"error","error":{"type":"authentication_error","message":"no"}}"#);
+    let stage = Stage::new(impatient, move |_, _| refused()).await;
+    let record = stage.submit("build").await;
+    let record = stage.ended(record).await;
+    let letter = record.letter.expect("a letter");
+    assert_eq!((record.state, letter.failure.kind, record.decisions.len()), (State::WaitingHuman, Kind::Auth, 1));
+    assert!(record.task.created_at + Duration::from_secs(60) > letter.at, "{letter:?}");
+}
+
 /// From the permit to the settlement: a probe of an open breaker that finds it as it was is nobody's try.
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_fails_is_given_back_uncounted() {

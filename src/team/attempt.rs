@@ -290,6 +290,8 @@ pub(crate) fn decide(
         record.round().filter(|attempt| attempt.end == Some(AttemptEnd::Released) && attempt.failure.is_some()).count();
     let same_output_again = matches!(cause, Some(Cause::Output(fault)) if fault.reason == OutputReason::SameAgain);
     let effect = office.effect_of_asking(record);
+    // What failed may be the provider of who verifies.
+    let called = failure.and_then(|failure| failure.integration.as_ref()).or(integration.as_ref());
     let facts = SettleFacts {
         effect,
         attempt: record.attempt,
@@ -300,7 +302,7 @@ pub(crate) fn decide(
         policy: &effective.policy,
         probe,
         given_back: u32::try_from(given_back).unwrap_or(u32::MAX),
-        own: integration.as_ref().is_none_or(|integration| *integration == record.integration),
+        own: called.is_none_or(|integration| *integration == record.integration),
         integration: Some(integration.unwrap_or_else(|| record.integration.clone())),
         hold: failure.and_then(|failure| office.held_after(failure, now)),
         parked_for: record.parking.as_ref().map_or(Duration::ZERO, |parking| now.since(parking.since)),

@@ -21,7 +21,7 @@ use crate::advice::{brief, parse_advice};
 use crate::agent::ModelRef;
 use crate::cause::{Cause, Usage};
 use crate::config::AdviserConfig;
-use crate::delivery::Hold;
+use crate::delivery::{AttemptEnd, Hold};
 use crate::engine;
 use crate::fees::Fee;
 use crate::guard::{Report, Stance};
@@ -510,8 +510,13 @@ pub(crate) async fn move_or_bury(office: &Arc<Office>, record: &Record, why: Hol
     let Judgement::Failed(failure) = classify(&cause, &Scene::new(record.task.effect, office.now())) else {
         return Ok(());
     };
+    let policy = office.policy_of(record);
+    // What may not wait at all dies of what it was told, not of waiting.
+    let told = record.round().last().filter(|last| last.end == Some(AttemptEnd::Released));
+    let told = told.and_then(|last| last.failure.clone()).filter(|_| policy.policy.park_at_most.is_zero());
+    let failure = told.filter(|told| told.integration.as_ref() == Some(&record.integration)).unwrap_or(failure);
     let waited = record.parking.as_ref().map_or(Duration::ZERO, |parking| office.now().since(parking.since));
-    let circumstances = office.circumstances(&office.policy_of(record));
+    let circumstances = office.circumstances(&policy);
     let why = format!("parked for {} ({why})", crate::time::format_duration(waited));
     let give_up = Command::GiveUp { failure, why, circumstances };
     match office.engine.command(record.task.id, give_up, office.now()).await {
