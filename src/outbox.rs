@@ -173,6 +173,19 @@ pub fn ends(outbox: &[Page], sent: &BTreeSet<String>, now: Timestamp) -> Vec<Pag
     untold.into_iter().map(|call| through(last, &call.channel, call.level, now)).collect()
 }
 
+/// May a page have gone out although nobody noted it? One that is older than this process and was never tried may have been
+/// on its way when the one before died.
+#[must_use]
+pub fn may_have_gone(page: &Page, began: Timestamp) -> bool {
+    page.tries == 0 && !page.abandoned && page.due <= began
+}
+
+/// Is a call of these on its way? Nobody else is called in its place meanwhile. `sending` as for [`stands_back`].
+#[must_use]
+pub fn is_calling(outbox: &[Page], sending: &BTreeSet<String>) -> bool {
+    outbox.iter().any(|page| page.action == PageAction::Trigger && sending.contains(&page.id))
+}
+
 /// A message once more, through another channel.
 fn through(message: &Page, channel: &str, level: u32, now: Timestamp) -> Page {
     Page {

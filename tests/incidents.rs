@@ -5,7 +5,7 @@ use std::time::Duration;
 use backstop::escalation::{self, Rules, Step};
 use backstop::failure::{Class, Kind};
 use backstop::incident::{
-    self, Home, Incident, IncidentCommand, IncidentState, Opening, PageAction, PageDraft, Trigger, visible,
+    self, Home, Incident, IncidentCommand, IncidentState, Opening, Page, PageAction, PageDraft, Trigger, visible,
 };
 use backstop::outbox;
 use backstop::query::Death;
@@ -197,6 +197,25 @@ fn an_answer_that_a_later_call_overtook_is_not_sent() {
     let overtaken: Vec<&str> =
         all.iter().filter(|page| outbox::superseded(page, &all)).map(|page| page.id.as_str()).collect();
     assert_eq!(overtaken, ["INC-1.2.pagerduty"], "and the mail, which says no more of it, is sent");
+}
+
+/// What may have gone out under the process before counts as gone; what this one wrote, tried or gave up is known.
+#[test]
+fn what_the_process_before_may_have_sent_counts_as_sent() {
+    let steps = [vec!["pagerduty".to_owned()]];
+    let call = PageDraft { action: PageAction::Trigger, again: false, level: 0 };
+    let page = outbox::pages(&three(), &call, "acme", &steps, after(5)).remove(0);
+    let gone = |change: fn(&mut Page), began| {
+        let mut page = page.clone();
+        change(&mut page);
+        outbox::may_have_gone(&page, after(began))
+    };
+    assert_eq!([4, 5, 6].map(|began| gone(|_| {}, began)), [false, true, true]);
+    assert!(!gone(|page| page.tries = 1, 6) && !gone(|page| page.abandoned = true, 6));
+    let under_way = std::iter::once(page.id.clone()).collect();
+    assert!(outbox::is_calling(std::slice::from_ref(&page), &under_way));
+    assert!(!outbox::is_calling(&[Page { action: PageAction::Resolve, ..page.clone() }], &under_way));
+    assert!(!outbox::is_calling(&[page], &Default::default()), "it waits");
 }
 
 /// A process killed with three dead letters undecided came back, opened an incident for the first, and found at the

@@ -32,7 +32,7 @@ pub(crate) enum PagerMessage {
 /// The pages under way, by name. Whoever sends one holds it there, also when the incident actor has died meanwhile: the
 /// next one sends nothing beside it.
 pub(crate) struct UnderWay {
-    /// When this process began: what is older and was never tried may have been on its way when the one before died.
+    /// When this process began: see [`outbox::may_have_gone`].
     began: Timestamp,
     names: Mutex<BTreeSet<String>>,
 }
@@ -189,7 +189,7 @@ impl Pager {
         let mut sent = sending.clone();
         for page in &pages {
             outboxes.entry(page.value.incident.id.clone()).or_default().push(page.value.clone());
-            if page.value.tries == 0 && !page.value.abandoned && page.value.due <= self.0.under_way.began {
+            if outbox::may_have_gone(&page.value, self.0.under_way.began) {
                 sent.insert(page.value.id.clone());
             }
         }
@@ -212,9 +212,7 @@ impl Pager {
         let mut new = Vec::new();
         for (incident, pages) in &outboxes {
             new.extend(outbox::ends(pages, &sent, now));
-            // While a call is on its way nobody else is called in its place.
-            let calling = |page: &Page| page.action == PageAction::Trigger && sending.contains(&page.id);
-            if !over.contains(incident.as_str()) && !pages.iter().any(calling) {
+            if !over.contains(incident.as_str()) && !outbox::is_calling(pages, sending) {
                 new.extend(outbox::stand_ins(pages, &steps, now));
             }
         }
