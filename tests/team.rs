@@ -315,6 +315,27 @@ async fn what_may_not_wait_and_cannot_be_moved_dies_of_what_it_was_told() {
     assert!(record.task.created_at + Duration::from_secs(60) > letter.at, "{letter:?}");
 }
 
+/// A key was revoked in the night, and what a person had parked until the morning was done at once, elsewhere.
+#[tokio::test(start_paused = true)]
+async fn what_a_person_parked_stays_where_it_is_when_a_key_is_revoked() {
+    let stage = Stage::new(config(), |_, call| match call {
+        1 => status(400, "{}"),
+        _ => status(401, r#"{"type":"error","error":{"type":"authentication_error","message":"no"}}"#),
+    })
+    .await;
+    let parked = stage.submit("code_review").await;
+    assert_eq!(stage.ended(parked).await.state, State::WaitingHuman);
+    let until = stage.desk.now() + Duration::from_secs(8 * 3600);
+    let park = Decision::Park { until, why: "in the morning".to_owned() };
+    stage.desk.decide(parked, park, "ana", "asleep").await.expect("parked");
+    let other = stage.submit_with("code_review", json!({ "n": 2 })).await;
+    let other = stage.ended(other).await;
+    assert_eq!((other.state, other.model.map(|model| model.to_string())), (State::Done, Some("second/gpt".to_owned())));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let record = stage.desk.task(parked).await.expect("a task");
+    assert_eq!((record.state, record.due, stage.second.calls()), (State::Parked, until, 1));
+}
+
 /// From the permit to the settlement: a probe of an open breaker that finds it as it was is nobody's try.
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_fails_is_given_back_uncounted() {
