@@ -1,8 +1,8 @@
 //! The record of a task, and the one function that changes it.
 //!
 //! Every engine stores, finds and orders records in its own way; none decides what a command means. The
-//! compare-and-set that protects an [`apply`] is the fence for everything said under a lease, and the generation for
-//! everything decided about a dead letter.
+//! compare-and-set that protects an [`apply`] is the fence for everything said under a lease, the generation for
+//! everything decided, and both for what is said of waiting work ([`Seen`]).
 
 use std::time::Duration;
 
@@ -143,6 +143,22 @@ pub struct Record {
     pub updated_at: Timestamp,
 }
 
+/// In which round, and after which claim, waiting work was looked at: what is said of it must not befall what it has
+/// become meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    generation: u32,
+    fence: u64,
+}
+
+impl Seen {
+    /// As it stands here.
+    #[must_use]
+    pub const fn of(record: &Record) -> Self {
+        Self { generation: record.generation, fence: record.fence }
+    }
+}
+
 /// What can be asked of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
@@ -184,6 +200,8 @@ pub enum Command {
     },
     /// It waits for its integration, without having been claimed.
     Park {
+        /// As it was seen.
+        seen: Seen,
         /// Until when.
         until: Timestamp,
         /// What for.
@@ -191,6 +209,8 @@ pub enum Command {
     },
     /// It waited too long, or its deadline passed, without being claimed: to the dead letter queue.
     GiveUp {
+        /// As it was seen.
+        seen: Seen,
         /// Why.
         failure: Failure,
         /// Which rule.
@@ -257,10 +277,10 @@ pub enum Refused {
         /// The deadline.
         deadline: Timestamp,
     },
-    /// The decision answers another round.
-    #[error("the task is in round {current}; this decision answers round {said}")]
+    /// It was said of another round.
+    #[error("the task is in round {current}; this was said of round {said}")]
     OtherRound {
-        /// The round answered.
+        /// The round meant.
         said: u32,
         /// The round it is in.
         current: u32,
@@ -355,15 +375,16 @@ impl Record {
         self.attempts.iter().filter(|attempt| attempt.generation == self.generation)
     }
 
-    /// Is it new work that the process died under, and that nothing else befell?
+    /// Was it delivered or given up on before? What only waited, was moved while it did, or only lost the process it ran
+    /// in is new work still.
     #[must_use]
-    pub fn was_cut_off(&self) -> bool {
-        let mut counted = self.attempts.iter().filter(|attempt| attempt.end != Some(AttemptEnd::Released)).peekable();
-        let died = |attempt: &Attempt| {
-            let failure = attempt.failure.as_ref();
-            attempt.end == Some(AttemptEnd::Retry) && failure.is_some_and(|failure| failure.kind == Kind::ProcessDied)
+    pub fn was_tried(&self) -> bool {
+        let befell = |attempt: &Attempt| match attempt.end {
+            None | Some(AttemptEnd::Released) => false,
+            Some(AttemptEnd::Retry) => attempt.failure.as_ref().is_none_or(|failure| failure.kind != Kind::ProcessDied),
+            Some(AttemptEnd::Done | AttemptEnd::DeadLetter | AttemptEnd::Cancelled) => true,
         };
-        self.generation == 1 && counted.peek().is_some() && counted.all(died)
+        self.letter.is_some() || self.attempts.iter().any(befell)
     }
 
     /// The latest failure known: of a delivery, or the one it was given up for without any.
@@ -402,7 +423,7 @@ impl Record {
 
     /// Through nothing it did: it keeps its place in the line.
     fn waits_until(&mut self, due: Timestamp) {
-        self.since.get_or_insert(self.due);
+        self.since = Some(self.since.unwrap_or(self.due).min(due));
         self.due = due;
     }
 
@@ -415,7 +436,11 @@ impl Record {
     fn send_again(&mut self, due: Timestamp, now: Timestamp) {
         self.generation += 1;
         self.attempt = 0;
-        self.due_anew(due);
+        match self.state {
+            // Moved while it waited: it keeps its place in the line.
+            State::Ready | State::Scheduled | State::Parked => self.waits_until(due),
+            State::Running | State::Done | State::Dead | State::WaitingHuman | State::Cancelled => self.due_anew(due),
+        }
         self.state = if due <= now { State::Ready } else { State::Scheduled };
         self.parking = None;
         self.ended_at = None;
@@ -488,14 +513,14 @@ pub fn apply(record: &Record, command: Command, now: Timestamp) -> Result<Change
             running(&next, fence)?;
             settled(&mut next, settlement, spent, now)
         }
-        Command::Park { until, why } => {
-            waiting(&next)?;
+        Command::Park { seen, until, why } => {
+            waits_as(&next, seen)?;
             // A retry that waits for its backoff must not come earlier for being parked.
             let until = if next.state == State::Scheduled { until.max(next.due) } else { until };
             vec![next.parked_until(until, why, now)]
         }
-        Command::GiveUp { failure, why, circumstances } => {
-            waiting(&next)?;
+        Command::GiveUp { seen, failure, why, circumstances } => {
+            waits_as(&next, seen)?;
             vec![next.give_up(failure, why, circumstances, &Spent::default(), now)]
         }
         Command::Decide { decided, integration } => decide(&mut next, decided, integration, now)?,
@@ -562,6 +587,18 @@ fn waiting(record: &Record) -> Result<(), Refused> {
             Err(Refused::WrongState { state: record.state, needs: "it must be waiting to be claimed" })
         }
     }
+}
+
+/// Does it still wait as whoever speaks of it saw it?
+fn waits_as(record: &Record, seen: Seen) -> Result<(), Refused> {
+    waiting(record)?;
+    if seen.generation != record.generation {
+        return Err(Refused::OtherRound { said: seen.generation, current: record.generation });
+    }
+    if seen.fence != record.fence {
+        return Err(Refused::Stale { said: seen.fence, current: record.fence });
+    }
+    Ok(())
 }
 
 fn claim(
@@ -1006,6 +1043,19 @@ mod tests {
         Settlement::DeadLetter { failure: busy(), why: "3 of 3".to_owned(), circumstances: Box::default() }
     }
 
+    fn park(record: &Record, until: Timestamp) -> Command {
+        Command::Park { seen: Seen::of(record), until, why: Hold::Gate }
+    }
+
+    fn give_up(record: &Record) -> Command {
+        Command::GiveUp {
+            seen: Seen::of(record),
+            failure: busy(),
+            why: "late".to_owned(),
+            circumstances: Box::default(),
+        }
+    }
+
     fn claim_command() -> Command {
         let agent = AgentName::new("cto").expect("a name");
         Command::Claim { agent, incarnation: Incarnation(1), epoch: 1, lease_for: MINUTE }
@@ -1057,7 +1107,7 @@ mod tests {
             State::Scheduled => {
                 done(&running, settle(1, Settlement::Retry { due: LATER, failure: busy(), amendment: None }), NOW)
             }
-            State::Parked => done(&ready, Command::Park { until: LATER, why: Hold::Gate }, NOW),
+            State::Parked => done(&ready, park(&ready, LATER), NOW),
             State::Running => running,
             State::Done => done(&running, settle(1, Settlement::Ack { answer: Value::Null }), NOW),
             State::Dead => dead_one(Effect::Mutation),
@@ -1077,8 +1127,8 @@ mod tests {
         let retry = |due| Settlement::Retry { due, failure: busy(), amendment: None };
         let release = |due, why| Settlement::Release { due, why, failure: None };
         let note = || "by hand".to_owned();
-        let give_up = Command::GiveUp { failure: busy(), why: note(), circumstances: Box::default() };
-        let park = Decision::Park { until: LATER, why: note() };
+        let ready = standing(State::Ready);
+        let parks = Decision::Park { until: LATER, why: note() };
         let check = Decision::RetryAfterCheck { due: LATER, checked: note() };
         let fallback = Decision::RetryOnFallback { model: "openai/gpt-5".parse().expect("a model") };
         let cancel = Command::Cancel { by: note(), reason: note() };
@@ -1108,13 +1158,8 @@ mod tests {
             ("drain", settle(1, release(NOW, Hold::Drain)), NOW, ["-", "-", "-", "ready", "-", "-", "-", "-"]),
             ("dead letter", settle(1, dead()), NOW, ["-", "-", "-", "dead", "-", "-", "-", "-"]),
             ("lapse", lapse, NOW + MINUTE, ["-", "-", "-", "ready", "-", "-", "-", "-"]),
-            (
-                "park",
-                Command::Park { until: LATER, why: Hold::Gate },
-                NOW,
-                ["parked", "parked", "parked", "-", "-", "-", "-", "-"],
-            ),
-            ("give up", give_up, NOW, ["dead", "dead", "dead", "-", "-", "-", "-", "-"]),
+            ("park", park(&ready, LATER), NOW, ["parked", "parked", "parked", "-", "-", "-", "-", "-"]),
+            ("give up", give_up(&ready), NOW, ["dead", "dead", "dead", "-", "-", "-", "-", "-"]),
             (
                 "table reassigns",
                 decision(1, Table, reassign("cso")),
@@ -1128,7 +1173,7 @@ mod tests {
                 ["ready", "ready", "ready", "-", "-", "ready", "-", "-"],
             ),
             ("table checks", decision(1, Table, check), NOW, ["-", "-", "-", "-", "-", "scheduled", "-", "-"]),
-            ("table parks", decision(1, Table, park), NOW, ["-", "-", "-", "-", "-", "parked", "-", "-"]),
+            ("table parks", decision(1, Table, parks), NOW, ["-", "-", "-", "-", "-", "parked", "-", "-"]),
             (
                 "table discards",
                 decision(1, Table, Decision::Discard { why: note() }),
@@ -1183,7 +1228,10 @@ mod tests {
         ];
         for (name, command, now, expected) in table {
             for (&state, expected) in State::ALL.iter().zip(expected) {
-                let before = standing(state);
+                let (before, mut command) = (standing(state), command.clone());
+                if let Command::Park { seen, .. } | Command::GiveUp { seen, .. } = &mut command {
+                    *seen = Seen::of(&before);
+                }
                 let after = apply(&before, command.clone(), *now);
                 let told = after.as_ref().map_or("-", |(record, _)| record.state.as_str());
                 assert_eq!(told, *expected, "{name} when {state}: {after:?}");
@@ -1231,8 +1279,7 @@ mod tests {
         let person = decision(1, DeciderKind::Human, Decision::RunAgain { amendment: None });
         assert_eq!(done(&record, person, NOW).state, State::Ready);
 
-        let give_up = Command::GiveUp { failure: busy(), why: String::new(), circumstances: Box::default() };
-        let never_begun = done(&fresh(Effect::Payment), give_up, NOW);
+        let never_begun = done(&fresh(Effect::Payment), give_up(&fresh(Effect::Payment)), NOW);
         let park = Decision::Park { until: LATER, why: "later".to_owned() };
         assert_eq!(done(&never_begun, decision(1, DeciderKind::Table, park), NOW).state, State::Parked);
     }
@@ -1281,10 +1328,46 @@ mod tests {
     #[test]
     fn parking_never_shortens_a_backoff() {
         let waiting = standing(State::Scheduled);
-        let parked = done(&waiting, Command::Park { until: NOW + Duration::from_secs(1), why: Hold::Gate }, NOW);
+        let parked = done(&waiting, park(&waiting, NOW + Duration::from_secs(1)), NOW);
         assert_eq!(parked.due, LATER);
-        let sooner = done(&standing(State::Parked), Command::Park { until: NOW, why: Hold::Gate }, NOW);
+        let held = standing(State::Parked);
+        let sooner = done(&held, park(&held, NOW), NOW);
         assert_eq!(sooner.due, NOW, "what only waits for its integration may come sooner");
+    }
+
+    #[test]
+    fn what_is_said_of_waiting_work_does_not_befall_what_it_has_become() {
+        let seen = fresh(Effect::Mutation);
+        let moved = Decision::RetryOnFallback { model: "openai/gpt-5".parse().expect("a model") };
+        let moved = done(&seen, decision(1, DeciderKind::Table, moved), NOW);
+        let handed_on = done(&seen, decision(1, DeciderKind::Human, reassign("cso")), NOW);
+        let release = Settlement::Release { due: NOW, why: Hold::Drain, failure: None };
+        let given_back = done(&running_one(Effect::Mutation), settle(1, release), NOW);
+        let other_round = Err(Refused::OtherRound { said: 1, current: 2 });
+        let other_claim = Err(Refused::Stale { said: 0, current: 1 });
+        for (became, refused) in [(moved, &other_round), (handed_on, &other_round), (given_back, &other_claim)] {
+            assert_eq!(apply(&became, park(&seen, LATER), NOW), *refused, "{became:?}");
+            assert_eq!(apply(&became, give_up(&seen), NOW), *refused, "{became:?}");
+            assert_eq!(done(&became, give_up(&became), NOW).state, State::Dead);
+        }
+    }
+
+    #[test]
+    fn what_was_never_tried_is_new_work_in_its_old_place_wherever_it_is_moved() {
+        let parked = standing(State::Parked);
+        let moved = Decision::RetryOnFallback { model: "openai/gpt-5".parse().expect("a model") };
+        let moved = done(&parked, decision(1, DeciderKind::Table, moved), LATER);
+        assert_eq!((moved.was_tried(), moved.since, moved.due), (false, Some(NOW), LATER));
+        let cut_off = Failure { kind: Kind::ProcessDied, ..busy() };
+        let retry = |failure| Settlement::Retry { due: LATER, failure, amendment: None };
+        let died = done(&running_one(Effect::Mutation), settle(1, retry(cut_off)), NOW);
+        assert!(!died.was_tried());
+        assert!(!done(&died, decision(1, DeciderKind::Table, reassign("cso")), NOW).was_tried());
+        let failed = done(&running_one(Effect::Mutation), settle(1, retry(busy())), NOW);
+        let failed = done(&failed, decision(1, DeciderKind::Table, reassign("cso")), NOW);
+        assert_eq!((failed.was_tried(), failed.since), (true, Some(NOW)), "moved before its backoff was over");
+        let dead = done(&fresh(Effect::Mutation), give_up(&fresh(Effect::Mutation)), NOW);
+        assert!(done(&dead, decision(1, DeciderKind::Table, reassign("cso")), NOW).was_tried(), "a dead letter");
     }
 
     #[test]

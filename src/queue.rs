@@ -30,7 +30,7 @@ pub struct Entry {
     pub tenant: String,
     /// Which integration its delivery would call.
     pub integration: Integration,
-    /// Was it delivered or given up on before? New work that only the process died under is none of these: nobody tried it.
+    /// Was it tried before ([`Record::was_tried`])?
     pub again: bool,
     /// Since when it stands in line: its place there.
     pub since: Timestamp,
@@ -50,7 +50,7 @@ impl Entry {
                 priority: record.task.priority,
                 tenant: record.task.tenant.clone().unwrap_or_default(),
                 integration: record.integration.clone(),
-                again: (record.attempt > 0 || record.generation > 1) && !record.was_cut_off(),
+                again: record.was_tried(),
                 since: record.since.unwrap_or(record.due),
                 due: record.due,
                 deadline: record.task.deadline,

@@ -16,7 +16,7 @@ use backstop::engine::{Document, Engine, Error};
 use backstop::event::Happening;
 use backstop::failure::{Class, Kind};
 use backstop::hint;
-use backstop::ledger::{Command, LetterStatus, Record, State};
+use backstop::ledger::{Command, LetterStatus, Record, Seen, State};
 use backstop::query::{Filter, PageAsk};
 use backstop::retention::Retention;
 use backstop::task::{Effect, Priority, Task, TaskId, TaskType};
@@ -491,7 +491,7 @@ fn command_on(record: &Record, how: u8, failure: backstop::failure::Failure, now
             amendment: None,
         },
         (_, 0) => Command::Cancel { by: "a person".to_owned(), reason: "no".to_owned() },
-        (_, _) => Command::Park { until: now + Duration::from_secs(3), why: Hold::Gate },
+        (_, _) => Command::Park { seen: Seen::of(record), until: now + Duration::from_secs(3), why: Hold::Gate },
     }
 }
 

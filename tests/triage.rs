@@ -9,7 +9,7 @@ use backstop::agent::{Agent, Incarnation, ModelRef};
 use backstop::cause::{Cause, OutputFault, OutputReason, Violation};
 use backstop::delivery::{Settlement, Spent};
 use backstop::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
-use backstop::ledger::{self, Command, DECISIONS_MAX, Record, State};
+use backstop::ledger::{self, Command, DECISIONS_MAX, Record, Seen, State};
 use backstop::task::{AgentName, Effect, Integration, Priority, Task, TaskId, TaskType};
 use backstop::time::Timestamp;
 use backstop::triage::{
@@ -107,7 +107,9 @@ pub(crate) fn died(
 ) -> Record {
     if record.task.deadline.is_some_and(|deadline| deadline <= now) {
         // Nobody can claim it any more; it dies waiting.
-        let give_up = Command::GiveUp { failure, why: "its deadline passed".to_owned(), circumstances: Box::default() };
+        let seen = Seen::of(record);
+        let why = "its deadline passed".to_owned();
+        let give_up = Command::GiveUp { seen, failure, why, circumstances: Box::default() };
         return ledger::apply(record, give_up, now).expect("given up").0;
     }
     let claim = Command::Claim {

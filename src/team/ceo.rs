@@ -26,7 +26,7 @@ use crate::engine;
 use crate::fees::Fee;
 use crate::guard::{Report, Stance};
 use crate::judgement::{Judgement, Scene, answer_lost, classify};
-use crate::ledger::{Command, Letter, LetterStatus, Record, Refused, State};
+use crate::ledger::{Command, Letter, LetterStatus, Record, Refused, Seen, State};
 use crate::llm::{Message, Progress, Provider, Request};
 use crate::prices;
 use crate::prompt;
@@ -518,7 +518,7 @@ pub(crate) async fn move_or_bury(office: &Arc<Office>, record: &Record, why: Hol
     let waited = record.parking.as_ref().map_or(Duration::ZERO, |parking| office.now().since(parking.since));
     let circumstances = office.circumstances(&policy);
     let why = format!("parked for {} ({why})", crate::time::format_duration(waited));
-    let give_up = Command::GiveUp { failure, why, circumstances };
+    let give_up = Command::GiveUp { seen: Seen::of(record), failure, why, circumstances };
     match office.engine.command(record.task.id, give_up, office.now()).await {
         Ok(_) | Err(engine::Error::Refused(_)) => {
             office.kick();

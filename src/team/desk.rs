@@ -21,7 +21,7 @@ use crate::delivery::Hold;
 use crate::engine::{self, Engine, Submitted};
 use crate::guard::{Guard, Transition};
 use crate::incident::{self, Incident, IncidentCommand, Opening, PageAction, PageDraft, Trigger};
-use crate::ledger::{Command, Letter, LetterStatus, Record, Refused, State};
+use crate::ledger::{Command, Letter, LetterStatus, Record, Refused, Seen, State};
 use crate::outbox;
 use crate::prompt;
 use crate::query::{Filter, PageAsk};
@@ -419,7 +419,8 @@ impl Desk {
             if why == Hold::Paused {
                 continue;
             }
-            match self.office.engine.command(record.task.id, Command::Park { until: now, why }, now).await {
+            let command = Command::Park { seen: Seen::of(&record), until: now, why };
+            match self.office.engine.command(record.task.id, command, now).await {
                 // Claimed meanwhile: so much the better.
                 Ok(_) | Err(engine::Error::Refused(_)) => {}
                 Err(error) => return Err(error.into()),

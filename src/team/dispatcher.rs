@@ -23,7 +23,7 @@ use crate::engine::{self, LeaseAsk};
 use crate::guard::Stance;
 use crate::journal;
 use crate::judgement::{Judgement, Scene, classify};
-use crate::ledger::{Command, Record, State};
+use crate::ledger::{Command, Record, Seen, State};
 use crate::query::Filter;
 use crate::task::{AgentName, Integration};
 use crate::time::Timestamp;
@@ -241,7 +241,8 @@ impl Dispatcher {
                 if bound <= now {
                     super::ceo::move_or_bury(&self.0, record, *why).await
                 } else {
-                    self.say(record, Command::Park { until: bound.min(*until), why: *why }).await
+                    self.say(record, Command::Park { seen: Seen::of(record), until: bound.min(*until), why: *why })
+                        .await
                 }
             });
             // A commit for all of them, not one each.
@@ -295,7 +296,8 @@ impl Dispatcher {
         let scene = Scene::new(record.task.effect, self.0.now());
         let Judgement::Failed(failure) = classify(&cause, &scene) else { return Ok(()) };
         let circumstances = self.0.circumstances(&self.0.policy_of(record));
-        self.say(record, Command::GiveUp { failure, why: why.to_owned(), circumstances }).await?;
+        self.say(record, Command::GiveUp { seen: Seen::of(record), failure, why: why.to_owned(), circumstances })
+            .await?;
         self.0.ceo.hint(super::ceo::CeoMessage::Kick);
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::engine::{Document, Engine, Error, KEY_RETENTION, LeaseAsk};
 use crate::event::{Happening, NewEvent};
 use crate::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
 use crate::journal::{Ask, Entry, Intent, Line, Outcome, Purpose, Replied};
-use crate::ledger::{Command, Record, Refused, State};
+use crate::ledger::{Command, Record, Refused, Seen, State};
 use crate::query::{Filter, PAGE_MAX, PageAsk};
 use crate::queue::FRESH_BETWEEN_RETRIES;
 use crate::task::{AgentName, Effect, IdempotencyKey, Integration, Priority, Task, TaskId, TaskType};
@@ -352,7 +352,7 @@ async fn keeps_its_place(site: &mut dyn Site) {
 async fn waits(site: &mut dyn Site) {
     let engine = site.open(at(0));
     let held = submit(&*engine, task(1, at(0)), at(0)).await;
-    let until = Command::Park { until: at(60), why: Hold::Gate };
+    let until = Command::Park { seen: Seen::of(&held), until: at(60), why: Hold::Gate };
     assert_eq!(engine.command(held.task.id, until, at(0)).await.expect("parked").state, State::Parked);
     let other = engine.submit(task(2, at(0)), integration("openai"), at(0)).await.expect("accepted").record;
     let deadline = submit(&*engine, Task { deadline: Some(at(30)), ..task(3, at(0)) }, at(0)).await;
@@ -365,7 +365,8 @@ async fn waits(site: &mut dyn Site) {
     let claimed = engine.lease(ask(1, 9), at(30)).await.expect("leased");
     assert_eq!(claimed.iter().map(|record| record.task.id).collect::<Vec<_>>(), [other.task.id]);
     let failure = failure(Class::Logic, Kind::Deadline, "too late");
-    let give_up = Command::GiveUp { failure, why: "its deadline".to_owned(), circumstances: Box::default() };
+    let seen = Seen::of(&deadline);
+    let give_up = Command::GiveUp { seen, failure, why: "its deadline".to_owned(), circumstances: Box::default() };
     engine.command(deadline.task.id, give_up, at(31)).await.expect("given up");
     assert_eq!(engine.overdue(at(31), 9).await.expect("read"), []);
     assert_eq!(engine.next_due(at(60)).await.expect("read"), Some(at(330)), "the end of a lease");
@@ -471,7 +472,9 @@ async fn journals(site: &mut dyn Site) {
     assert!(engine.steps(nobody).await.expect("read").is_empty());
 }
 
-fn intent() -> Intent {
+/// A call of a model that is about to be made.
+#[must_use]
+pub fn intent() -> Intent {
     Intent::Ask(Box::new(Ask {
         model: "anthropic/claude-opus-5-5".parse().expect("a model"),
         purpose: Purpose::Work,
@@ -484,7 +487,9 @@ fn intent() -> Intent {
     }))
 }
 
-fn conclude(step: u32, counted: u64) -> Line {
+/// A step that was answered, and what that counts in millionths of a US dollar.
+#[must_use]
+pub fn conclude(step: u32, counted: u64) -> Line {
     Line::Conclude { step, outcome: Outcome::Replied(Box::default()), counted }
 }
 
