@@ -10,6 +10,8 @@
 mod definitions;
 #[path = "targets/recovery.rs"]
 mod recovery;
+#[path = "targets/rows.rs"]
+mod rows;
 
 use std::time::Duration;
 
@@ -27,12 +29,13 @@ use sha2::Sha256;
 
 pub(crate) use definitions::{configuration, front_matter, scenario};
 pub(crate) use recovery::recovery;
+pub(crate) use rows::rows;
 
 /// A target's name and function.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All of them; each has its folder in `fuzz/corpus/`.
-pub(crate) const TARGETS: [Target; 9] = [
+pub(crate) const TARGETS: [Target; 10] = [
     ("front_matter", front_matter),
     ("configuration", configuration),
     ("scenario", scenario),
@@ -42,6 +45,7 @@ pub(crate) const TARGETS: [Target; 9] = [
     ("answer", answer),
     ("callback", callback),
     ("recovery", recovery),
+    ("rows", rows),
 ];
 
 /// 2026-11-21T23:00:00Z.

@@ -91,3 +91,8 @@ fn callback() {
 fn recovery() {
     play("recovery");
 }
+
+#[test]
+fn rows() {
+    play("rows");
+}

@@ -24,13 +24,13 @@ struct Left {
 }
 
 /// A directory in memory where there is one, gone when dropped.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new() -> Self {
+    pub(super) fn new(what: &str) -> Self {
         let memory = Path::new("/dev/shm");
         let base = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
-        let dir = base.join(format!("backstop-recovery-{}-{:?}", std::process::id(), std::thread::current().id()));
+        let dir = base.join(format!("backstop-{what}-{}-{:?}", std::process::id(), std::thread::current().id()));
         let _nothing_there = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a scratch directory");
         Self(dir)
@@ -58,7 +58,7 @@ pub(crate) fn recovery(data: &[u8]) {
 
 fn left_behind() -> Left {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("recovery");
     let (db, log, commits) = runtime.block_on(work(&scratch));
     Left { scratch, db, log, commits, runtime }
 }
@@ -202,6 +202,6 @@ fn same_until(a: &[u8], b: &[u8]) -> usize {
 }
 
 /// Whoever reads it knows which file to look at. A thread that panicked would answer that the store is closed.
-fn named(error: &Error) {
+pub(super) fn named(error: &Error) {
     assert!(error.to_string().contains("backstop.db"), "which file? {error} ({error:?})");
 }

@@ -6,6 +6,8 @@
 //!
 //! `sqlite3 backstop.db 'SELECT * FROM dlq'` and `… FROM tasks` show what is there, also while the team runs.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod damaged;
 mod depth;
 mod find;
 mod prune;

@@ -81,9 +81,31 @@ pub(super) struct Store {
 impl Store {
     /// Opens the file and reads what waits.
     pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
-        let db = schema::connect_writer(path)?;
-        let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0));
-        let high_water = Timestamp::from_millis(number("SELECT value FROM meta WHERE key = 'high_water'")?);
+        Self::over(schema::connect_writer(path)?).map_err(|failed| failed.1)
+    }
+
+    /// Reads what waits through this connection; gives it back when that fails.
+    pub(super) fn over(db: Connection) -> Result<Self, Box<(Connection, rusqlite::Error)>> {
+        let mut store = Self {
+            db,
+            queues: Queues::default(),
+            depths: Depths::default(),
+            types: Types::default(),
+            recent: Recent::default(),
+            epoch: 0,
+            last_event: 0,
+            last_task: 0,
+            high_water: Timestamp::from_millis(0),
+            saved_high_water: Timestamp::from_millis(0),
+        };
+        match store.read() {
+            Ok(()) => Ok(store),
+            Err(source) => Err(Box::new((store.db, source))),
+        }
+    }
+
+    fn read(&mut self) -> rusqlite::Result<()> {
+        let number = |sql: &str| self.db.query_row(sql, [], |row| row.get::<_, i64>(0));
         let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
         // What bore the last number may be forgotten.
         let last = |table: &str| {
@@ -91,21 +113,13 @@ impl Store {
             let last = number(&format!("SELECT max({sql}{table}'), coalesce((SELECT max(seq) FROM {table}), 0))"))?;
             Ok::<_, rusqlite::Error>(unsigned(last))
         };
-        let last_task = last("task")?;
-        let mut store = Self {
-            epoch: unsigned(number("SELECT value FROM meta WHERE key = 'epoch'")?),
-            last_event: last("event")?,
-            last_task,
-            high_water,
-            saved_high_water: high_water,
-            queues: Queues::default(),
-            depths: Depths::read(&db)?,
-            types: Types::read(&db, last_task)?,
-            recent: Recent::default(),
-            db,
-        };
-        store.load_queues()?;
-        Ok(store)
+        self.high_water = Timestamp::from_millis(number("SELECT value FROM meta WHERE key = 'high_water'")?);
+        self.saved_high_water = self.high_water;
+        self.epoch = unsigned(number("SELECT value FROM meta WHERE key = 'epoch'")?);
+        (self.last_event, self.last_task) = (last("event")?, last("task")?);
+        self.depths = Depths::read(&self.db)?;
+        self.types = Types::read(&self.db, self.last_task)?;
+        self.load_queues()
     }
 
     fn load_queues(&mut self) -> rusqlite::Result<()> {
@@ -153,6 +167,12 @@ impl Store {
 
     /// Makes everything since [`Store::begin`] durable.
     pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
+        self.write_down()?;
+        self.db.prepare_cached("COMMIT")?.execute([]).map(drop)
+    }
+
+    /// What is counted in memory and has moved.
+    pub(super) fn write_down(&mut self) -> rusqlite::Result<()> {
         if self.high_water > self.saved_high_water {
             self.db
                 .prepare_cached("UPDATE meta SET value = ?1 WHERE key = 'high_water'")?
@@ -160,8 +180,7 @@ impl Store {
             self.saved_high_water = self.high_water;
         }
         self.depths.write(&self.db)?;
-        self.types.write(&self.db, self.last_task)?;
-        self.db.prepare_cached("COMMIT")?.execute([]).map(drop)
+        self.types.write(&self.db, self.last_task)
     }
 
     /// Bounds the file, in pages.

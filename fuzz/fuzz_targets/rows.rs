@@ -1,0 +1,7 @@
+//! Runs `targets::rows`: `cargo +nightly fuzz run rows`.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::rows(data));
