@@ -108,8 +108,8 @@ pub struct Record {
     pub fence: u64,
     /// When it may next be claimed.
     pub due: Timestamp,
-    /// Since when it stands in line (`queue.rs`), where that is not `due`: when it was due before a hold, a stop or a death of
-    /// the process moved that. None: `due`.
+    /// Since when it stands in line (`queue.rs`), where that is not `due`: when it was due before a hold, a stop, a death of
+    /// the process or a decision while it waited moved that. None: `due`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// Who holds it, while it runs.
@@ -143,19 +143,20 @@ pub struct Record {
     pub updated_at: Timestamp,
 }
 
-/// In which round, and after which claim, waiting work was looked at: what is said of it must not befall what it has
-/// become meanwhile.
+/// In which round, after which claim and until when work waited when it was looked at: what is said of it must not befall
+/// what it has become meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     generation: u32,
     fence: u64,
+    due: Timestamp,
 }
 
 impl Seen {
     /// As it stands here.
     #[must_use]
     pub const fn of(record: &Record) -> Self {
-        Self { generation: record.generation, fence: record.fence }
+        Self { generation: record.generation, fence: record.fence, due: record.due }
     }
 }
 
@@ -222,6 +223,8 @@ pub enum Command {
     Decide {
         /// What, by whom and why.
         decided: Decided,
+        /// As a rule saw it, if it waits. A person answers a round.
+        seen: Option<Seen>,
         /// The integration its next delivery will call, after this decision.
         integration: Integration,
     },
@@ -285,6 +288,9 @@ pub enum Refused {
         /// The round it is in.
         current: u32,
     },
+    /// It was claimed, or its wait ended or began, since it was looked at.
+    #[error("the task has changed since it was looked at")]
+    Changed,
     /// Only a person may have a payment done again.
     #[error("a payment is never repeated automatically; a person must decide for this very task")]
     PaymentNeedsPerson,
@@ -434,7 +440,7 @@ impl Record {
     }
 
     fn send_again(&mut self, due: Timestamp, now: Timestamp) {
-        self.generation += 1;
+        self.generation = self.generation.saturating_add(1);
         self.attempt = 0;
         match self.state {
             // Moved while it waited: it keeps its place in the line.
@@ -523,7 +529,7 @@ pub fn apply(record: &Record, command: Command, now: Timestamp) -> Result<Change
             waits_as(&next, seen)?;
             vec![next.give_up(failure, why, circumstances, &Spent::default(), now)]
         }
-        Command::Decide { decided, integration } => decide(&mut next, decided, integration, now)?,
+        Command::Decide { decided, seen, integration } => decide(&mut next, decided, seen, integration, now)?,
         Command::Replay { by, named_by_person, reason, amendment } => {
             replay(&mut next, by, named_by_person, reason, amendment, now)?
         }
@@ -595,8 +601,8 @@ fn waits_as(record: &Record, seen: Seen) -> Result<(), Refused> {
     if seen.generation != record.generation {
         return Err(Refused::OtherRound { said: seen.generation, current: record.generation });
     }
-    if seen.fence != record.fence {
-        return Err(Refused::Stale { said: seen.fence, current: record.fence });
+    if seen != Seen::of(record) {
+        return Err(Refused::Changed);
     }
     Ok(())
 }
@@ -616,8 +622,9 @@ fn claim(
     if let Some(deadline) = record.task.deadline.filter(|deadline| *deadline <= now) {
         return Err(Refused::PastDeadline { deadline });
     }
-    record.attempt += 1;
-    record.fence += 1;
+    // What is read from a damaged row may stand at its end.
+    record.attempt = record.attempt.saturating_add(1);
+    record.fence = record.fence.saturating_add(1);
     record.state = State::Running;
     record.lease = Some(Lease {
         task: record.task.id,
@@ -747,6 +754,7 @@ fn settled(record: &mut Record, settlement: Settlement, spent: Spent, now: Times
 fn decide(
     record: &mut Record,
     mut decided: Decided,
+    seen: Option<Seen>,
     integration: Integration,
     now: Timestamp,
 ) -> Result<Vec<NewEvent>, Refused> {
@@ -769,6 +777,11 @@ fn decide(
     }
     if decided.generation != record.generation {
         return Err(Refused::OtherRound { said: decided.generation, current: record.generation });
+    }
+    if let Some(seen) = seen
+        && waiting(record).is_ok()
+    {
+        waits_as(record, seen)?;
     }
     if !by_person {
         automatic_decision_allowed(record, &decided.decision)?;
@@ -985,22 +998,24 @@ impl Balance {
 
     /// Counts so many records in one state.
     pub fn add_many(&mut self, state: State, records: u64) {
-        self.submitted += records;
+        // Counts are read from rows, and those may be damaged.
+        let count = |counts: &mut u64| *counts = counts.saturating_add(records);
+        count(&mut self.submitted);
         match state {
-            State::Ready => self.waiting += records,
+            State::Ready => count(&mut self.waiting),
             State::Scheduled => {
-                self.waiting += records;
-                self.retrying += records;
+                count(&mut self.waiting);
+                count(&mut self.retrying);
             }
             State::Parked => {
-                self.waiting += records;
-                self.parked += records;
+                count(&mut self.waiting);
+                count(&mut self.parked);
             }
-            State::Running => self.running += records,
-            State::Done => self.done += records,
-            State::Dead => self.dead += records,
-            State::WaitingHuman => self.waiting_human += records,
-            State::Cancelled => self.cancelled += records,
+            State::Running => count(&mut self.running),
+            State::Done => count(&mut self.done),
+            State::Dead => count(&mut self.dead),
+            State::WaitingHuman => count(&mut self.waiting_human),
+            State::Cancelled => count(&mut self.cancelled),
         }
     }
 }
@@ -1072,7 +1087,7 @@ mod tests {
             reasons: Vec::new(),
             rejected: Vec::new(),
         };
-        Command::Decide { decided, integration: Integration::new("openai").expect("a name") }
+        Command::Decide { decided, seen: None, integration: Integration::new("openai").expect("a name") }
     }
 
     fn reassign(to: &str) -> Decision {
@@ -1344,12 +1359,26 @@ mod tests {
         let release = Settlement::Release { due: NOW, why: Hold::Drain, failure: None };
         let given_back = done(&running_one(Effect::Mutation), settle(1, release), NOW);
         let other_round = Err(Refused::OtherRound { said: 1, current: 2 });
-        let other_claim = Err(Refused::Stale { said: 0, current: 1 });
-        for (became, refused) in [(moved, &other_round), (handed_on, &other_round), (given_back, &other_claim)] {
+        let freed = done(&standing(State::Parked), park(&standing(State::Parked), NOW), NOW);
+        let changed = Err(Refused::Changed);
+        for (became, refused) in [(moved, &other_round), (handed_on, &other_round), (given_back, &changed)] {
             assert_eq!(apply(&became, park(&seen, LATER), NOW), *refused, "{became:?}");
             assert_eq!(apply(&became, give_up(&seen), NOW), *refused, "{became:?}");
             assert_eq!(done(&became, give_up(&became), NOW).state, State::Dead);
         }
+        // Held when it was looked at, and free when the command came.
+        let held = standing(State::Parked);
+        assert_eq!(apply(&freed, give_up(&held), NOW), changed);
+        let by_rule = |record| {
+            let mut command = decision(1, DeciderKind::Table, reassign("cso"));
+            if let Command::Decide { seen, .. } = &mut command {
+                *seen = Some(Seen::of(record));
+            }
+            command
+        };
+        assert_eq!(apply(&freed, by_rule(&held), NOW), changed);
+        assert_eq!(done(&freed, by_rule(&freed), NOW).generation, 2);
+        assert_eq!(done(&freed, decision(1, DeciderKind::Human, reassign("cso")), NOW).generation, 2);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Inside a class new work and work tried before are two lines, so that the retries of an outage never crowd out
 //! what was submitted meanwhile: at most one in five while both wait. First come is first due: new work when it was
 //! submitted, a retry when its backoff was over. Holds, stops and deaths of the process move when it is due, and not its
-//! place.
+//! place; nor does it lose that when it is moved to another agent while it waits, where it may stand before work of that one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};

@@ -482,7 +482,7 @@ fn command_on(record: &Record, how: u8, failure: backstop::failure::Failure, now
                 reasons: Vec::new(),
                 rejected: Vec::new(),
             };
-            Command::Decide { decided, integration: integration("openai") }
+            Command::Decide { decided, seen: None, integration: integration("openai") }
         }
         (State::Dead | State::WaitingHuman, _) => Command::Replay {
             by: "a person".to_owned(),

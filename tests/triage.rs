@@ -500,12 +500,17 @@ fn whatever_happens_decisions_are_admissible_bounded_and_never_repeated() {
                 check_admissible(decision, &facts, &agents, seed);
                 let mut one = decided(&record, &ruling, DeciderKind::Table);
                 one.decision = decision.clone();
-                let command = Command::Decide { decided: one, integration: record.integration.clone() };
+                let command = Command::Decide {
+                    decided: one,
+                    seen: Some(Seen::of(&record)),
+                    integration: record.integration.clone(),
+                };
                 assert!(ledger::apply(&record, command, now).is_ok(), "seed {seed}: the ledger refuses {decision:?}");
             }
             *kinds_of_decisions.entry(ruling.decision.kind()).or_default() += 1;
             let command = Command::Decide {
                 decided: decided(&record, &ruling, DeciderKind::Table),
+                seen: Some(Seen::of(&record)),
                 integration: record.integration.clone(),
             };
             (record, _) = ledger::apply(&record, command, now).expect("admissible");

@@ -98,7 +98,7 @@ impl Store {
         for error in answers.all.iter().filter_map(|(_, said)| said.as_ref().err()) {
             told(error);
         }
-        for (number, said) in &answers.records {
+        for (number, said) in answers.records.iter().chain(&answers.after) {
             match said {
                 Ok(said) if !touched.contains(number) => {
                     let sound = self.sound.records[number].as_ref().expect("it was sound");

@@ -197,6 +197,7 @@ impl From<Refused> for Problem {
             | Refused::PastDeadline { .. }
             | Refused::WrongState { .. }
             | Refused::NotDue { .. }
+            | Refused::Changed
             | Refused::OtherRound { .. } => {
                 (StatusCode::CONFLICT, "wrong-state", "The task is not in a state for this")
             }

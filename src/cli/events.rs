@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use super::output::visible;
+use super::output::{escaped, json_line, visible};
 use super::{Context, Error};
 use crate::query::Page;
 
@@ -58,7 +58,7 @@ impl Events {
 
 fn print(context: &Context, raw: &Value) -> Result<(), Error> {
     let items = raw["items"].as_array().into_iter().flatten();
-    context.out.text(&items.map(|event| format!("{event}\n")).collect::<String>())
+    context.out.text(&items.map(json_line).collect::<String>())
 }
 
 /// Reads the stream; when it breaks, begins again after the last event seen.
@@ -74,7 +74,7 @@ async fn follow(context: &Context, mut query: Vec<(String, String)>) -> Result<(
                     for (id, data) in reader.feed(&bytes) {
                         last = id.or(last);
                         tries = 0;
-                        context.out.text(&format!("{data}\n"))?;
+                        context.out.text(&format!("{}\n", escaped(&data)))?;
                     }
                 }
                 if last.is_some() {

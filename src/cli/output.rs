@@ -79,11 +79,8 @@ impl Output {
         };
         let text = match self.format {
             Format::Table => table(),
-            Format::Json => format!("{raw:#}\n"),
-            Format::Jsonl => items().iter().fold(String::new(), |mut text, item| {
-                let _ = writeln!(text, "{item}");
-                text
-            }),
+            Format::Json => format!("{}\n", escaped(&format!("{raw:#}"))),
+            Format::Jsonl => items().iter().map(json_line).collect(),
             Format::Yaml => yaml(raw),
             Format::Name => items().iter().fold(String::new(), |mut text, item| {
                 let name = item.pointer(name_key).and_then(Value::as_str).unwrap_or("-");
@@ -155,6 +152,30 @@ pub fn visible(text: &str) -> String {
                 let _ = write!(shown, "\\u{{{:x}}}", c as u32);
             }
             c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// A value as JSON on one line, with its end.
+#[must_use]
+pub fn json_line(value: &Value) -> String {
+    format!("{}\n", escaped(&value.to_string()))
+}
+
+/// The same JSON with everything that [`visible`] would show written as JSON's own escapes: a terminal acts on DEL, on the
+/// C1 controls and on direction marks, which JSON may hold as they are.
+#[must_use]
+pub fn escaped(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        // A line's end stands between values; in a text it is escaped already.
+        if hides(c) && c != '\n' {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
+        } else {
+            shown.push(c);
         }
     }
     shown
@@ -345,7 +366,7 @@ fn scalar(text: &str) -> String {
             text.to_ascii_lowercase().as_str(),
             "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n" | "nan" | "inf"
         );
-    if plain { text.to_owned() } else { Value::String(text.to_owned()).to_string() }
+    if plain { text.to_owned() } else { escaped(&Value::String(text.to_owned()).to_string()) }
 }
 
 #[cfg(test)]
@@ -411,6 +432,18 @@ mod tests {
             yaml(&value),
             "a: \"no\"\nb:\n  - x\n  -\n    c: 1\n    d: []\ne: \"a: b\"\nf: null\ng: \"on time\"\nh: \"1e3\"\n"
         );
+    }
+
+    #[test]
+    fn data_for_programs_moves_no_cursor_either_and_says_the_same() {
+        let text = "\u{7f}\u{9b}31m\u{202e}evil\u{e0041} ü 漢\n";
+        let value = json!({ "said": [text] });
+        for json in [escaped(&format!("{value:#}")), json_line(&value)] {
+            assert!(!json.chars().any(|c| hides(c) && c != '\n'), "{json:?}");
+            assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON"), value);
+        }
+        let yaml = yaml(&value);
+        assert_eq!(yaml, "said:\n  - \"\\u007f\\u009b31m\\u202eevil\\udb40\\udc41 ü 漢\\n\"\n");
     }
 
     #[test]

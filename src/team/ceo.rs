@@ -454,7 +454,8 @@ async fn order(office: &Office, record: &Record, ruling: Ruling, by: DeciderKind
         reasons: ruling.reasons,
         rejected: ruling.rejected,
     };
-    office.engine.command(record.task.id, Command::Decide { decided, integration }, office.now()).await?;
+    let command = Command::Decide { decided, seen: Some(Seen::of(record)), integration };
+    office.engine.command(record.task.id, command, office.now()).await?;
     office.kick();
     Ok(())
 }
@@ -480,9 +481,10 @@ pub(crate) async fn move_on(office: &Arc<Office>, record: &Record, cause: &Cause
         Decision::RetryOnFallback { .. } | Decision::Reassign { .. } => {
             match order(office, record, ruling, DeciderKind::Table).await {
                 // Somebody was faster: it is where they put it, and no business of this look any more.
-                Ok(()) | Err(engine::Error::Refused(Refused::OtherRound { .. } | Refused::WrongState { .. })) => {
-                    Ok(true)
-                }
+                Ok(())
+                | Err(engine::Error::Refused(
+                    Refused::OtherRound { .. } | Refused::WrongState { .. } | Refused::Changed,
+                )) => Ok(true),
                 Err(engine::Error::Refused(_)) => Ok(false),
                 Err(error) => Err(error),
             }

@@ -231,7 +231,8 @@ impl Desk {
             reasons: vec![reason.to_owned()],
             rejected: Vec::new(),
         };
-        let record = self.office.engine.command(id, Command::Decide { decided, integration }, self.now()).await?;
+        let command = Command::Decide { decided, seen: None, integration };
+        let record = self.office.engine.command(id, command, self.now()).await?;
         self.office.kick();
         Ok(record)
     }

@@ -176,7 +176,7 @@ impl Desk {
             reasons,
             rejected: Vec::new(),
         };
-        Command::Decide { decided, integration }
+        Command::Decide { decided, seen: None, integration }
     }
 
     /// Why a decision must wait for an answer, if it must: what has the task done again would meet the doubt at once.

@@ -195,9 +195,10 @@ impl Bench {
                 Begins::Empty => Begun::default(),
                 Begins::Killed => killed.clone(),
                 Begins::Worked { format } => {
-                    let store = bench.scratch.path().join(format!("format-{format}"));
+                    let name = format.map_or_else(|| "worked".to_owned(), |format| format!("format-{format}"));
+                    let store = bench.scratch.path().join(name);
                     let from = worked.store.clone().expect("it has worked");
-                    if format < 3 {
+                    if let Some(format) = format {
                         std::fs::create_dir_all(&store).map_err(|error| error.to_string())?;
                         downgraded(&from.join("backstop.db"), &store.join("backstop.db"), format)?;
                     } else {

@@ -26,6 +26,8 @@ pub(crate) enum Phase {
     Format1,
     /// A store of format 2 is brought to ours.
     Format2,
+    /// A store of format 3, with its journals, is brought to ours.
+    Format3,
     /// So much is written that the log is copied into the file while work goes on.
     Checkpoint,
 }
@@ -35,15 +37,23 @@ pub(crate) enum Phase {
 pub(crate) enum Begins {
     /// Nothing: not even a directory.
     Empty,
-    /// What the phase of work left, in this format.
-    Worked { format: usize },
+    /// What the phase of work left, as it is or in an older format.
+    Worked { format: Option<usize> },
     /// What a kill in the middle of the phase of work left.
     Killed,
 }
 
 impl Phase {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Birth, Self::Work, Self::People, Self::Recovery, Self::Format1, Self::Format2, Self::Checkpoint];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Birth,
+        Self::Work,
+        Self::People,
+        Self::Recovery,
+        Self::Format1,
+        Self::Format2,
+        Self::Format3,
+        Self::Checkpoint,
+    ];
 
     pub(crate) const fn word(self) -> &'static str {
         match self {
@@ -53,6 +63,7 @@ impl Phase {
             Self::Recovery => "recovery",
             Self::Format1 => "format-1",
             Self::Format2 => "format-2",
+            Self::Format3 => "format-3",
             Self::Checkpoint => "checkpoint",
         }
     }
@@ -60,9 +71,10 @@ impl Phase {
     pub(crate) const fn begins(self) -> Begins {
         match self {
             Self::Birth | Self::Work | Self::Checkpoint => Begins::Empty,
-            Self::People => Begins::Worked { format: 3 },
-            Self::Format1 => Begins::Worked { format: 1 },
-            Self::Format2 => Begins::Worked { format: 2 },
+            Self::People => Begins::Worked { format: None },
+            Self::Format1 => Begins::Worked { format: Some(1) },
+            Self::Format2 => Begins::Worked { format: Some(2) },
+            Self::Format3 => Begins::Worked { format: Some(3) },
             Self::Recovery => Begins::Killed,
         }
     }
@@ -71,7 +83,13 @@ impl Phase {
     pub(crate) const fn stride(self) -> u64 {
         match self {
             Self::Checkpoint => 401,
-            Self::Birth | Self::Work | Self::People | Self::Recovery | Self::Format1 | Self::Format2 => 1,
+            Self::Birth
+            | Self::Work
+            | Self::People
+            | Self::Recovery
+            | Self::Format1
+            | Self::Format2
+            | Self::Format3 => 1,
         }
     }
 
@@ -88,6 +106,7 @@ impl Phase {
             Self::Recovery => Self::Work.tickets().into_iter().chain(reviews(41..=42)).collect(),
             Self::Format1 => reviews(51..=52).collect(),
             Self::Format2 => reviews(61..=62).collect(),
+            Self::Format3 => reviews(71..=72).collect(),
             Self::Checkpoint => reviews(BIG..=BIG + 67).collect(),
         }
     }
@@ -153,8 +172,9 @@ async fn people(client: &Client, ledger: &Ledger, world: &World) -> Result<Outco
 pub(crate) async fn settle(client: &Client, ledger: &Ledger, world: &World) -> Result<Outcome<()>, Gone> {
     let until = Instant::now() + TOO_LONG;
     loop {
+        note_due(client, ledger).await?;
         let why = match unsettled(client, &world.books()).await? {
-            None => break,
+            None => return Ok(Ok(())),
             Some(why) => why,
         };
         if Instant::now() > until {
@@ -162,24 +182,34 @@ pub(crate) async fn settle(client: &Client, ledger: &Ledger, world: &World) -> R
         }
         sleep(AGAIN).await;
     }
-    for (ticket, id) in ledger.promises().tickets {
+}
+
+/// When they are due that failed and wait for an hour, as soon as it is said: whatever is killed after that must not move it.
+async fn note_due(client: &Client, ledger: &Ledger) -> Result<(), Gone> {
+    let promises = ledger.promises();
+    for (ticket, id) in &promises.tickets {
         let (Ticket::Later(_), Some(id)) = (ticket, id) else { continue };
+        if promises.due.contains_key(ticket) {
+            continue;
+        }
         let (status, record) = client.get(&format!("/api/v1/tasks/{id}")).await?;
         if status == 200
+            && record["state"] == "scheduled"
             && let Some(due) = record["due"].as_str()
         {
-            ledger.note(|promises| {
-                promises.due.entry(ticket).or_insert_with(|| due.to_owned());
-            });
+            ledger.note(|promises| drop(promises.due.insert(*ticket, due.to_owned())));
         }
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 /// Writes a store as an older version would have left it.
 pub(crate) fn downgraded(from: &Path, to: &Path, format: usize) -> Outcome<()> {
-    const FORMATS: [&str; 2] =
-        [include_str!("../../src/engine/embedded/1.sql"), include_str!("../../src/engine/embedded/2.sql")];
+    const FORMATS: [&str; 3] = [
+        include_str!("../../src/engine/embedded/1.sql"),
+        include_str!("../../src/engine/embedded/2.sql"),
+        include_str!("../../src/engine/embedded/3.sql"),
+    ];
     const TABLES: [&str; 9] =
         ["meta", "task", "body", "progress", "idempotency", "event", "letter", "death", "failure"];
     let write = || -> rusqlite::Result<()> {
@@ -191,10 +221,13 @@ pub(crate) fn downgraded(from: &Path, to: &Path, format: usize) -> Outcome<()> {
         for table in TABLES.iter().chain(&["document"]) {
             old.execute_batch(&format!("INSERT INTO main.{table} SELECT * FROM new.{table}"))?;
         }
-        old.execute_batch("DETACH new; DELETE FROM meta WHERE key LIKE 'last_%'")?;
-        if format > 1 {
-            old.execute_batch(FORMATS[1])?;
+        for later in &FORMATS[1..format] {
+            old.execute_batch(later)?;
         }
+        if format > 2 {
+            old.execute_batch("INSERT INTO main.step SELECT * FROM new.step")?;
+        }
+        old.execute_batch("DETACH new; DELETE FROM meta WHERE key NOT IN ('epoch', 'high_water')")?;
         old.pragma_update(None, "user_version", format)?;
         old.close().map_err(|(_, error)| error)
     };

@@ -193,6 +193,11 @@ fn task(
     if claims != attempts.len() {
         say(format!("it was claimed {claims} times and has {} attempts: {kinds:?}", attempts.len()));
     }
+    let counts = |it: &&Value| it["generation"] == record["generation"] && it["end"] != "released";
+    let counted = attempts.iter().filter(counts).count() as u64;
+    if record["attempt"] != counted {
+        say(format!("it counts {} attempts of this round and has {counted}: {kinds:?}", record["attempt"]));
+    }
     let bought = books.shop.iter().filter(|(ticket, _)| *ticket == name).count();
     let unknown = record["letter"]["failure"]["kind"] == "outcome_unknown";
     let fits = match ticket {

@@ -53,7 +53,7 @@ fn discard(record: &Record, now: Timestamp) -> Command {
         reasons: Vec::new(),
         rejected: Vec::new(),
     };
-    Command::Decide { decided, integration: record.integration.clone() }
+    Command::Decide { decided, seen: None, integration: record.integration.clone() }
 }
 
 pub(super) async fn forgets(site: &mut dyn Site) {

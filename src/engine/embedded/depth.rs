@@ -54,7 +54,7 @@ impl Depths {
             None => self.agents.entry(agent.clone()).or_default(),
         };
         let count = &mut counts[state as usize];
-        *count = Count { tasks: count.tasks + by, moved: true };
+        *count = Count { tasks: count.tasks.saturating_add(by), moved: true };
         self.moved = true;
     }
 

@@ -67,7 +67,7 @@ impl Types {
     /// One more, with this number: a higher one than any before.
     pub(super) fn enter(&mut self, task_type: &TaskType, seq: u64) {
         match self.spans.get_mut(task_type) {
-            Some(span) => (span.tasks, span.last) = (span.tasks + 1, seq),
+            Some(span) => (span.tasks, span.last) = (span.tasks.saturating_add(1), seq),
             None => {
                 self.spans.insert(task_type.clone(), Span { tasks: 1, first: seq, last: seq });
             }
@@ -78,7 +78,7 @@ impl Types {
     /// One less.
     pub(super) fn leave(&mut self, task_type: &TaskType) {
         if let Some(span) = self.spans.get_mut(task_type) {
-            span.tasks -= 1;
+            span.tasks = span.tasks.saturating_sub(1);
             self.moves(task_type);
         }
     }
