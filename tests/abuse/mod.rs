@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use backstop::advice;
 use backstop::cause::ToolFault;
+use backstop::cli::output;
 use backstop::config::{AdviserConfig, Config};
 use backstop::conversation::Message;
 use backstop::delivery::{Amendment, AmendmentSource};
@@ -442,6 +443,10 @@ fn a_name_that_is_none_is_refused(case: &Case) {
 fn a_line_stays_one_line_that_shows_everything(case: &Case) {
     let line = one_line(case.said(), 500);
     assert!(!line.chars().any(char::is_control), "{line:?}");
+    // What the commands write on stdout, for people and for programs.
+    for printed in [output::visible(case.said()), output::json_line(&json!({ "said": case.said() }))] {
+        assert!(!printed.trim_end().chars().any(char::is_control), "{printed:?}");
+    }
     in_paused_time(async {
         let said = case.said().to_owned();
         let stage = Stage::plain(move |_, _| {

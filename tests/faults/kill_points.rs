@@ -195,7 +195,7 @@ impl Bench {
                 Begins::Empty => Begun::default(),
                 Begins::Killed => killed.clone(),
                 Begins::Worked { format } => {
-                    let name = format.map_or_else(|| "worked".to_owned(), |format| format!("format-{format}"));
+                    let name = format.map_or_else(|| "as-it-is".to_owned(), |format| format!("format-{format}"));
                     let store = bench.scratch.path().join(name);
                     let from = worked.store.clone().expect("it has worked");
                     if let Some(format) = format {

@@ -48,7 +48,7 @@ impl Project {
     }
 
     /// `backstop up` of this directory, not started yet.
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
         command.args(["up", "--listen", "127.0.0.1:0"]).args(arguments);
         command.env_clear().env("HOME", self.0.path().join("home")).env("TEAM_KEY", KEY);
@@ -62,6 +62,21 @@ impl Project {
         if without_key {
             command.env_remove("TEAM_KEY");
         }
+        Self::refused_by(command, code)
+    }
+
+    /// The same, where it may open no more than so many files.
+    pub(crate) fn refused_with_files(&self, most: u32, code: i32) -> String {
+        let plain = self.command(&[]);
+        let mut command = Command::new("/bin/sh");
+        let limited = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
+        command.args(["-c", &limited]).arg(plain.get_program()).args(plain.get_args()).env_clear();
+        command.current_dir(self.dir()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Self::refused_by(command, code)
+    }
+
+    pub(crate) fn refused_by(mut command: Command, code: i32) -> String {
         let output = command.output().expect("the binary runs");
         let said = String::from_utf8(output.stderr).expect("UTF-8");
         assert_eq!(output.status.code(), Some(code), "{said}");

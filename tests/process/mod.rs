@@ -322,6 +322,23 @@ async fn a_team_that_cannot_start_says_why_and_leaves_nothing_behind() {
     provider.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_cannot_be_opened_is_named_in_one_sentence() {
+    let provider = provider().await;
+    let project = Project::new(&provider.url());
+    project.write("afile", "no directory");
+    let below = project.dir().join("afile/data");
+    let said = Project::refused_by(project.command(&["--data", below.to_str().expect("UTF-8")]), 3);
+    assert!(said.contains("not started") && said.contains("afile/data") && said.contains("Not a directory"), "{said}");
+    let said = project.refused_with_files(12, 3);
+    assert!(said.contains("not started") && said.contains("backstop.db"), "{said}");
+    // Nothing of that stands in the way when there is room again.
+    let up = project.up(&[]);
+    let task = up.submit("review", "this");
+    up.happens(&task, "done").await;
+    provider.shutdown().await;
+}
+
 /// Everything a process shows of itself, whoever asks.
 async fn everything(up: &Up, task: &str) -> Vec<(String, String)> {
     let mut shown = Vec::new();
