@@ -32,8 +32,8 @@ pub(super) enum Trouble {
     Refused(Error),
     /// SQLite failed: nothing of the group can be trusted.
     Sqlite(rusqlite::Error),
-    /// A row does not hold what we wrote.
-    Damaged(serde_json::Error),
+    /// A row does not hold what we wrote: found before anything was written.
+    Damaged(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl From<rusqlite::Error> for Trouble {
@@ -44,7 +44,7 @@ impl From<rusqlite::Error> for Trouble {
 
 impl From<serde_json::Error> for Trouble {
     fn from(source: serde_json::Error) -> Self {
-        Self::Damaged(source)
+        Self::Damaged(Box::new(source))
     }
 }
 
@@ -286,7 +286,14 @@ impl Store {
         let mut claimed = Vec::new();
         for _ in 0..ask.slots {
             let Some(seq) = self.queues.next(&ask.agent, now, &ask.except) else { break };
-            let before = self.load(seq)?;
+            let before = match self.load(seq) {
+                Err(Trouble::Damaged(why)) if !claimed.is_empty() => {
+                    // Those already claimed must be told to whoever asked, or nobody would do them until their leases lapse.
+                    tracing::error!(task = seq, %why, "a task that waits cannot be read");
+                    break;
+                }
+                before => before?,
+            };
             match ledger::apply(&before, ask.claim(self.epoch), now) {
                 Ok((record, events)) => claimed.push(self.change(seq, &before, record, &events, now)?),
                 Err(refused) => {
@@ -594,7 +601,17 @@ impl Store {
 pub(super) fn load(db: &Connection, seq: u64) -> Work<Record> {
     let mut rows =
         db.prepare_cached("SELECT body.task, progress.record FROM body JOIN progress USING (seq) WHERE seq = ?1")?;
-    let (task, progress): (String, String) = rows.query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let text = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
+    let (task, progress) = rows.query_row([seq], text).map_err(|source| {
+        // Then the row failed and not the store, which need not be opened anew.
+        let of_row = matches!(
+            source,
+            rusqlite::Error::QueryReturnedNoRows
+                | rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..)
+        );
+        if of_row { Trouble::Damaged(Box::new(source)) } else { Trouble::Sqlite(source) }
+    })?;
     Ok(row::read(&task, &progress)?)
 }
 
