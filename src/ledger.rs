@@ -288,7 +288,7 @@ pub enum Refused {
         /// The round it is in.
         current: u32,
     },
-    /// It was claimed, or its wait ended or began, since it was looked at.
+    /// It was claimed, or its wait ended, since it was looked at.
     #[error("the task has changed since it was looked at")]
     Changed,
     /// Only a person may have a payment done again.
@@ -601,7 +601,8 @@ fn waits_as(record: &Record, seen: Seen) -> Result<(), Refused> {
     if seen.generation != record.generation {
         return Err(Refused::OtherRound { said: seen.generation, current: record.generation });
     }
-    if seen != Seen::of(record) {
+    // What must wait longer meanwhile is held all the more.
+    if seen.fence != record.fence || record.due < seen.due {
         return Err(Refused::Changed);
     }
     Ok(())
@@ -1377,6 +1378,8 @@ mod tests {
             command
         };
         assert_eq!(apply(&freed, by_rule(&held), NOW), changed);
+        let held_on = done(&held, park(&held, LATER + MINUTE), NOW);
+        assert_eq!(done(&held_on, by_rule(&held), NOW).generation, 2, "held still");
         assert_eq!(done(&freed, by_rule(&freed), NOW).generation, 2);
         assert_eq!(done(&freed, decision(1, DeciderKind::Human, reassign("cso")), NOW).generation, 2);
     }

@@ -79,7 +79,7 @@ impl Output {
         };
         let text = match self.format {
             Format::Table => table(),
-            Format::Json => format!("{}\n", escaped(&format!("{raw:#}"))),
+            Format::Json => json_page(raw),
             Format::Jsonl => items().iter().map(json_line).collect(),
             Format::Yaml => yaml(raw),
             Format::Name => items().iter().fold(String::new(), |mut text, item| {
@@ -157,6 +157,12 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
+/// A value as JSON on several lines, for people and programs.
+#[must_use]
+pub fn json_page(value: &Value) -> String {
+    format!("{}\n", escaped(&format!("{value:#}")))
+}
+
 /// A value as JSON on one line, with its end.
 #[must_use]
 pub fn json_line(value: &Value) -> String {
@@ -167,16 +173,18 @@ pub fn json_line(value: &Value) -> String {
 /// C1 controls and on direction marks, which JSON may hold as they are.
 #[must_use]
 pub fn escaped(json: &str) -> String {
-    let mut shown = String::with_capacity(json.len());
-    for c in json.chars() {
-        // A line's end stands between values; in a text it is escaped already.
-        if hides(c) && c != '\n' {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                let _ = write!(shown, "\\u{unit:04x}");
-            }
-        } else {
-            shown.push(c);
+    escaped_by(json, |c, shown| {
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(shown, "\\u{unit:04x}");
         }
+    })
+}
+
+fn escaped_by(text: &str, escape: impl Fn(char, &mut String)) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        // A line's end stands between values; in a text it is escaped already.
+        if hides(c) && c != '\n' { escape(c, &mut shown) } else { shown.push(c) }
     }
     shown
 }
@@ -366,7 +374,13 @@ fn scalar(text: &str) -> String {
             text.to_ascii_lowercase().as_str(),
             "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n" | "nan" | "inf"
         );
-    if plain { text.to_owned() } else { escaped(&Value::String(text.to_owned()).to_string()) }
+    if plain {
+        return text.to_owned();
+    }
+    // A text of JSON is one of YAML, but for characters beyond 16 bits, which YAML writes as one.
+    escaped_by(&Value::String(text.to_owned()).to_string(), |c, shown| {
+        let _ = write!(shown, "\\U{:08x}", u32::from(c));
+    })
 }
 
 #[cfg(test)]
@@ -438,12 +452,12 @@ mod tests {
     fn data_for_programs_moves_no_cursor_either_and_says_the_same() {
         let text = "\u{7f}\u{9b}31m\u{202e}evil\u{e0041} ü 漢\n";
         let value = json!({ "said": [text] });
-        for json in [escaped(&format!("{value:#}")), json_line(&value)] {
+        for json in [json_page(&value), json_line(&value)] {
             assert!(!json.chars().any(|c| hides(c) && c != '\n'), "{json:?}");
             assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON"), value);
         }
         let yaml = yaml(&value);
-        assert_eq!(yaml, "said:\n  - \"\\u007f\\u009b31m\\u202eevil\\udb40\\udc41 ü 漢\\n\"\n");
+        assert_eq!(yaml, "said:\n  - \"\\U0000007f\\U0000009b31m\\U0000202eevil\\U000e0041 ü 漢\\n\"\n");
     }
 
     #[test]

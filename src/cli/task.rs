@@ -299,7 +299,7 @@ async fn wait(context: &Context, id: TaskId, at_most: Duration) -> Result<(), Er
 fn answer(record: &Record) -> String {
     match &record.answer {
         Some(Value::String(text)) => format!("{}\n", super::output::visible_lines(text)),
-        Some(value) => format!("{value:#}\n"),
+        Some(value) => super::output::json_page(value),
         None => "null\n".to_owned(),
     }
 }

@@ -151,8 +151,11 @@ impl Ceo {
             // What somebody parked until a time waits for them.
             let waits = |record: &Record| record.parking.as_ref().is_none_or(|parking| parking.why != Hold::Paused);
             for record in self.0.every(filter).await?.into_iter().filter(waits) {
-                if desk.unmoved.insert((record.task.id, record.generation)) {
-                    move_on(&self.0, &record, &parked_too_long(&self.0, &record)).await?;
+                let look = (record.task.id, record.generation);
+                if !desk.unmoved.contains(&look)
+                    && !move_on(&self.0, &record, &parked_too_long(&self.0, &record)).await?
+                {
+                    desk.unmoved.insert(look);
                 }
             }
         }

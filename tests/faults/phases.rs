@@ -174,7 +174,10 @@ pub(crate) async fn settle(client: &Client, ledger: &Ledger, world: &World) -> R
     loop {
         note_due(client, ledger).await?;
         let why = match unsettled(client, &world.books()).await? {
-            None => return Ok(Ok(())),
+            None => {
+                note_due(client, ledger).await?;
+                return Ok(Ok(()));
+            }
             Some(why) => why,
         };
         if Instant::now() > until {

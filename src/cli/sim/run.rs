@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{again, load, not_played, played, seeds, team, write};
 use crate::assertion::Assertion;
-use crate::cli::output::Format;
+use crate::cli::output::{Format, json_page};
 use crate::cli::{Context, Error};
 use crate::definitions::LoadedScenario;
 use crate::sim::play;
@@ -115,7 +115,7 @@ impl RunOf {
                 return context.out.data(&raw(), "/scenario", || text::text(played));
             }
             Form::Text => text::text(played),
-            Form::Json => format!("{:#}\n", raw()),
+            Form::Json => json_page(&raw()),
             Form::Junit => junit::junit(played, &again),
             Form::Html => html::html(played, &again),
         };

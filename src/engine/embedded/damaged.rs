@@ -257,9 +257,11 @@ mod tests {
         assert_eq!(failed(&damaged), ["records", "lease"], "{damaged:?}");
         // The second of two claims could not be read: the first was stored, and nobody was told of it.
         let second = store.cells.iter().rposition(|cell| cell.table == "progress" && cell.column == "record");
-        let damaged = store.with(&[(second.expect("a cell"), b"{".to_vec())]).expect("damaged");
-        assert_eq!(failed(&damaged), ["records"], "{damaged:?}");
-        assert_eq!(damaged.after.keys().copied().collect::<Vec<_>>(), [2], "the first is claimed and was told");
+        for bytes in [b"{".to_vec(), b"\xff".to_vec()] {
+            let damaged = store.with(&[(second.expect("a cell"), bytes)]).expect("damaged");
+            assert_eq!(failed(&damaged), ["records"], "{damaged:?}");
+            assert_eq!(damaged.after.keys().copied().collect::<Vec<_>>(), [2], "the first is claimed and was told");
+        }
         let number = place(&store, "meta", "value");
         let damaged = store.with(&[(number, b"-1".to_vec()), (record, Vec::new())]).expect("damaged");
         assert!(!failed(&damaged).is_empty());

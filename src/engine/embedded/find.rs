@@ -4,7 +4,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::row;
-use super::store::{HOUR, Work, load};
+use super::store::{HOUR, Work, load, readable};
 use super::types;
 use crate::agent::Incarnation;
 use crate::engine::Document;
@@ -35,7 +35,7 @@ pub(super) fn held_by(db: &Connection, agent: &AgentName, incarnation: Option<In
 
 fn all(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Work<Vec<Record>> {
     let seqs: Vec<u64> = db.prepare_cached(sql)?.query_map(params, |row| row.get(0))?.collect::<Result<_, _>>()?;
-    seqs.into_iter().map(|seq| load(db, seq)).collect()
+    readable(seqs.into_iter().map(|seq| (seq, load(db, seq))))
 }
 
 /// Conditions joined by `AND`, with their values.

@@ -234,7 +234,7 @@ impl Store {
 
     pub(super) fn overdue(&mut self, now: Timestamp, limit: u32) -> Work<Vec<Record>> {
         let passed = self.queues.overdue(now, limit as usize);
-        passed.into_iter().map(|seq| self.load(seq)).collect()
+        readable(passed.into_iter().map(|seq| (seq, self.load(seq))))
     }
 
     pub(super) fn submit(&mut self, task: Task, integration: Integration, now: Timestamp) -> Work<Submitted> {
@@ -289,8 +289,8 @@ impl Store {
             let before = match self.load(seq) {
                 Err(Trouble::Damaged(why)) if !claimed.is_empty() => {
                     // Those already claimed must be told to whoever asked, or nobody would do them until their leases lapse.
-                    tracing::error!(task = seq, %why, "a task that waits cannot be read");
-                    break;
+                    tracing::error!(task = seq, %why, "a task cannot be read");
+                    continue;
                 }
                 before => before?,
             };
@@ -598,6 +598,18 @@ impl Store {
 }
 
 /// Reads one record.
+/// Those that can be read; of the others the log tells. One damaged row must not hold up what is done for all the rest.
+pub(super) fn readable(found: impl Iterator<Item = (u64, Work<Record>)>) -> Work<Vec<Record>> {
+    let told = |(seq, record): (u64, Work<Record>)| match record {
+        Err(Trouble::Damaged(why)) => {
+            tracing::error!(task = seq, %why, "a task cannot be read");
+            None
+        }
+        record => Some(record),
+    };
+    found.filter_map(told).collect()
+}
+
 pub(super) fn load(db: &Connection, seq: u64) -> Work<Record> {
     let mut rows =
         db.prepare_cached("SELECT body.task, progress.record FROM body JOIN progress USING (seq) WHERE seq = ?1")?;
@@ -609,6 +621,7 @@ pub(super) fn load(db: &Connection, seq: u64) -> Work<Record> {
             rusqlite::Error::QueryReturnedNoRows
                 | rusqlite::Error::FromSqlConversionFailure(..)
                 | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::Utf8Error(..)
         );
         if of_row { Trouble::Damaged(Box::new(source)) } else { Trouble::Sqlite(source) }
     })?;
