@@ -229,71 +229,128 @@ mod tests {
     use super::*;
     use crate::engine::Engine;
     use crate::engine::embedded::Embedded;
+    use crate::task::Task;
+
+    /// A store of its own, gone when dropped; nobody has it open.
+    struct Site(PathBuf);
+
+    impl Site {
+        async fn new(name: &str, work: impl AsyncFn(&Embedded)) -> Self {
+            let dir = std::env::temp_dir().join(format!("backstop-damaged-{name}-{}", std::process::id()));
+            let engine = Embedded::open(&dir, at(0)).expect("a store");
+            work(&engine).await;
+            engine.close().await.expect("closed");
+            Self(dir)
+        }
+
+        async fn of_two_that_wait(name: &str) -> Self {
+            let work = async |engine: &Embedded| {
+                for n in 1..=2 {
+                    engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
+                }
+            };
+            Self::new(name, work).await
+        }
+
+        fn open(&self) -> Damaged {
+            Damaged::open(&self.0).expect("a store")
+        }
+    }
+
+    impl Drop for Site {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).expect("cleared away");
+        }
+    }
+
+    impl Damaged {
+        /// All cells of this column, the first task's first.
+        fn column(&self, table: &str, column: &str) -> Vec<usize> {
+            let is = |n: &usize| self.cells[*n].table == table && self.cells[*n].column == column;
+            (0..self.cells.len()).filter(is).collect()
+        }
+
+        /// The same bytes in all of these.
+        fn damaged(&mut self, cells: &[usize], bytes: &[u8]) -> Answers {
+            assert!(
+                !cells.is_empty() && cells.iter().all(|cell| self.cells[*cell].told() != bytes),
+                "nothing is changed"
+            );
+            let changes: Vec<_> = cells.iter().map(|cell| (*cell, bytes.to_vec())).collect();
+            self.with(&changes).expect("damaged and mended")
+        }
+    }
+
+    impl Answers {
+        fn failed(&self) -> Vec<&'static str> {
+            self.all.iter().filter(|(_, said)| said.is_err()).map(|(what, _)| *what).collect()
+        }
+    }
 
     #[tokio::test]
     async fn what_is_changed_is_seen_and_nothing_stays_of_it() {
-        let dir = std::env::temp_dir().join(format!("backstop-damaged-{}", std::process::id()));
-        let engine = Embedded::open(&dir, at(0)).expect("a store");
-        for n in 1..=2 {
-            engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
-        }
-        engine.close().await.expect("closed");
-        drop(engine);
-        let mut store = Damaged::open(&dir).expect("a store");
-        let place = |store: &Damaged, table: &str, column: &str| {
-            let is = |cell: &Cell| cell.table == table && cell.column == column;
-            store.cells.iter().position(is).expect("a cell")
-        };
-        let failed = |answers: &Answers| {
-            answers.all.iter().filter(|(_, said)| said.is_err()).map(|(what, _)| *what).collect::<Vec<_>>()
-        };
+        let site = Site::of_two_that_wait("seen").await;
+        let mut store = site.open();
         let sound = store.with(&[]).expect("undamaged");
-        assert_eq!(failed(&sound), [""; 0], "{sound:?}");
-        let record = place(&store, "progress", "record");
-        let damaged = store.with(&[(record, b"{\xff".to_vec())]).expect("damaged");
+        assert_eq!(sound.failed(), [""; 0], "{sound:?}");
+        let first = store.column("progress", "record")[0];
+        let damaged = store.damaged(&[first], b"{\xff");
         let error = damaged.records[&1].as_ref().expect_err("it cannot be read");
         assert!(error.to_string().contains("backstop.db"), "{error}");
         assert_eq!(damaged.records[&2].as_ref().expect("read"), sound.records[&2].as_ref().expect("read"));
-        assert_eq!(failed(&damaged), ["records", "lease"], "{damaged:?}");
-        // The second of two claims could not be read: the first was stored, and nobody was told of it.
-        let second = store.cells.iter().rposition(|cell| cell.table == "progress" && cell.column == "record");
-        for bytes in [b"{".to_vec(), b"\xff".to_vec()] {
-            let damaged = store.with(&[(second.expect("a cell"), bytes)]).expect("damaged");
-            assert_eq!(failed(&damaged), ["records"], "{damaged:?}");
-            assert_eq!(damaged.after.keys().copied().collect::<Vec<_>>(), [2], "the first is claimed and was told");
-        }
-        let number = place(&store, "meta", "value");
-        let damaged = store.with(&[(number, b"-1".to_vec()), (record, Vec::new())]).expect("damaged");
-        assert!(!failed(&damaged).is_empty());
-        // A number at the end of its range was counted further: in a build with checks that ended the writer's thread.
-        let told = String::from_utf8(store.cells[record].told()).expect("JSON");
-        let at_the_end = |name: &str, most: &str| told.replace(&format!("\"{name}\":0"), &format!("\"{name}\":{most}"));
-        let most = i64::MAX.to_string().into_bytes();
-        for damage in [
-            vec![(record, at_the_end("fence", "18446744073709551615").into_bytes())],
-            vec![(record, at_the_end("attempt", "4294967295").into_bytes())],
-            store
-                .cells
-                .iter()
-                .enumerate()
-                .filter(|(_, cell)| cell.column == "tasks")
-                .map(|(n, _)| (n, most.clone()))
-                .collect(),
-            store
-                .cells
-                .iter()
-                .enumerate()
-                .filter(|(_, cell)| cell.table == "meta")
-                .map(|(n, _)| (n, most.clone()))
-                .collect(),
-        ] {
-            assert!(!damage.is_empty() && damage.iter().all(|(cell, bytes)| store.cells[*cell].told() != *bytes));
-            store.with(&damage).expect("damaged and mended");
-        }
+        assert_eq!(damaged.failed(), ["records", "lease"], "{damaged:?}");
         let again = store.with(&[]).expect("mended");
-        assert_eq!(failed(&again), [""; 0]);
+        assert_eq!(again.failed(), [""; 0]);
         assert_eq!(again.records[&1].as_ref().expect("read"), sound.records[&1].as_ref().expect("read"));
-        drop(store);
-        std::fs::remove_dir_all(&dir).expect("cleared away");
+    }
+
+    /// An agent with two free slots asked for two tasks. The second could not be read, so it was told of an error; the claim
+    /// of the first was stored all the same, and nobody did it until its lease lapsed.
+    #[tokio::test]
+    async fn what_was_claimed_before_one_that_cannot_be_read_is_told() {
+        let site = Site::of_two_that_wait("told").await;
+        let mut store = site.open();
+        let second = store.column("progress", "record")[1];
+        for bytes in [&b"{"[..], b"\xff"] {
+            let damaged = store.damaged(&[second], bytes);
+            assert_eq!(damaged.failed(), ["records"], "{damaged:?}");
+            assert_eq!(damaged.after.keys().copied().collect::<Vec<_>>(), [2], "the first was worked on");
+        }
+    }
+
+    /// One task that cannot be read kept all others from being handed back after a crash, and from ending at their deadlines.
+    #[tokio::test]
+    async fn one_that_cannot_be_read_holds_up_no_other() {
+        let work = async |engine: &Embedded| {
+            engine.submit(task(1, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
+            assert_eq!(engine.lease(ask(1, 1), at(1)).await.expect("leased").len(), 1);
+            let late = Task { deadline: Some(at(5)), ..task(2, at(0)) };
+            engine.submit(late, integration("anthropic"), at(1)).await.expect("accepted");
+        };
+        let site = Site::new("others", work).await;
+        let mut store = site.open();
+        let records = store.column("progress", "record");
+        let damaged = store.damaged(&records, b"{");
+        assert_eq!(damaged.failed(), ["records"], "{damaged:?}");
+    }
+
+    /// A number that stood at the end of its range was counted further: in a build with checks that ended the writer's thread,
+    /// without them a fence began anew.
+    #[tokio::test]
+    async fn a_number_at_the_end_of_its_range_stays_there() {
+        let site = Site::of_two_that_wait("range").await;
+        let mut store = site.open();
+        let first = store.column("progress", "record")[0];
+        let told = String::from_utf8(store.cells[first].told()).expect("JSON");
+        for (name, most) in [("fence", u64::MAX), ("attempt", u64::from(u32::MAX)), ("generation", u64::from(u32::MAX))]
+        {
+            let said = ["0", "1"].map(|number| format!("\"{name}\":{number}"));
+            let said = said.iter().find(|said| told.contains(*said)).expect("a number");
+            store.damaged(&[first], told.replace(said, &format!("\"{name}\":{most}")).as_bytes());
+        }
+        for (table, column) in [("depth", "tasks"), ("meta", "value")] {
+            let cells = store.column(table, column);
+            store.damaged(&cells, i64::MAX.to_string().as_bytes());
+        }
     }
 }

@@ -597,7 +597,6 @@ impl Store {
     }
 }
 
-/// Reads one record.
 /// Those that can be read; of the others the log tells. One damaged row must not hold up what is done for all the rest.
 pub(super) fn readable(found: impl Iterator<Item = (u64, Work<Record>)>) -> Work<Vec<Record>> {
     let told = |(seq, record): (u64, Work<Record>)| match record {
@@ -610,6 +609,7 @@ pub(super) fn readable(found: impl Iterator<Item = (u64, Work<Record>)>) -> Work
     found.filter_map(told).collect()
 }
 
+/// Reads one record.
 pub(super) fn load(db: &Connection, seq: u64) -> Work<Record> {
     let mut rows =
         db.prepare_cached("SELECT body.task, progress.record FROM body JOIN progress USING (seq) WHERE seq = ?1")?;
