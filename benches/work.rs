@@ -1,6 +1,6 @@
 //! Whole work under load: tasks submitted durably, one model called over HTTP each, their end durable.
 //!
-//! `cargo bench --bench work [-- w1 w2 w3 w4 w5]`. Each figure stands beside a limit measured in the same run: a bare
+//! `cargo bench --bench work [-- w1 w2 w3 w4 w5 burst]`. Each figure stands beside a limit measured in the same run: a bare
 //! program that makes the same calls and commits its rows in groups (W1), or the arithmetic of the load (W2 to W5).
 
 #[path = "work/bare.rs"]
@@ -58,6 +58,9 @@ fn main() {
     }
     if wanted("w5") {
         killed();
+    }
+    if wanted("burst") {
+        runtime.block_on(burst());
     }
 }
 
@@ -284,6 +287,52 @@ async fn fallback() {
         Arc::into_inner(works).expect("nobody works").stop().await;
     }
     println!("  p99 {:.2} of the p99 with a primary that is well", p99[1].as_secs_f64() / p99[0].as_secs_f64());
+}
+
+/// Far more than can be worked on, as fast as they are taken (F-41): all are kept, and done.
+async fn burst() {
+    const TASKS: u64 = 100_000;
+    const SUBMITTERS: usize = 1_000;
+    const SLOTS: usize = 100;
+    let stub = Stub::start(Manner::at_once());
+    let works = Arc::new(Works::start(config(stub.url(), SLOTS), "burst").await);
+    let (before, started) = (resident(), now());
+    let mut spans = bare::in_a_loop(SUBMITTERS, TASKS, {
+        let works = Arc::clone(&works);
+        move |number| {
+            let works = Arc::clone(&works);
+            async move {
+                let started = now();
+                let ask = NewTask::new(TaskType::new("work").expect("a name"), json!({ "number": number }));
+                works.desk.submit(ask).await.expect("accepted");
+                now().duration_since(started)
+            }
+        }
+    })
+    .await;
+    let (taken, waiting) = (now().duration_since(started), TASKS.saturating_sub(stub.calls()));
+    let mut most = resident();
+    let engine = works.desk.engine();
+    let mut watch = engine.watch();
+    loop {
+        let balance = engine.balance().await.expect("a balance");
+        assert_eq!((balance.submitted, balance.lost()), (TASKS, 0), "{balance:?}");
+        most = most.max(resident());
+        if balance.done == TASKS {
+            break;
+        }
+        watch.changed().await.expect("the engine lives");
+    }
+    println!(
+        "burst of {TASKS} tasks, {SLOTS} in flight: taken in {taken:.2?} (p99 {:.1?}), {waiting} waiting then; all done after \
+         {:.2?}, 0 lost; {:.0} MB more at most, {:.1} KB for each that waited",
+        percentile(&mut spans, 99),
+        now().duration_since(started),
+        (most - before) / 1_024.0,
+        (most - before) / waiting.max(1) as f64
+    );
+    assert_eq!(stub.calls(), TASKS, "each is asked for once");
+    Arc::into_inner(works).expect("nobody works").stop().await;
 }
 
 /// In flight when the process of W5 is killed.

@@ -191,6 +191,19 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Where the next one begins; none when this is the last.
     pub next: Option<String>,
+    /// What belongs on this page and cannot be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A task whose rows do not hold what was written there: the store was damaged from outside. It takes nothing from the
+/// others, and is told beside them, so that nobody takes what is left for all there is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    /// What stands where its id was written; `-` where that cannot be read either.
+    pub id: String,
+    /// What is wrong.
+    pub why: String,
 }
 
 /// A task given up on, once for each round.

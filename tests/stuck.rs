@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use backstop::agent::Agent;
 use backstop::config::{Config, TaskTypeConfig};
+use backstop::engine::conformance::Site;
 use backstop::engine::memory::Memory;
 use backstop::failure::{Class, Kind};
 use backstop::ledger::{Record, State};
@@ -17,6 +18,7 @@ use backstop::team::desk::NewTask;
 use backstop::time::Timestamp;
 use serde_json::{Value, json};
 
+use crate::engine::OnDisk;
 use crate::world::{Act, READS, Workshop, calling, offered, results};
 
 /// One task of an agent with the tool `read`, worked on to its end; and how often a model was asked.
@@ -159,4 +161,56 @@ async fn a_tool_that_hangs_ends_and_is_tried_again() {
     let failure = record.attempts[0].failure.as_ref().expect("a failure");
     assert_eq!((failure.class, failure.kind), (Class::Transient, Kind::Timeout));
     assert!(failure.message.contains("local/read"), "{}", failure.message);
+}
+
+/// A provider of somebody's own that never gives its thread back: a loop without end, a call that blocks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_that_hangs_costs_its_task_a_lease_and_nobody_else_anything() {
+    let (release, hangs) = std::sync::mpsc::channel::<()>();
+    let hangs = std::sync::Mutex::new(hangs);
+    let (began, mut begun) = tokio::sync::watch::channel(false);
+    let model = Simulated::new(Integration::new("primary").expect("a name"), move |request, _| {
+        if !format!("{request:?}").contains("hang") {
+            return Scripted::text("at once");
+        }
+        if began.send_replace(true) {
+            return Scripted::text("the second time");
+        }
+        hangs.lock().expect("nobody else hangs").recv().expect_err("its other end is dropped");
+        Scripted::text("too late")
+    });
+    let mut agent = Agent::new("cto", "primary/opus").expect("an agent").handling("work");
+    agent.concurrency = 2;
+    let (mut site, start) = (OnDisk::new(), Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"));
+    // A lease of five minutes is one second.
+    let team = Team::builder(Config::new("acme").agent(agent))
+        .engine(site.open(start))
+        .provider(model)
+        .clock(Clock::starting_at(start, 300.0))
+        .seed(7)
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    let submit = async |text: &str| {
+        let ask = NewTask::new(TaskType::new("work").expect("a name"), json!({ "text": text }));
+        desk.submit(ask).await.expect("accepted").record.task.id
+    };
+    let stuck = submit("hang").await;
+    begun.wait_for(|begun| *begun).await.expect("asked");
+    for _ in 0..20 {
+        let id = submit("go").await;
+        assert_eq!(desk.wait(id).await.expect("an end").answer, Some(json!("at once")));
+    }
+    let record = desk.wait(stuck).await.expect("an end");
+    assert_eq!(record.answer, Some(json!("the second time")), "{record:#?}");
+    let failure = record.attempts[0].failure.as_ref().expect("a failure");
+    assert_eq!((failure.kind, record.attempts.len()), (Kind::LeaseLapsed, 2));
+    drop(release);
+    drop(desk);
+    team.drain(Duration::from_secs(600)).await.expect("drained");
+    let store = site.open(start);
+    let left = store.record(stuck).await.expect("read").expect("a task");
+    assert_eq!(left, record, "what came too late changes nothing");
+    assert_eq!(store.balance().await.expect("a balance").done, 21);
 }

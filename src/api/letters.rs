@@ -100,7 +100,7 @@ pub(super) async fn decisions(State(door): State<Door>, input: Input) -> Answer 
     let more = end > 1 || items.len() > limit;
     items.truncate(limit);
     let next = items.last().filter(|_| more).map(|event| event.seq.to_string());
-    ok(&door.desk.shown(&Page { items, next }))
+    ok(&door.desk.shown(&Page { items, next, unreadable: Vec::new() }))
 }
 
 pub(super) async fn replays(State(door): State<Door>) -> Answer {

@@ -70,7 +70,7 @@ pub(super) async fn events(State(door): State<Door>, input: Input) -> Answer {
     }
     let items = door.desk.engine().events(after.unwrap_or(0), limit).await?;
     let next = items.last().filter(|_| items.len() == limit as usize).map(|event| event.seq.to_string());
-    ok(&door.desk.shown(&Page { items, next }))
+    ok(&door.desk.shown(&Page { items, next, unreadable: Vec::new() }))
 }
 
 /// `type=code_review`, with `agent=cto` if it matters, or `task=<id>`.

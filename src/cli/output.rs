@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Error;
 use crate::error_chain::in_full;
+use crate::query::Unreadable;
 use crate::task::TaskId;
 use crate::time::{Timestamp, format_duration};
 
@@ -112,6 +113,15 @@ impl Output {
         if !self.quiet {
             let words = format!("next: {}", visible(command));
             let _ = writeln!(io::stderr().lock(), "{}", self.dim(&words));
+        }
+    }
+
+    /// What belongs to a listing and could not be read.
+    pub fn unreadable(&self, found: &[Unreadable]) {
+        for Unreadable { id, why } in found {
+            self.say(&format!(
+                "task {id} cannot be read, for the store was damaged ({why}); bring backstop.db back from a copy"
+            ));
         }
     }
 

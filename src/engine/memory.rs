@@ -484,7 +484,7 @@ fn cut(found: &mut dyn Iterator<Item = (Cursor, &Record)>, page: &PageAsk) -> Pa
     let more = keyed.len() > page.size();
     keyed.truncate(page.size());
     let next = keyed.last().filter(|_| more).map(|(cursor, _)| cursor.to_string());
-    Page { items: keyed.into_iter().map(|(_, record)| record.clone()).collect(), next }
+    Page { items: keyed.into_iter().map(|(_, record)| record.clone()).collect(), next, unreadable: Vec::new() }
 }
 
 impl Engine for Memory {

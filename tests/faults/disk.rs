@@ -125,16 +125,16 @@ pub(crate) struct Disk {
     shim: PathBuf,
     book: PathBuf,
     lift: PathBuf,
-    clock: PathBuf,
+    now: PathBuf,
     fault: Option<(Mode, u64)>,
 }
 
 impl Disk {
     /// A disk that fails at the operation of this number; without one it only counts. Its books are kept in `beside`.
     pub(crate) fn new(shim: &Path, beside: &Path, fault: Option<(Mode, u64)>) -> Outcome<Self> {
-        let (book, lift, clock) = (beside.join("book"), beside.join("lifted"), beside.join("clock"));
-        let disk = Self { shim: shim.to_owned(), book, lift, clock, fault };
-        for (path, size) in [(&disk.book, BOOK), (&disk.clock, 8)] {
+        let (book, lift, now) = (beside.join("book"), beside.join("lifted"), beside.join("now"));
+        let disk = Self { shim: shim.to_owned(), book, lift, now, fault };
+        for (path, size) in [(&disk.book, BOOK), (&disk.now, 16)] {
             std::fs::write(path, vec![0; size]).map_err(|error| format!("{}: {error}", path.display()))?;
         }
         Ok(disk)
@@ -143,7 +143,7 @@ impl Disk {
     /// Puts it under a process whose store is in `dir`.
     pub(crate) fn under(&self, command: &mut tokio::process::Command, dir: &Path) {
         command.env("LD_PRELOAD", &self.shim).env("FAULTIO_DIR", dir).env("FAULTIO_BOOK", &self.book);
-        command.env("FAULTIO_LIFT", &self.lift).env("FAULTIO_CLOCK", &self.clock);
+        command.env("FAULTIO_LIFT", &self.lift).env("FAULTIO_NOW", &self.now);
         if let Some((mode, at)) = self.fault {
             command.env("FAULTIO_MODE", mode.word()).env("FAULTIO_AT", at.to_string());
         }
@@ -208,10 +208,19 @@ impl Disk {
 
     /// From now on the wall clock of its process is wrong by so many milliseconds.
     pub(crate) fn set_clock(&self, wrong: i64) {
+        self.set(0, wrong);
+    }
+
+    /// From now on each sync takes so many milliseconds longer.
+    pub(crate) fn set_slow(&self, by: i64) {
+        self.set(8, by);
+    }
+
+    fn set(&self, at: u64, number: i64) {
         // Written in place: the process has it mapped.
-        let written = std::fs::OpenOptions::new().write(true).open(&self.clock);
-        let written = written.and_then(|file| file.write_all_at(&wrong.to_ne_bytes(), 0));
-        written.expect("the clock stands beside the project");
+        let written = std::fs::OpenOptions::new().write(true).open(&self.now);
+        let written = written.and_then(|file| file.write_all_at(&number.to_ne_bytes(), at));
+        written.expect("it stands beside the project");
     }
 
     /// The disk is well again.

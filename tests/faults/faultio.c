@@ -7,7 +7,8 @@
  *   FAULTIO_DIR   the directory whose files count          FAULTIO_AT    the operation that fails; 0 only counts
  *   FAULTIO_BOOK  the mapped file                          FAULTIO_LIFT  a file: once it exists a sticky fault is over
  *   FAULTIO_MODE  kill after torn short eio eio-sticky enospc enospc-sticky lost
- *   FAULTIO_CLOCK a mapped file of eight bytes: by how many milliseconds the wall clock is wrong; the other clocks are right
+ *   FAULTIO_NOW   a mapped file of two longs that change as it runs: by how many milliseconds the wall clock is wrong (the
+ *                 other clocks are right), and how many milliseconds a sync takes longer
  *
  * `lost`: from there on syncs fail, and what they were to write is not on the disk, though it can still be read: so Linux
  * does it. Which bytes these are, unless they are written anew, stands in the book, and a power cut takes them. */
@@ -40,7 +41,8 @@ struct range { unsigned long inode, from, count, lost; };
 struct book { _Atomic unsigned long count; _Atomic unsigned long fired; char what[4080]; struct range ranges[RANGES]; };
 
 static struct book *book;
-static const _Atomic long *wrong;
+struct now { _Atomic long wrong, slow; };
+static const struct now *now;
 static unsigned long ranges;
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static const char *dir, *lift;
@@ -57,7 +59,7 @@ static void *next(const char *name) {
 
 /* A clock that is stepped while the process looks at it. The system call is asked itself, so that the first look may come
  * before anything is set up. */
-static long stepped(void) { return wrong ? atomic_load(wrong) : 0; }
+static long stepped(void) { return now ? atomic_load(&now->wrong) : 0; }
 static int clock_of(clockid_t which, struct timespec *seen) {
     int answer = (int)syscall(SYS_clock_gettime, which, seen);
     long millis = which == CLOCK_REALTIME || which == CLOCK_REALTIME_COARSE ? stepped() : 0;
@@ -69,17 +71,17 @@ static int clock_of(clockid_t which, struct timespec *seen) {
 }
 int clock_gettime(clockid_t which, struct timespec *seen) { return clock_of(which, seen); }
 int gettimeofday(struct timeval *restrict seen, void *restrict zone) {
-    struct timespec now;
+    struct timespec is;
     (void)zone;
-    if (clock_of(CLOCK_REALTIME, &now)) return -1;
-    *seen = (struct timeval){now.tv_sec, now.tv_nsec / 1000};
+    if (clock_of(CLOCK_REALTIME, &is)) return -1;
+    *seen = (struct timeval){is.tv_sec, is.tv_nsec / 1000};
     return 0;
 }
 time_t time(time_t *seen) {
-    struct timespec now;
-    if (clock_of(CLOCK_REALTIME, &now)) return -1;
-    if (seen) *seen = now.tv_sec;
-    return now.tv_sec;
+    struct timespec is;
+    if (clock_of(CLOCK_REALTIME, &is)) return -1;
+    if (seen) *seen = is.tv_sec;
+    return is.tv_sec;
 }
 
 static void *mapped(const char *path, size_t size) {
@@ -100,7 +102,7 @@ __attribute__((constructor)) static void start(void) {
         return;
     }
     book = mapped(path, sizeof(struct book));
-    if (getenv("FAULTIO_CLOCK")) wrong = mapped(getenv("FAULTIO_CLOCK"), sizeof *wrong);
+    if (getenv("FAULTIO_NOW")) now = mapped(getenv("FAULTIO_NOW"), sizeof *now);
     at = number ? strtoul(number, NULL, 10) : 0;
     for (int i = 1; word && i <= LOST; i++)
         if (!strcmp(word, words[i])) mode = i;
@@ -199,6 +201,10 @@ static void cut(int fd, long to) {
 static int fate_of_fd(enum what what, const char *name, int fd) {
     char path[PATH_MAX];
     int before = errno, found = path_of(fd, path) && ours(path);
+    errno = before;
+    long slow = found && what == SYNC && now ? atomic_load(&now->slow) : 0;
+    struct timespec span = {slow / 1000, slow % 1000 * 1000000};
+    if (slow > 0) syscall(SYS_nanosleep, &span, NULL);
     errno = before;
     return found ? fate(what, name, path) : 0;
 }

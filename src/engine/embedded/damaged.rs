@@ -68,6 +68,8 @@ pub struct Answers {
     pub all: Vec<(&'static str, Result<(), Error>)>,
     /// Each task's record, by its number.
     pub records: BTreeMap<u64, Result<Option<Record>, Error>>,
+    /// What a listing of all of them said of those that it could not read: what stands where the id was written.
+    pub unreadable: Vec<String>,
     /// The same after the first work of a start, without those that this was done on.
     pub after: BTreeMap<u64, Result<Option<Record>, Error>>,
 }
@@ -125,12 +127,15 @@ impl Damaged {
             }
         }
         let records = self.records(&db, &BTreeSet::new());
+        let page = PageAsk { limit: 1_000, ..PageAsk::default() };
+        let listed = find::records(&db, &Filter::default(), &page).map(|page| page.unreadable).unwrap_or_default();
+        let unreadable = listed.into_iter().map(|one| one.id).collect();
         let mut all = Vec::new();
         let (db, worked_on) = self.started(db, &mut all);
         let after = self.records(&db, &worked_on);
         db.execute_batch("ROLLBACK").map_err(trouble)?;
         self.db = Some(db);
-        Ok(Answers { all, records, after })
+        Ok(Answers { all, records, unreadable, after })
     }
 
     fn records(&self, db: &Connection, without: &BTreeSet<TaskId>) -> BTreeMap<u64, Result<Option<Record>, Error>> {
@@ -228,7 +233,10 @@ fn cells(db: &Connection) -> rusqlite::Result<Vec<Cell>> {
 mod tests {
     use super::*;
     use crate::engine::Engine;
+    use crate::engine::conformance::{dead, failure};
     use crate::engine::embedded::Embedded;
+    use crate::failure::{Class, Kind};
+    use crate::query::Unreadable;
     use crate::task::Task;
 
     /// A store of its own, gone when dropped; nobody has it open.
@@ -298,10 +306,53 @@ mod tests {
         let error = damaged.records[&1].as_ref().expect_err("it cannot be read");
         assert!(error.to_string().contains("backstop.db"), "{error}");
         assert_eq!(damaged.records[&2].as_ref().expect("read"), sound.records[&2].as_ref().expect("read"));
-        assert_eq!(damaged.failed(), ["records", "lease"], "{damaged:?}");
+        assert_eq!(damaged.failed(), ["lease"], "{damaged:?}");
+        assert_eq!(damaged.unreadable, [store.ids[0].1.to_string()], "{damaged:?}");
         let again = store.with(&[]).expect("mended");
         assert_eq!(again.failed(), [""; 0]);
         assert_eq!(again.records[&1].as_ref().expect("read"), sound.records[&1].as_ref().expect("read"));
+    }
+
+    /// One task that could not be read failed every listing it belonged to: of tasks, of dead letters, of what is parked.
+    #[tokio::test]
+    async fn a_listing_tells_what_it_cannot_read_beside_all_that_it_can() {
+        let work = async |engine: &Embedded| {
+            for n in 1..=2 {
+                engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
+            }
+            for held in engine.lease(ask(1, 2), at(1)).await.expect("leased") {
+                let end = dead(failure(Class::Transient, Kind::RateLimited, "rate limit"));
+                engine.command(held.task.id, settle(held.fence, end), at(2)).await.expect("settled");
+            }
+        };
+        let site = Site::new("listing", work).await;
+        let store = site.open();
+        let db = store.db.as_ref().expect("open");
+        let (first, second) = (store.ids[0].1, store.ids[1].1);
+        db.execute("UPDATE progress SET record = '{' WHERE seq = 1", []).expect("damaged");
+        for id in [first.to_string(), "-".to_owned()] {
+            for size in [1, 2, 50] {
+                let mut page = PageAsk { limit: size, ..PageAsk::default() };
+                for list in [find::records, find::dead_letters] {
+                    let (mut read, mut not_read) = (Vec::new(), Vec::new());
+                    page.after = None;
+                    loop {
+                        let found = list(db, &Filter::default(), &page).expect("read");
+                        read.extend(found.items.iter().map(|record| record.task.id));
+                        not_read.extend(found.unreadable);
+                        page.after = found.next;
+                        if page.after.is_none() {
+                            break;
+                        }
+                    }
+                    assert_eq!(read, [second]);
+                    let [Unreadable { id: told, why }] = not_read.as_slice() else { panic!("{not_read:?}") };
+                    assert_eq!(*told, id);
+                    assert!(why.contains("EOF"), "{why}");
+                }
+            }
+            db.execute("UPDATE task SET id = CAST(x'ff' AS TEXT) WHERE seq = 1", []).expect("damaged");
+        }
     }
 
     /// An agent with two free slots asked for two tasks. The second could not be read, so it was told of an error; the claim
@@ -313,7 +364,7 @@ mod tests {
         let second = store.column("progress", "record")[1];
         for bytes in [&b"{"[..], b"\xff"] {
             let damaged = store.damaged(&[second], bytes);
-            assert_eq!(damaged.failed(), ["records"], "{damaged:?}");
+            assert_eq!(damaged.failed(), [""; 0], "{damaged:?}");
             assert_eq!(damaged.after.keys().copied().collect::<Vec<_>>(), [2], "the first was worked on");
         }
     }
@@ -331,7 +382,8 @@ mod tests {
         let mut store = site.open();
         let records = store.column("progress", "record");
         let damaged = store.damaged(&records, b"{");
-        assert_eq!(damaged.failed(), ["records"], "{damaged:?}");
+        assert_eq!(damaged.failed(), [""; 0], "{damaged:?}");
+        assert_eq!(damaged.unreadable.len(), 2);
     }
 
     /// A number that stood at the end of its range was counted further: in a build with checks that ended the writer's thread,

@@ -4,14 +4,14 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::row;
-use super::store::{HOUR, Work, load, readable};
+use super::store::{HOUR, Trouble, Work, load, readable};
 use super::types;
 use crate::agent::Incarnation;
 use crate::engine::Document;
 use crate::event::Event;
 use crate::journal::{Spending, Step};
 use crate::ledger::{Balance, Record, State};
-use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk};
+use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk, Unreadable};
 use crate::task::{AgentName, TaskId};
 use crate::time::Timestamp;
 
@@ -149,7 +149,7 @@ pub(super) fn records(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<
     let (mut from, mut to) = (None, None);
     if let Some(task_type) = &filter.task_type {
         let Some((first, last)) = types::between(db, task_type)? else {
-            return Ok(Page { items: Vec::new(), next: None });
+            return Ok(Page { items: Vec::new(), next: None, unreadable: Vec::new() });
         };
         // Where an index leads to what is asked, it leads there sooner.
         if filter.states.is_empty() && filter.agent.is_none() && filter.ids.is_empty() && !among_failed {
@@ -213,8 +213,25 @@ fn listing(
     let more = keys.len() > page.size();
     keys.truncate(page.size());
     let next = keys.last().filter(|_| more).map(|key| cursor(*key).to_string());
-    let items = keys.into_iter().map(|(_, seq)| load(db, seq)).collect::<Work<_>>()?;
-    Ok(Page { items, next })
+    let (mut items, mut unreadable) = (Vec::with_capacity(keys.len()), Vec::new());
+    for (_, seq) in keys {
+        match load(db, seq) {
+            Ok(record) => items.push(record),
+            Err(Trouble::Damaged(why)) => {
+                tracing::error!(task = seq, %why, "a task cannot be read");
+                unreadable.push(Unreadable { id: id_of(db, seq)?, why: why.to_string() });
+            }
+            Err(failed) => return Err(failed),
+        }
+    }
+    Ok(Page { items, next, unreadable })
+}
+
+/// What stands where the id of this task was written.
+fn id_of(db: &Connection, seq: u64) -> Work<String> {
+    let mut found = db.prepare_cached("SELECT id FROM task WHERE seq = ?1")?;
+    let written = |row: &Row<'_>| Ok(row.get_ref(0)?.as_str().unwrap_or("-").to_owned());
+    Ok(found.query_row([seq], written).optional()?.unwrap_or_else(|| "-".to_owned()))
 }
 
 pub(super) fn deaths(db: &Connection, since: Timestamp) -> Work<Vec<Death>> {
@@ -360,7 +377,7 @@ pub(super) fn documents(db: &Connection, kind: &str) -> Work<Vec<Document>> {
     Ok(documents)
 }
 
-impl From<rusqlite::types::FromSqlError> for super::store::Trouble {
+impl From<rusqlite::types::FromSqlError> for Trouble {
     fn from(source: rusqlite::types::FromSqlError) -> Self {
         Self::Sqlite(source.into())
     }

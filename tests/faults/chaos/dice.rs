@@ -38,6 +38,8 @@ pub(super) enum Fault {
     Stopped,
     /// No room on the disk.
     Full,
+    /// Each sync takes so many milliseconds longer.
+    Slow(i64),
     /// The pager refuses.
     PagerDown,
     /// The provider fails, as the outage server calls it, and is not asked for a while after.
@@ -51,6 +53,7 @@ impl Fault {
         match self {
             Self::Stopped => "stopped",
             Self::Full => "disk full",
+            Self::Slow(_) => "disk slow",
             Self::PagerDown => "pager down",
             Self::Outage { .. } => "outages",
             Self::Clock(_) => "clock steps",
@@ -89,15 +92,18 @@ pub(super) fn round(dice: &mut Dice, number: u64, wrong: &mut i64) -> Round {
     let end = if dice.one_in(4) || number == 2 { End::Terminate } else { End::Kill };
     let mut faults = Vec::new();
     // The first rounds show each kind once, whatever the seed; each of the others has up to three.
-    let many = if number < 5 { 1 } else { dice.between(0, 3) };
+    let many = if number < 6 { 1 } else { dice.between(0, 3) };
     for nth in 0..many {
-        let kind = if number < 5 { number } else { dice.between(0, 4) };
+        let kind = if number < 6 { number } else { dice.between(0, 5) };
         let lasts = |dice: &mut Dice, first: u64, last: u64| Duration::from_millis(dice.between(first, last));
         let (fault, lasts) = match kind {
             0 => (Fault::Stopped, lasts(dice, 1_000, 8_000)),
             1 => (Fault::Full, lasts(dice, 1_000, 6_000)),
             2 => (Fault::PagerDown, lasts(dice, 2_000, 30_000)),
             3 => (outage(dice), lasts(dice, 3_000, 15_000)),
+            4 => {
+                (Fault::Slow(i64::try_from(dice.between(200, 2_000)).expect("two seconds")), lasts(dice, 2_000, 8_000))
+            }
             _ => (Fault::Clock(step(dice, wrong)), Duration::ZERO),
         };
         let latest = u64::try_from(lives.as_millis()).expect("a few seconds").max(2_600);

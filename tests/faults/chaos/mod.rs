@@ -115,14 +115,15 @@ struct Weather {
     /// By how much the clock is wrong, in milliseconds.
     clock: i64,
     outage_until: Instant,
-    full_until: Instant,
+    /// The disk is full, or slow.
+    disk_until: Instant,
     /// When the process stood still, or could not write.
     spells: Vec<Cut>,
 }
 
 impl Weather {
     fn new(now: Instant) -> Self {
-        Self { faults: BTreeMap::new(), clock: 0, outage_until: now, full_until: now, spells: Vec::new() }
+        Self { faults: BTreeMap::new(), clock: 0, outage_until: now, disk_until: now, spells: Vec::new() }
     }
 
     fn words(&self) -> String {
@@ -248,7 +249,7 @@ impl Stage {
             let told = round.end == End::Terminate;
             if told {
                 // Who cannot write cannot write that anything was given back.
-                sleep_until(weather.full_until).await;
+                sleep_until(weather.disk_until).await;
                 self.drained(&mut up, &mut tally).await?;
                 orphaned = Vec::new();
                 tally.told += 1;
@@ -265,8 +266,9 @@ impl Stage {
                 *weather.faults.entry("clock steps").or_default() += 1;
             }
             // Starts on a full disk are the kill points' part.
-            sleep_until(weather.full_until).await;
+            sleep_until(weather.disk_until).await;
             self.disk.lift();
+            self.disk.set_slow(0);
             (up, started) = self.start().await?;
             cuts.push(Cut { from, to: Instant::now(), told });
             number += 1;
@@ -334,11 +336,21 @@ impl Stage {
                 Fault::Full => {
                     self.disk.strike();
                     weather.spells.push(Cut { from, to, told: false });
-                    weather.full_until = to;
+                    weather.disk_until = weather.disk_until.max(to);
                     let disk = self.disk.clone();
                     tokio::spawn(async move {
                         sleep_until(to).await;
                         disk.lift();
+                    });
+                }
+                // What was acknowledged is as safe; only time goes by. So it is no spell: it excuses nothing.
+                Fault::Slow(by) => {
+                    self.disk.set_slow(*by);
+                    weather.disk_until = weather.disk_until.max(to);
+                    let disk = self.disk.clone();
+                    tokio::spawn(async move {
+                        sleep_until(to).await;
+                        disk.set_slow(0);
                     });
                 }
                 Fault::PagerDown => {
@@ -369,6 +381,7 @@ impl Stage {
     /// Nothing is broken any more.
     async fn heal(&self) -> Outcome<()> {
         self.disk.lift();
+        self.disk.set_slow(0);
         self.disk.set_clock(0);
         self.outside.pager_down(false);
         self.outside.order(&json!({ "clear": true })).await
