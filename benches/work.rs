@@ -325,11 +325,10 @@ async fn burst() {
     }
     println!(
         "burst of {TASKS} tasks, {SLOTS} in flight: taken in {taken:.2?} (p99 {:.1?}), {waiting} waiting then; all done after \
-         {:.2?}, 0 lost; {:.0} MB more at most, {:.1} KB for each that waited",
+         {:.2?}, 0 lost; {:.0} MB more at most",
         percentile(&mut spans, 99),
         now().duration_since(started),
         (most - before) / 1_024.0,
-        (most - before) / waiting.max(1) as f64
     );
     assert_eq!(stub.calls(), TASKS, "each is asked for once");
     Arc::into_inner(works).expect("nobody works").stop().await;

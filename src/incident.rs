@@ -32,7 +32,7 @@ words! {
 
 words! {
     /// Why an incident was opened.
-    Trigger, "trigger", "dead-letters, integration, judgement, ceo-down, test" {
+    Trigger, "trigger", "dead-letters, integration, judgement, ceo-down, unreadable, test" {
         /// Three dead letters within the hour.
         DeadLetters = "dead-letters",
         /// An integration is unusable until somebody acts.
@@ -41,6 +41,8 @@ words! {
         Judgement = "judgement",
         /// The CEO itself died or stalls.
         CeoDown = "ceo-down",
+        /// Tasks cannot be read: their rows are damaged, or of a newer version.
+        Unreadable = "unreadable",
         /// A person tries the pager.
         Test = "test",
     }
@@ -563,6 +565,7 @@ fn summary(incident: &Incident, rules: &Rules) -> String {
         Trigger::Integration => format!("{} is unusable until somebody acts", incident.subject),
         Trigger::Judgement => format!("{letters} of {} need a person's judgement", incident.subject),
         Trigger::CeoDown => "the CEO is down or stalls; dead letters wait undecided".to_owned(),
+        Trigger::Unreadable => "tasks cannot be read, and nobody works on them".to_owned(),
         Trigger::Test => "test page: nothing is wrong".to_owned(),
     };
     if incident.trigger == Trigger::Integration && incident.size() > 0 {
@@ -636,6 +639,9 @@ pub(crate) fn built_in_runbook(trigger: Trigger, id: &str) -> String {
         }
         Trigger::CeoDown => {
             "read the log for why; decide by hand meanwhile (`backstop dlq ls`, `backstop ceo decide <task> <decision>`)"
+        }
+        Trigger::Unreadable => {
+            "all others go on; copy the directory of the store aside before anything else; `backstop task ls` names these beside the others; the version that wrote them can read them, or `sqlite3 backstop.db` shows what is left of them"
         }
         Trigger::Test => "nothing to do",
     };

@@ -196,13 +196,13 @@ pub struct Page<T> {
     pub unreadable: Vec<Unreadable>,
 }
 
-/// A task whose rows do not hold what was written there: the store was damaged from outside. It takes nothing from the
-/// others, and is told beside them, so that nobody takes what is left for all there is.
+/// A task whose rows do not hold what was written there. It takes nothing from the others, and is told beside them, so that
+/// nobody takes what is left for all there is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreadable {
-    /// What stands where its id was written; `-` where that cannot be read either.
+    /// What stands where its id was written, on one line; the number of its row where that cannot be read either.
     pub id: String,
-    /// What is wrong.
+    /// What is wrong, on one line and without credentials.
     pub why: String,
 }
 

@@ -57,5 +57,6 @@ mod team;
 mod tool_http;
 mod triage;
 mod working;
+mod unreadable;
 mod waiting;
 mod world;

@@ -107,6 +107,7 @@ impl Store {
                 Ok(_) => {}
                 Err(error) => {
                     assert!(touched.contains(number), "nothing of task {number} was changed: {error:?}");
+                    assert!(!answers.unreadable.is_empty(), "nobody is told of task {number}: {error:?}");
                     told(error);
                 }
             }

@@ -171,7 +171,7 @@ impl From<engine::Error> for Problem {
             E::SameId(_) | E::DocumentConflict { .. } => conflict("changed-meanwhile", "Changed meanwhile"),
             E::BadCursor(_) => Self::invalid(vec![Pointed { pointer: "after".to_owned(), detail: said }]),
             E::Closed => Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "The team has stopped", said).after(30),
-            E::InUse { .. } | E::NewerFormat { .. } | E::NotAStore { .. } | E::Io { .. } => {
+            E::InUse { .. } | E::NewerFormat { .. } | E::NotAStore { .. } | E::Unreadable { .. } | E::Io { .. } => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the store failed a request");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store-failed", "The store failed", whole)
             }

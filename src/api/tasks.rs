@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::{Answer, Door, Items, json as answer, ok};
 use crate::engine::Engine;
 use crate::ledger::Record;
-use crate::query::{Filter, PageAsk};
+use crate::query::{Filter, PageAsk, Unreadable};
 use crate::task::{IdempotencyKey, TaskId};
 use crate::team::desk::NewTask;
 use crate::time::Timestamp;
@@ -131,6 +131,11 @@ async fn begin_with(engine: &dyn Engine, prefix: &Prefix) -> Result<Vec<Record>,
     let mut found = Vec::new();
     loop {
         let got = engine.records(filter.clone(), page.clone()).await?;
+        // It may be the one that is meant: to take another would be a guess.
+        let meant = |one: &Unreadable| one.id.parse().is_ok_and(|id| prefix.matches(id));
+        if let Some(Unreadable { id, why }) = got.unreadable.into_iter().find(meant) {
+            return Err(crate::engine::Error::Unreadable { id, why }.into());
+        }
         found.extend(got.items.into_iter().filter(|record| prefix.matches(record.task.id)));
         if got.next.is_none() || found.len() > 5 {
             return Ok(found);

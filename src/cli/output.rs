@@ -116,13 +116,18 @@ impl Output {
         }
     }
 
-    /// What belongs to a listing and could not be read.
-    pub fn unreadable(&self, found: &[Unreadable]) {
-        for Unreadable { id, why } in found {
-            self.say(&format!(
-                "task {id} cannot be read, for the store was damaged ({why}); bring backstop.db back from a copy"
-            ));
+    /// What belongs to a listing and could not be read. An error, as what was printed is not all there is.
+    ///
+    /// # Errors
+    /// When there is any.
+    pub fn unreadable(&self, found: &[Unreadable]) -> Result<(), Error> {
+        let named: Vec<String> =
+            found.iter().map(|one| format!("{} ({})", visible(&one.id), visible(&one.why))).collect();
+        if named.is_empty() {
+            return Ok(());
         }
+        let message = format!("these belong here and cannot be read: {}", named.join(", "));
+        Err(Error::Failed { message, next: Some("backstop incident ls".to_owned()) })
     }
 
     /// An error, and a command to try.

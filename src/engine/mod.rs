@@ -22,7 +22,7 @@ use crate::agent::Incarnation;
 use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
 use crate::ledger::{Balance, Command, Record, Refused};
-use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk};
+use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk, Unreadable};
 use crate::retention::{Pruned, Retention};
 use crate::task::{AgentName, Integration, Task, TaskId};
 use crate::time::Timestamp;
@@ -78,6 +78,11 @@ pub trait Engine: Send + Sync + 'static {
     /// anything will. What is due at `now` is not told here: ask [`Engine::lapsed`], [`Engine::overdue`] and
     /// [`Engine::lease`] first, then sleep until then.
     fn next_due(&self, now: Timestamp) -> Pending<'_, Option<Timestamp>>;
+
+    /// Tasks that were come across since the start and cannot be read. They are left out where others are read.
+    fn unreadable(&self) -> Vec<Unreadable> {
+        Vec::new()
+    }
 
     /// One task with its whole history.
     fn record(&self, id: TaskId) -> Pending<'_, Option<Record>>;
@@ -303,6 +308,14 @@ pub enum Error {
         /// The file.
         path: String,
         /// What is wrong with it.
+        why: String,
+    },
+    /// What is stored of this task is not what was written; nothing was changed.
+    #[error("task {id} cannot be read, for its row is damaged or of a newer version: {why}")]
+    Unreadable {
+        /// Its id, as far as that can be read.
+        id: String,
+        /// What is wrong.
         why: String,
     },
     /// Reading or writing failed; nothing was acknowledged.

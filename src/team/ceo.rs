@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::desk::AgentState;
 use super::guards::{Admitted, Lent};
-use super::office::Office;
+use super::office::{Office, readable};
 use super::seat::Seat;
 use crate::advice::{brief, parse_advice};
 use crate::agent::ModelRef;
@@ -120,13 +120,20 @@ impl Ceo {
         }
         self.move_parked(desk).await?;
         let filter = Filter { states: vec![State::Dead], status: vec![LetterStatus::Open], ..Filter::default() };
-        let page = PageAsk { after: None, limit: 200, oldest_first: true };
-        let letters = self.0.engine.dead_letters(filter, page).await?.items;
+        let mut page = PageAsk { after: None, limit: 200, oldest_first: true };
+        let letters = loop {
+            let found = self.0.engine.dead_letters(filter.clone(), page.clone()).await?;
+            // Where nothing of a page can be read, the next is looked at.
+            if !found.items.is_empty() || found.next.is_none() {
+                break found.items;
+            }
+            page.after = found.next;
+        };
         for record in letters {
             if desk.asked.contains(&(record.task.id, record.generation)) {
                 continue;
             }
-            let ruling = rule(&self.0, &record).await?;
+            let Some(ruling) = readable(rule(&self.0, &record).await)? else { continue };
             match self.adviser(&ruling) {
                 Some(adviser) => self.ask(myself.clone(), adviser, record, ruling, desk).await?,
                 None => decide(&self.0, &record, ruling, DeciderKind::Table).await?,

@@ -345,7 +345,8 @@ impl Desk {
         let filter =
             Filter { states: vec![State::Parked], integration: Some(integration.clone()), ..Filter::default() };
         let page = PageAsk { limit: 1000, ..PageAsk::default() };
-        let parked = self.office.engine.records(filter, page).await?.items.len();
+        let parked = self.office.engine.records(filter, page).await?;
+        let parked = parked.items.len() + parked.unreadable.len();
         let now = self.now();
         let view = |guard: &mut Guard| BreakerView {
             integration: integration.clone(),

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::{join_all, join3};
@@ -14,7 +15,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::agent::AgentMessage;
 use super::attempt;
 use super::desk::AgentState;
-use super::office::Office;
+use super::incident::PagerMessage;
+use super::office::{Office, readable};
 use super::seat::Seat;
 use crate::agent::Incarnation;
 use crate::cause::{Cause, Crash, Death, Usage};
@@ -145,6 +147,15 @@ impl Dispatcher {
 
     /// Does what there is to do; how things stood before anything was handed out, and when something is due next.
     async fn look(&self) -> Result<(Standing, Option<Timestamp>), engine::Error> {
+        let looked = self.look_at_all().await;
+        // Nothing happened to a task that cannot be read, so nothing else tells the pager.
+        if self.0.engine.unreadable().len() > self.0.called_for.load(Ordering::Acquire) {
+            self.0.pager.hint(PagerMessage::Kick);
+        }
+        looked
+    }
+
+    async fn look_at_all(&self) -> Result<(Standing, Option<Timestamp>), engine::Error> {
         self.0.repay().await;
         self.bury_lapsed().await?;
         if self.0.draining() {
@@ -421,7 +432,8 @@ pub(crate) async fn hand_back(office: &Office, record: &Record, cause: Cause) ->
     let scene = Scene::new(record.task.effect, office.now());
     let Judgement::Failed(failure) = classify(&cause, &scene) else { return Ok(()) };
     let settlement = attempt::decide(office, record, Outcome::Failed(failure), Some(&cause), None, false);
-    let steps = office.engine.steps(record.task.id).await?;
+    // Without its journal nobody may go on with it, and a person is called.
+    let Some(steps) = readable(office.engine.steps(record.task.id).await)? else { return Ok(()) };
     let used = journal::tally(steps.iter().filter(|step| step.fence == record.fence));
     let spent = Spent {
         model: steps.iter().rev().find_map(|step| step.ask().map(|ask| ask.model.clone())),

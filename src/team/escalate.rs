@@ -3,6 +3,7 @@
 //! Called by the incident actor at every look, and by the root when the CEO is gone. Everything is a compare-and-set
 //! over stored documents, so calling it twice does nothing twice.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::drawer::{self, Stored, Written};
@@ -44,6 +45,7 @@ pub(crate) async fn look(office: &Office) -> Result<Option<Timestamp>, engine::E
     count_dead_letters(office).await?;
     bring_up_judgements(office).await?;
     remind(office).await?;
+    bring_up_unreadable(office).await?;
     let overdue = watch_the_ceo(office).await?;
     let incidents = office.kept::<Incident>().await?;
     let reminders =
@@ -112,9 +114,16 @@ const TRIAGE_WITHIN: Duration = Duration::from_secs(600);
 /// A CEO that neither decides nor dies: that, too, calls a human. Answers when the next letter would be overdue.
 async fn watch_the_ceo(office: &Office) -> Result<Option<Timestamp>, engine::Error> {
     let filter = Filter { states: vec![State::Dead], status: vec![LetterStatus::Open], ..Filter::default() };
-    let page = PageAsk { after: None, limit: 1, oldest_first: true };
-    let oldest = office.engine.dead_letters(filter, page).await?.items.pop();
-    let Some(letter) = oldest.and_then(|record| record.letter) else { return Ok(None) };
+    let mut page = PageAsk { after: None, limit: 1, oldest_first: true };
+    let letter = loop {
+        let mut found = office.engine.dead_letters(filter.clone(), page.clone()).await?;
+        if let Some(letter) = found.items.pop().and_then(|record| record.letter) {
+            break letter;
+        }
+        // What cannot be read is brought up by itself; behind it others may wait.
+        let Some(next) = found.next else { return Ok(None) };
+        page.after = Some(next);
+    };
     let overdue = letter.at + TRIAGE_WITHIN;
     if overdue > office.now() {
         return Ok(Some(overdue));
@@ -122,6 +131,19 @@ async fn watch_the_ceo(office: &Office) -> Result<Option<Timestamp>, engine::Err
     let why = format!("a dead letter has waited since {} and nobody decided about it", letter.at);
     open_one(office, Trigger::CeoDown, "ceo", Vec::new(), &why).await?;
     Ok(None)
+}
+
+/// Tasks that cannot be read: no agent, no rule and no CEO will see to them.
+async fn bring_up_unreadable(office: &Office) -> Result<(), engine::Error> {
+    let found = office.engine.unreadable();
+    if found.len() <= office.called_for.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let named: Vec<String> = found.iter().take(3).map(|one| format!("{} ({})", one.id, one.why)).collect();
+    let more = if found.len() > 3 { format!(" and {} more", found.len() - 3) } else { String::new() };
+    open_one(office, Trigger::Unreadable, "store", Vec::new(), &format!("{}{more}", named.join(", "))).await?;
+    office.called_for.store(found.len(), Ordering::Release);
+    Ok(())
 }
 
 /// Integrations nobody but a person can make work again.

@@ -4,7 +4,7 @@
 //! engine's, and the rest is found again at the next start.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -97,6 +97,8 @@ pub(crate) struct Office {
     pub(crate) replayer: Addr<ReplayerMessage>,
     pub(crate) crew: Addr<CrewMessage>,
     pub(crate) bells: Bells,
+    /// For how many tasks that cannot be read a person was called since the start.
+    pub(crate) called_for: AtomicUsize,
     draining: AtomicBool,
     gone: AtomicBool,
 }
@@ -114,6 +116,14 @@ pub(crate) struct Parts {
     pub(crate) verifier: Verifier,
     pub(crate) money: Money,
     pub(crate) redactor: Redactor,
+}
+
+/// What could be read. Of a task that cannot be the engine has taken note: it holds up nothing else.
+pub(crate) fn readable<T>(read: Result<T, engine::Error>) -> Result<Option<T>, engine::Error> {
+    match read {
+        Err(engine::Error::Unreadable { .. }) => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 impl Office {
@@ -148,6 +158,7 @@ impl Office {
             replayer: Addr::default(),
             crew: Addr::default(),
             bells: Bells::default(),
+            called_for: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         }
@@ -322,7 +333,7 @@ impl Office {
         self.drawer.all(&*self.engine).await
     }
 
-    /// Every record that matches, page by page, oldest first.
+    /// Every record that matches and can be read, page by page, oldest first.
     pub(crate) async fn every(&self, filter: Filter) -> Result<Vec<Record>, engine::Error> {
         let mut page = PageAsk { after: None, limit: 1000, oldest_first: true };
         let mut records = Vec::new();

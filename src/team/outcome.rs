@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::desk::{Desk, DeskError, FieldProblem, runs_again};
-use super::office::Office;
+use super::office::{Office, readable};
 use crate::doubt::{self, Doubt};
 use crate::engine;
 use crate::event::Happening;
@@ -34,7 +34,8 @@ pub(crate) async fn in_doubt(office: &Office, records: &[Record]) -> Result<BTre
     let open = |record: &&Record| record.letter.as_ref().is_some_and(Letter::is_open);
     let mut found = BTreeSet::new();
     for record in records.iter().filter(open) {
-        if !doubts(office, record).await?.is_empty() {
+        // What a journal that cannot be read holds, nobody knows.
+        if readable(doubts(office, record).await)?.is_none_or(|doubts| !doubts.is_empty()) {
             found.insert(record.task.id);
         }
     }
@@ -48,8 +49,8 @@ pub(crate) async fn lines(office: &Office, deaths: &[Death]) -> Result<Vec<Strin
         if lines.len() >= crate::incident::DOUBTS_MAX {
             break;
         }
-        let Some(record) = office.engine.record(death.task).await? else { continue };
-        let doubts = doubts(office, &record).await?;
+        let Some(record) = readable(office.engine.record(death.task).await)?.flatten() else { continue };
+        let doubts = readable(doubts(office, &record).await)?.unwrap_or_default();
         lines.extend(doubts.iter().map(|doubt| format!("task {}, {}", death.task, doubt.line())));
     }
     Ok(lines)

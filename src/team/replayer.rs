@@ -10,7 +10,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::drawer::{self, Stored};
-use super::office::Office;
+use super::office::{Office, readable};
 use super::outcome;
 use crate::engine;
 use crate::guard::Stance;
@@ -98,7 +98,7 @@ impl Replayer {
         let Stored { version, value: replay } = stored;
         let mut fates = Vec::new();
         for (task, generation) in &replay.released {
-            let Some(record) = self.0.engine.record(*task).await? else { continue };
+            let Some(record) = readable(self.0.engine.record(*task).await)?.flatten() else { continue };
             let fate = replay::fate(&record, *generation);
             if fate == Fate::Unsent && replay.state == ReplayState::Running {
                 let release = Release {
@@ -131,7 +131,7 @@ impl Replayer {
     }
 
     async fn turn(&self, replay: &Replay, task: TaskId) -> Result<Turn, engine::Error> {
-        let Some(record) = self.0.engine.record(task).await? else {
+        let Some(record) = readable(self.0.engine.record(task).await)?.flatten() else {
             return Ok(Turn { task, generation: 0, verdict: Verdict::Resolved, held: None });
         };
         let in_doubt = outcome::in_doubt(&self.0, std::slice::from_ref(&record)).await?;

@@ -204,7 +204,7 @@ static int fate_of_fd(enum what what, const char *name, int fd) {
     errno = before;
     long slow = found && what == SYNC && now ? atomic_load(&now->slow) : 0;
     struct timespec span = {slow / 1000, slow % 1000 * 1000000};
-    if (slow > 0) syscall(SYS_nanosleep, &span, NULL);
+    while (slow > 0 && syscall(SYS_nanosleep, &span, &span) && errno == EINTR);
     errno = before;
     return found ? fate(what, name, path) : 0;
 }

@@ -294,6 +294,9 @@ impl Client {
             let glue = if path.contains('?') { '&' } else { '?' };
             let after = next.map_or_else(String::new, |after| format!("&after={after}"));
             let page = self.read(&format!("{path}{glue}limit=500{after}")).await?;
+            if let Some(unreadable) = page.get("unreadable") {
+                return Err(format!("{path}: some cannot be read: {unreadable}"));
+            }
             items.extend(page["items"].as_array().cloned().unwrap_or_default());
             next = page["next"].as_str().map(str::to_owned);
             if next.is_none() {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::types::{Type, Value};
 use rusqlite::{Connection, ErrorCode, params_from_iter};
@@ -11,6 +12,7 @@ use super::find;
 use super::row;
 use super::schema::{self, DirLock};
 use super::store::{Store, Trouble, Work};
+use super::unreadable::UnreadableTasks;
 use super::writer::spoken;
 use crate::engine::Error;
 use crate::engine::conformance::{ack, ask, at, integration, settle, task};
@@ -68,7 +70,7 @@ pub struct Answers {
     pub all: Vec<(&'static str, Result<(), Error>)>,
     /// Each task's record, by its number.
     pub records: BTreeMap<u64, Result<Option<Record>, Error>>,
-    /// What a listing of all of them said of those that it could not read: what stands where the id was written.
+    /// The ids of those that were noted as unreadable by any of it.
     pub unreadable: Vec<String>,
     /// The same after the first work of a start, without those that this was done on.
     pub after: BTreeMap<u64, Result<Option<Record>, Error>>,
@@ -126,36 +128,42 @@ impl Damaged {
                 Err(_) => drop(changed.map_err(trouble)?),
             }
         }
-        let records = self.records(&db, &BTreeSet::new());
-        let page = PageAsk { limit: 1_000, ..PageAsk::default() };
-        let listed = find::records(&db, &Filter::default(), &page).map(|page| page.unreadable).unwrap_or_default();
-        let unreadable = listed.into_iter().map(|one| one.id).collect();
+        let noted = Arc::new(UnreadableTasks::default());
+        let records = self.records(&db, &noted, &BTreeSet::new());
         let mut all = Vec::new();
-        let (db, worked_on) = self.started(db, &mut all);
-        let after = self.records(&db, &worked_on);
+        let (db, worked_on) = self.started(db, &noted, &mut all);
+        let after = self.records(&db, &noted, &worked_on);
         db.execute_batch("ROLLBACK").map_err(trouble)?;
         self.db = Some(db);
+        let unreadable = noted.all().into_iter().map(|one| one.id).collect();
         Ok(Answers { all, records, unreadable, after })
     }
 
-    fn records(&self, db: &Connection, without: &BTreeSet<TaskId>) -> BTreeMap<u64, Result<Option<Record>, Error>> {
+    fn records(
+        &self,
+        db: &Connection,
+        noted: &UnreadableTasks,
+        without: &BTreeSet<TaskId>,
+    ) -> BTreeMap<u64, Result<Option<Record>, Error>> {
         let ids = self.ids.iter().filter(|(_, id)| !without.contains(id));
-        ids.map(|(seq, id)| (*seq, find::record(db, *id).map_err(|trouble| spoken(trouble, &self.path)))).collect()
+        ids.map(|(seq, id)| (*seq, find::record(db, noted, *id).map_err(|trouble| spoken(trouble, &self.path))))
+            .collect()
     }
 
     /// What a start over it, every question, and the first work say; and on whom that work was done.
     fn started(
         &self,
         db: Connection,
+        noted: &Arc<UnreadableTasks>,
         all: &mut Vec<(&'static str, Result<(), Error>)>,
     ) -> (Connection, BTreeSet<TaskId>) {
         let mut said =
             |what, outcome: Work<()>| all.push((what, outcome.map_err(|trouble| spoken(trouble, &self.path))));
         let page = PageAsk { limit: 1_000, ..PageAsk::default() };
         let filter = Filter::default();
-        said("records", find::records(&db, &filter, &page).map(drop));
-        said("dead letters", find::dead_letters(&db, &filter, &page).map(drop));
-        said("lapsed", find::lapsed(&db, at(10), 9, 100).map(drop));
+        said("records", find::records(&db, noted, &filter, &page).map(drop));
+        said("dead letters", find::dead_letters(&db, noted, &filter, &page).map(drop));
+        said("lapsed", find::lapsed(&db, noted, at(10), 9, 100).map(drop));
         said("deaths", find::deaths(&db, at(0)).map(drop));
         said("failure rates", find::failure_rates(&db, at(0)).map(drop));
         said("depths", find::depths(&db).map(drop));
@@ -165,9 +173,9 @@ impl Damaged {
         said("documents", find::documents(&db, "incident").map(drop));
         for (_, id) in &self.ids {
             said("history", find::history(&db, *id).map(drop));
-            said("steps", find::steps(&db, *id).map(drop));
+            said("steps", find::steps(&db, noted, *id).map(drop));
         }
-        let mut store = match Store::over(db) {
+        let mut store = match Store::over(db, Arc::clone(noted)) {
             Ok(store) => store,
             Err(failed) => {
                 let (db, source) = *failed;
@@ -304,9 +312,9 @@ mod tests {
         let first = store.column("progress", "record")[0];
         let damaged = store.damaged(&[first], b"{\xff");
         let error = damaged.records[&1].as_ref().expect_err("it cannot be read");
-        assert!(error.to_string().contains("backstop.db"), "{error}");
+        assert!(error.to_string().contains(&store.ids[0].1.to_string()), "{error}");
         assert_eq!(damaged.records[&2].as_ref().expect("read"), sound.records[&2].as_ref().expect("read"));
-        assert_eq!(damaged.failed(), ["lease"], "{damaged:?}");
+        assert_eq!(damaged.failed(), [""; 0], "{damaged:?}");
         assert_eq!(damaged.unreadable, [store.ids[0].1.to_string()], "{damaged:?}");
         let again = store.with(&[]).expect("mended");
         assert_eq!(again.failed(), [""; 0]);
@@ -327,17 +335,17 @@ mod tests {
         };
         let site = Site::new("listing", work).await;
         let store = site.open();
-        let db = store.db.as_ref().expect("open");
+        let (db, noted) = (store.db.as_ref().expect("open"), UnreadableTasks::default());
         let (first, second) = (store.ids[0].1, store.ids[1].1);
         db.execute("UPDATE progress SET record = '{' WHERE seq = 1", []).expect("damaged");
-        for id in [first.to_string(), "-".to_owned()] {
+        for id in [first.to_string(), "(row 1)".to_owned()] {
             for size in [1, 2, 50] {
                 let mut page = PageAsk { limit: size, ..PageAsk::default() };
                 for list in [find::records, find::dead_letters] {
                     let (mut read, mut not_read) = (Vec::new(), Vec::new());
                     page.after = None;
                     loop {
-                        let found = list(db, &Filter::default(), &page).expect("read");
+                        let found = list(db, &noted, &Filter::default(), &page).expect("read");
                         read.extend(found.items.iter().map(|record| record.task.id));
                         not_read.extend(found.unreadable);
                         page.after = found.next;

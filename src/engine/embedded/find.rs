@@ -6,36 +6,48 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use super::row;
 use super::store::{HOUR, Trouble, Work, load, readable};
 use super::types;
+use super::unreadable::UnreadableTasks;
 use crate::agent::Incarnation;
 use crate::engine::Document;
 use crate::event::Event;
 use crate::journal::{Spending, Step};
 use crate::ledger::{Balance, Record, State};
-use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk, Unreadable};
+use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk};
 use crate::task::{AgentName, TaskId};
 use crate::time::Timestamp;
 
-pub(super) fn record(db: &Connection, id: TaskId) -> Work<Option<Record>> {
+pub(super) fn record(db: &Connection, unreadable: &UnreadableTasks, id: TaskId) -> Work<Option<Record>> {
     let mut found = db.prepare_cached("SELECT seq FROM task WHERE id = ?1")?;
     let seq = found.query_row([id.to_string()], |row| row.get(0)).optional()?;
-    seq.map(|seq| load(db, seq)).transpose()
+    seq.map(|seq| load(db, unreadable, seq)).transpose()
 }
 
-pub(super) fn lapsed(db: &Connection, now: Timestamp, epoch: u64, limit: u32) -> Work<Vec<Record>> {
+pub(super) fn lapsed(
+    db: &Connection,
+    unreadable: &UnreadableTasks,
+    now: Timestamp,
+    epoch: u64,
+    limit: u32,
+) -> Work<Vec<Record>> {
     let over = "SELECT seq FROM task WHERE state = 'running' AND (lease_until <= ?1 OR lease_epoch <> ?2)
                 ORDER BY lease_until, seq LIMIT ?3";
-    all(db, over, params![now.millis(), epoch, limit])
+    all(db, unreadable, over, params![now.millis(), epoch, limit])
 }
 
-pub(super) fn held_by(db: &Connection, agent: &AgentName, incarnation: Option<Incarnation>) -> Work<Vec<Record>> {
+pub(super) fn held_by(
+    db: &Connection,
+    unreadable: &UnreadableTasks,
+    agent: &AgentName,
+    incarnation: Option<Incarnation>,
+) -> Work<Vec<Record>> {
     let held = "SELECT seq FROM task WHERE state = 'running' AND lease_agent = ?1
                 AND (?2 IS NULL OR lease_incarnation = ?2) ORDER BY lease_until, seq";
-    all(db, held, params![agent.as_str(), incarnation.map(|incarnation| incarnation.0)])
+    all(db, unreadable, held, params![agent.as_str(), incarnation.map(|incarnation| incarnation.0)])
 }
 
-fn all(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Work<Vec<Record>> {
+fn all(db: &Connection, unreadable: &UnreadableTasks, sql: &str, params: impl rusqlite::Params) -> Work<Vec<Record>> {
     let seqs: Vec<u64> = db.prepare_cached(sql)?.query_map(params, |row| row.get(0))?.collect::<Result<_, _>>()?;
-    readable(seqs.into_iter().map(|seq| (seq, load(db, seq))))
+    readable(seqs.into_iter().map(|seq| load(db, unreadable, seq)))
 }
 
 /// Conditions joined by `AND`, with their values.
@@ -132,7 +144,12 @@ fn asks_for_failure(filter: &Filter) -> bool {
     filter.kind.is_some() || filter.class.is_some() || filter.folded_text().is_some()
 }
 
-pub(super) fn records(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<Page<Record>> {
+pub(super) fn records(
+    db: &Connection,
+    unreadable: &UnreadableTasks,
+    filter: &Filter,
+    page: &PageAsk,
+) -> Work<Page<Record>> {
     let mut wanted = Where::default();
     // What failed is looked through in an index that holds all that is asked of it.
     let among_failed = filter.states.is_empty() && asks_for_failure(filter);
@@ -170,10 +187,15 @@ pub(super) fn records(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<
     }
     let (_, order) = direction(page);
     let sql = format!("SELECT 0, seq FROM task WHERE {} ORDER BY {by} {order} LIMIT ?", wanted.sql());
-    listing(db, &sql, wanted, page, |(_, seq)| Cursor::Task(seq))
+    listing(db, unreadable, &sql, wanted, page, |(_, seq)| Cursor::Task(seq))
 }
 
-pub(super) fn dead_letters(db: &Connection, filter: &Filter, page: &PageAsk) -> Work<Page<Record>> {
+pub(super) fn dead_letters(
+    db: &Connection,
+    unreadable: &UnreadableTasks,
+    filter: &Filter,
+    page: &PageAsk,
+) -> Work<Page<Record>> {
     let mut wanted = Where::default();
     wanted.filter(filter, "at", Some(&["kind", "type", "agent", "class", "status"]));
     let (before, order) = direction(page);
@@ -186,7 +208,7 @@ pub(super) fn dead_letters(db: &Connection, filter: &Filter, page: &PageAsk) -> 
         Some(Cursor::Task(_)) => return Err(page.bad_cursor().into()),
     }
     let sql = format!("SELECT at, seq FROM letter WHERE {} ORDER BY at {order}, seq {order} LIMIT ?", wanted.sql());
-    listing(db, &sql, wanted, page, |(at, seq)| Cursor::Letter(Timestamp::from_millis(at), seq))
+    listing(db, unreadable, &sql, wanted, page, |(at, seq)| Cursor::Letter(Timestamp::from_millis(at), seq))
 }
 
 const fn direction(page: &PageAsk) -> (&'static str, &'static str) {
@@ -199,6 +221,7 @@ fn seq_value(seq: u64) -> Value {
 
 fn listing(
     db: &Connection,
+    tasks: &UnreadableTasks,
     sql: &str,
     mut wanted: Where,
     page: &PageAsk,
@@ -215,23 +238,13 @@ fn listing(
     let next = keys.last().filter(|_| more).map(|key| cursor(*key).to_string());
     let (mut items, mut unreadable) = (Vec::with_capacity(keys.len()), Vec::new());
     for (_, seq) in keys {
-        match load(db, seq) {
+        match load(db, tasks, seq) {
             Ok(record) => items.push(record),
-            Err(Trouble::Damaged(why)) => {
-                tracing::error!(task = seq, %why, "a task cannot be read");
-                unreadable.push(Unreadable { id: id_of(db, seq)?, why: why.to_string() });
-            }
+            Err(Trouble::Unreadable(one)) => unreadable.push(one),
             Err(failed) => return Err(failed),
         }
     }
     Ok(Page { items, next, unreadable })
-}
-
-/// What stands where the id of this task was written.
-fn id_of(db: &Connection, seq: u64) -> Work<String> {
-    let mut found = db.prepare_cached("SELECT id FROM task WHERE seq = ?1")?;
-    let written = |row: &Row<'_>| Ok(row.get_ref(0)?.as_str().unwrap_or("-").to_owned());
-    Ok(found.query_row([seq], written).optional()?.unwrap_or_else(|| "-".to_owned()))
 }
 
 pub(super) fn deaths(db: &Connection, since: Timestamp) -> Work<Vec<Death>> {
@@ -338,14 +351,17 @@ fn feed(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Work<Vec<E
     Ok(events)
 }
 
-pub(super) fn steps(db: &Connection, id: TaskId) -> Work<Vec<Step>> {
+pub(super) fn steps(db: &Connection, unreadable: &UnreadableTasks, id: TaskId) -> Work<Vec<Step>> {
     let mut found = db.prepare_cached(
         "SELECT step.step FROM task JOIN step ON step.task = task.seq WHERE task.id = ?1 ORDER BY step.number",
     )?;
     let mut rows = found.query([id.to_string()])?;
     let mut steps = Vec::new();
     while let Some(row) = rows.next()? {
-        steps.push(serde_json::from_str(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?);
+        let step = row.get_ref(0)?.as_str().map_err(|why| unreadable.note(&id.to_string(), &why));
+        let step =
+            step.and_then(|step| serde_json::from_str(step).map_err(|why| unreadable.note(&id.to_string(), &why)));
+        steps.push(step.map_err(Trouble::Unreadable)?);
     }
     Ok(steps)
 }

@@ -16,6 +16,7 @@ mod row;
 mod schema;
 mod store;
 mod types;
+mod unreadable;
 mod writer;
 
 use std::fs;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::agent::Incarnation;
@@ -30,12 +32,13 @@ use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, Prune
 use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
 use crate::ledger::{Balance, Command, Record};
-use crate::query::{Death, Depth, FailureRate, Filter, Page, PageAsk};
+use crate::query::{Death, Depth, FailureRate, Filter, Page, PageAsk, Unreadable};
 use crate::task::{AgentName, Integration, Task, TaskId};
 use crate::time::Timestamp;
 use reader::Readers;
 use schema::{DirLock, io};
-use store::Store;
+use store::{Store, Work};
+use unreadable::UnreadableTasks;
 use writer::{Shared, Writer};
 
 /// The durable engine. Dropping it ends its threads and gives the directory back.
@@ -59,8 +62,9 @@ impl Embedded {
         fs::create_dir_all(dir).map_err(|source| io(dir, "create the directory", source))?;
         let lock = DirLock::take(dir)?;
         let path = schema::prepare(dir)?;
+        let unreadable = Arc::new(UnreadableTasks::default());
         let begin = || -> rusqlite::Result<Store> {
-            let mut store = Store::open(&path)?;
+            let mut store = Store::open(&path, Arc::clone(&unreadable))?;
             store.begin()?;
             store.start_epoch()?;
             store.told(now);
@@ -73,6 +77,7 @@ impl Embedded {
             last_event: Arc::new(watch::Sender::new(store.last_event())),
             high_water: Arc::new(watch::Sender::new(store.high_water())),
             pages_max: Arc::new(AtomicU32::new(0)),
+            unreadable,
             path,
         };
         let no_thread = |source| io(&shared.path, "start its threads", source);
@@ -99,6 +104,15 @@ impl Embedded {
         let before = size()?;
         schema::compact(&path).map_err(|source| io(&path, "write the store anew", source))?;
         Ok((before, size()?))
+    }
+
+    /// Reads tasks, and notes those that cannot be read.
+    fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection, &UnreadableTasks) -> Work<T> + Send + 'static,
+    ) -> Pending<'_, T> {
+        let unreadable = Arc::clone(&self.shared.unreadable);
+        self.readers.ask(move |db| work(db, &unreadable))
     }
 
     /// Lets the file grow to so many pages of 4 KiB and no further, as a full disk would; 0: no bound.
@@ -138,7 +152,7 @@ impl Engine for Embedded {
     }
 
     fn steps(&self, id: TaskId) -> Pending<'_, Vec<Step>> {
-        self.readers.ask(move |db| find::steps(db, id))
+        self.read(move |db, unreadable| find::steps(db, unreadable, id))
     }
 
     fn spendings(&self, since: Timestamp) -> Pending<'_, Vec<Spending>> {
@@ -147,7 +161,7 @@ impl Engine for Embedded {
 
     fn lapsed(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {
         let epoch = self.epoch;
-        self.readers.ask(move |db| find::lapsed(db, now, epoch, limit))
+        self.read(move |db, unreadable| find::lapsed(db, unreadable, now, epoch, limit))
     }
 
     fn overdue(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {
@@ -155,7 +169,11 @@ impl Engine for Embedded {
     }
 
     fn held_by(&self, agent: AgentName, incarnation: Option<Incarnation>) -> Pending<'_, Vec<Record>> {
-        self.readers.ask(move |db| find::held_by(db, &agent, incarnation))
+        self.read(move |db, unreadable| find::held_by(db, unreadable, &agent, incarnation))
+    }
+
+    fn unreadable(&self) -> Vec<Unreadable> {
+        self.shared.unreadable.all()
     }
 
     fn next_due(&self, now: Timestamp) -> Pending<'_, Option<Timestamp>> {
@@ -163,15 +181,15 @@ impl Engine for Embedded {
     }
 
     fn record(&self, id: TaskId) -> Pending<'_, Option<Record>> {
-        self.readers.ask(move |db| find::record(db, id))
+        self.read(move |db, unreadable| find::record(db, unreadable, id))
     }
 
     fn records(&self, filter: Filter, page: PageAsk) -> Pending<'_, Page<Record>> {
-        self.readers.ask(move |db| find::records(db, &filter, &page))
+        self.read(move |db, unreadable| find::records(db, unreadable, &filter, &page))
     }
 
     fn dead_letters(&self, filter: Filter, page: PageAsk) -> Pending<'_, Page<Record>> {
-        self.readers.ask(move |db| find::dead_letters(db, &filter, &page))
+        self.read(move |db, unreadable| find::dead_letters(db, unreadable, &filter, &page))
     }
 
     fn deaths(&self, since: Timestamp) -> Pending<'_, Vec<Death>> {

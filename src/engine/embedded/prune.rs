@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, Row, params};
 
-use super::store::{HOUR, Store, Work, load};
+use super::store::{HOUR, Store, Trouble, Work};
 use super::{Embedded, find, row, schema};
 use crate::engine::{Error, PruneAsk, Stretch};
 use crate::ledger::State;
@@ -202,7 +202,9 @@ impl Store {
             for task in tasks {
                 if verdict(&task.standing, retention, pressed, now) == Verdict::Goes {
                     let before = self.db.total_changes();
-                    pruned.events += self.take_out(&task)?;
+                    // What cannot be read stays: a person is called for it.
+                    let Some(events) = self.take_out(&task)? else { continue };
+                    pruned.events += events;
                     rows += self.db.total_changes() - before;
                     pruned.count(task.standing.state);
                 }
@@ -224,12 +226,14 @@ impl Store {
         Ok(Batch { pruned, looked_at, rows })
     }
 
-    /// Takes one task out, with all that hangs on it: how many events that were.
-    fn take_out(&mut self, task: &Found) -> Work<u64> {
+    /// Takes one task out, with all that hangs on it: how many events that were. `None`: it cannot be read.
+    fn take_out(&mut self, task: &Found) -> Work<Option<u64>> {
         let seq = task.seq;
-        if task.standing.letter.is_some()
-            && let Some(letter) = load(&self.db, seq)?.letter
-        {
+        let letter = match task.standing.letter.is_some().then(|| self.load(seq)).transpose() {
+            Err(Trouble::Unreadable(_)) => return Ok(None),
+            read => read?.and_then(|record| record.letter),
+        };
+        if let Some(letter) = letter {
             let sql = "DELETE FROM letter WHERE at = ?1 AND seq = ?2";
             self.db.prepare_cached(sql)?.execute(params![letter.at.millis(), seq])?;
         }
@@ -249,7 +253,7 @@ impl Store {
         self.depths.leave(&task.agent, task.standing.state);
         self.types.leave(&task.task_type);
         self.recent.forget(seq, task.id);
-        Ok(events as u64)
+        Ok(Some(events as u64))
     }
 
     /// Takes out some of what was counted, and told of no task, before the horizon: how many rows, and how many of them

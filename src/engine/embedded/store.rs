@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
@@ -12,12 +13,13 @@ use super::depth::Depths;
 use super::row;
 use super::schema;
 use super::types::Types;
+use super::unreadable::UnreadableTasks;
 use crate::engine::{Document, Error, Journaled, KEY_RETENTION, LeaseAsk, Submitted};
 use crate::event::NewEvent;
 use crate::failure::Class;
 use crate::journal::{self, End, Step};
 use crate::ledger::{self, Command, Record};
-use crate::query::{Death, failed_integration, failure_told, fold};
+use crate::query::{Death, Unreadable, failed_integration, failure_told, fold};
 use crate::queue::{Entry, Queues};
 use crate::task::{Integration, Task, TaskId};
 use crate::time::Timestamp;
@@ -34,6 +36,8 @@ pub(super) enum Trouble {
     Sqlite(rusqlite::Error),
     /// A row does not hold what we wrote: found before anything was written.
     Damaged(Box<dyn std::error::Error + Send + Sync>),
+    /// The same, of a task.
+    Unreadable(Unreadable),
 }
 
 impl From<rusqlite::Error> for Trouble {
@@ -71,6 +75,7 @@ pub(super) struct Store {
     pub(super) depths: Depths,
     pub(super) types: Types,
     pub(super) recent: Recent,
+    unreadable: Arc<UnreadableTasks>,
     epoch: u64,
     pub(super) last_event: u64,
     pub(super) last_task: u64,
@@ -80,18 +85,22 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens the file and reads what waits.
-    pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
-        Self::over(schema::connect_writer(path)?).map_err(|failed| failed.1)
+    pub(super) fn open(path: &Path, unreadable: Arc<UnreadableTasks>) -> rusqlite::Result<Self> {
+        Self::over(schema::connect_writer(path)?, unreadable).map_err(|failed| failed.1)
     }
 
     /// Reads what waits through this connection; gives it back when that fails.
-    pub(super) fn over(db: Connection) -> Result<Self, Box<(Connection, rusqlite::Error)>> {
+    pub(super) fn over(
+        db: Connection,
+        unreadable: Arc<UnreadableTasks>,
+    ) -> Result<Self, Box<(Connection, rusqlite::Error)>> {
         let mut store = Self {
             db,
             queues: Queues::default(),
             depths: Depths::default(),
             types: Types::default(),
             recent: Recent::default(),
+            unreadable,
             epoch: 0,
             last_event: 0,
             last_task: 0,
@@ -234,7 +243,7 @@ impl Store {
 
     pub(super) fn overdue(&mut self, now: Timestamp, limit: u32) -> Work<Vec<Record>> {
         let passed = self.queues.overdue(now, limit as usize);
-        readable(passed.into_iter().map(|seq| (seq, self.load(seq))))
+        readable(passed.into_iter().map(|seq| self.load(seq)))
     }
 
     pub(super) fn submit(&mut self, task: Task, integration: Integration, now: Timestamp) -> Work<Submitted> {
@@ -284,14 +293,12 @@ impl Store {
 
     pub(super) fn lease(&mut self, ask: &LeaseAsk, now: Timestamp) -> Work<Vec<Record>> {
         let mut claimed = Vec::new();
-        for _ in 0..ask.slots {
+        while claimed.len() < ask.slots as usize {
             let Some(seq) = self.queues.next(&ask.agent, now, &ask.except) else { break };
             let before = match self.load(seq) {
-                Err(Trouble::Damaged(why)) if !claimed.is_empty() => {
-                    // Those already claimed must be told to whoever asked, or nobody would do them until their leases lapse.
-                    tracing::error!(task = seq, %why, "a task cannot be read");
-                    continue;
-                }
+                // It is told to a person. Those claimed before it must be told to whoever asked, or nobody would do them
+                // until their leases lapse; those behind it are as good as ever.
+                Err(Trouble::Unreadable(_)) => continue,
                 before => before?,
             };
             match ledger::apply(&before, ask.claim(self.epoch), now) {
@@ -444,11 +451,11 @@ impl Store {
         Ok(found.query_row([id.to_string()], |row| row.get(0)).optional()?)
     }
 
-    fn load(&self, seq: u64) -> Work<Record> {
+    pub(super) fn load(&self, seq: u64) -> Work<Record> {
         if let Some(record) = self.recent.records.get(&seq) {
             return Ok(record.clone());
         }
-        load(&self.db, seq)
+        load(&self.db, &self.unreadable, seq)
     }
 
     /// The only place where a stored record changes: with its events, and every row it is found by.
@@ -597,20 +604,20 @@ impl Store {
     }
 }
 
-/// Those that can be read; of the others the log tells. One damaged row must not hold up what is done for all the rest.
-pub(super) fn readable(found: impl Iterator<Item = (u64, Work<Record>)>) -> Work<Vec<Record>> {
-    let told = |(seq, record): (u64, Work<Record>)| match record {
-        Err(Trouble::Damaged(why)) => {
-            tracing::error!(task = seq, %why, "a task cannot be read");
-            None
-        }
-        record => Some(record),
-    };
-    found.filter_map(told).collect()
+/// Those that can be read; the others are noted. One damaged row must not hold up what is done for all the rest.
+pub(super) fn readable(found: impl Iterator<Item = Work<Record>>) -> Work<Vec<Record>> {
+    found.filter(|record| !matches!(record, Err(Trouble::Unreadable(_)))).collect()
 }
 
-/// Reads one record.
-pub(super) fn load(db: &Connection, seq: u64) -> Work<Record> {
+/// Reads one record; one that cannot be read is noted.
+pub(super) fn load(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> Work<Record> {
+    match record(db, seq) {
+        Err(Trouble::Damaged(why)) => Err(Trouble::Unreadable(unreadable.note_row(db, seq, &why)?)),
+        read => read,
+    }
+}
+
+fn record(db: &Connection, seq: u64) -> Work<Record> {
     let mut rows =
         db.prepare_cached("SELECT body.task, progress.record FROM body JOIN progress USING (seq) WHERE seq = ?1")?;
     let text = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));

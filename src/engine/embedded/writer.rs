@@ -15,7 +15,9 @@ use tokio::sync::{oneshot, watch};
 
 use super::schema::{checkpoint, io};
 use super::store::{Store, Trouble, Work};
+use super::unreadable::UnreadableTasks;
 use crate::engine::{Error, Pending};
+use crate::query::Unreadable;
 use crate::time::Timestamp;
 
 /// The most pieces of work in one transaction: bounds how long the first of them waits for its answer.
@@ -67,6 +69,7 @@ pub(super) fn spoken(trouble: Trouble, path: &Path) -> Error {
             path: path.display().to_string(),
             why: format!("a row does not hold what was written: {source}"),
         },
+        Trouble::Unreadable(Unreadable { id, why }) => Error::Unreadable { id, why },
     }
 }
 
@@ -86,6 +89,8 @@ pub(super) struct Shared {
     pub(super) high_water: Arc<watch::Sender<Timestamp>>,
     /// The most pages the file may have; 0: no bound. For tests of a full disk.
     pub(super) pages_max: Arc<AtomicU32>,
+    /// What cannot be read.
+    pub(super) unreadable: Arc<UnreadableTasks>,
 }
 
 /// The handle of the writer's thread.
@@ -211,7 +216,7 @@ impl Loop {
             Some(store) => store,
             None => {
                 self.pages_max = 0;
-                let store = Store::open(&self.shared.path)?;
+                let store = Store::open(&self.shared.path, Arc::clone(&self.shared.unreadable))?;
                 store.renew_log()?;
                 store
             }

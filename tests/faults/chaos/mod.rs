@@ -144,7 +144,9 @@ struct Stage {
 
 pub(crate) async fn run(asked: Asked) -> Outcome<()> {
     control().await?;
-    println!("control: a task taken out of the store, a charge made twice and a page sent twice were found out");
+    println!(
+        "control: a task taken out of the store, a charge made twice and a page sent twice were found out; a slow disk is slow"
+    );
     let span = Duration::from_secs_f64(asked.minutes * 60.0);
     let stage = Stage::new(asked.seed, span + SETTLES).await?;
     let again = format!(
@@ -168,6 +170,13 @@ async fn control() -> Outcome<()> {
     let mut names = Vec::new();
     for kind in [Kind::Review, Kind::Charge, Kind::Fail, Kind::Fail, Kind::Fail] {
         names.push(stage.load.submit(kind).await?);
+    }
+    let (slow, asked) = (Duration::from_millis(500), Instant::now());
+    stage.disk.set_slow(500);
+    names.push(stage.load.submit(Kind::Review).await?);
+    stage.disk.set_slow(0);
+    if asked.elapsed() < slow {
+        return Err(format!("the control: a disk that takes {slow:?} longer took {:?}", asked.elapsed()));
     }
     settle(&up.client, &stage.outside, Duration::from_secs(30)).await.map_err(|why| format!("the control: {why}"))?;
     let (well, _) = judge(&up.client, &stage.load, &stage.outside, &[], &[]).await?;

@@ -1,0 +1,47 @@
+//! Tasks whose rows do not hold what was written. Each is told once for each run of the process, and is kept for whoever
+//! calls a person; what is done for all others goes on without it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::query::Unreadable;
+use crate::redact::{one_line, redact};
+
+/// How many are kept by name. Where more are damaged nobody reads such a list.
+const KEPT_MAX: usize = 1_000;
+/// The most characters of a reason: it quotes what stands in the row.
+const WHY_MAX: usize = 300;
+
+/// Those this run of the process has come across, by id.
+#[derive(Debug, Default)]
+pub(super) struct UnreadableTasks(Mutex<BTreeMap<String, Unreadable>>);
+
+impl UnreadableTasks {
+    /// The task in this row cannot be read.
+    pub(super) fn note_row(&self, db: &Connection, seq: u64, why: &dyn Display) -> rusqlite::Result<Unreadable> {
+        let mut found = db.prepare_cached("SELECT id FROM task WHERE seq = ?1")?;
+        let written = |row: &rusqlite::Row<'_>| Ok(row.get_ref(0)?.as_str().ok().map(str::to_owned));
+        // It may not be readable either.
+        let id = found.query_row([seq], written).optional()?.flatten();
+        Ok(self.note(&id.unwrap_or_else(|| format!("(row {seq})")), why))
+    }
+
+    /// The task of this id cannot be read.
+    pub(super) fn note(&self, id: &str, why: &dyn Display) -> Unreadable {
+        let one = Unreadable { id: one_line(id, 80), why: one_line(&redact(&why.to_string()), WHY_MAX) };
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.contains_key(&one.id) && kept.len() < KEPT_MAX {
+            tracing::error!(task = one.id, why = one.why, "a task cannot be read");
+            kept.insert(one.id.clone(), one.clone());
+        }
+        one
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<Unreadable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}

@@ -1,0 +1,133 @@
+//! A store that holds rows that are not what was written: all else goes on, and a person is called for them, once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstop::agent::Agent;
+use backstop::config::{Config, TaskTypeConfig};
+use backstop::engine::Engine;
+use backstop::engine::conformance::{ask, at, dead, failure, settle, task};
+use backstop::engine::embedded::Embedded;
+use backstop::failure::{Class, Kind};
+use backstop::incident::{PageAction, Trigger};
+use backstop::ledger::State;
+use backstop::llm::simulated::{Scripted, Simulated};
+use backstop::query::{Filter, PageAsk};
+use backstop::task::{Effect, TaskType};
+use backstop::team::Team;
+use backstop::team::clock::Clock;
+use backstop::team::desk::Desk;
+
+use crate::engine::Scratch;
+use crate::team::{Inbox, integration};
+
+/// The numbers of the tasks: of each kind one that will be damaged and one that will not.
+const WAIT: [u64; 2] = [1, 2];
+const RUN: [u64; 2] = [3, 4];
+const DEAD: [u64; 2] = [5, 6];
+
+/// What a process leaves that died with two at work, two in the queue and two dead letters.
+async fn left(engine: &Embedded) {
+    let accept = async |n| engine.submit(task(n, at(0)), integration("primary"), at(0)).await.expect("accepted");
+    for n in DEAD {
+        accept(n).await;
+        let held = engine.lease(ask(1, 1), at(0)).await.expect("leased").remove(0);
+        let end = dead(failure(Class::Logic, Kind::Loop, "in circles"));
+        engine.command(held.task.id, settle(held.fence, end), at(0)).await.expect("settled");
+    }
+    for n in RUN {
+        accept(n).await;
+    }
+    assert_eq!(engine.lease(ask(1, 2), at(0)).await.expect("leased").len(), 2);
+    for n in WAIT {
+        accept(n).await;
+    }
+}
+
+async fn until(desk: &Desk, what: &str, look: impl AsyncFn() -> bool) {
+    let mut watch = desk.engine().watch();
+    let happens = async {
+        while !look().await {
+            watch.changed().await.expect("the engine lives");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), happens).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+}
+
+/// A team over such a store in which the records of these are damaged.
+async fn goes_on(damaged: &[u64], listed: bool) {
+    let scratch = Scratch::new();
+    let engine = Embedded::open(scratch.path(), at(0)).expect("a store");
+    left(&engine).await;
+    engine.close().await.expect("closed");
+    drop(engine);
+    let id = |n| task(n, at(0)).id;
+    let db = rusqlite::Connection::open(scratch.path().join("backstop.db")).expect("a store");
+    for n in damaged {
+        let sql =
+            "UPDATE progress SET record = replace(record, '{', '[') WHERE seq = (SELECT seq FROM task WHERE id = ?1)";
+        assert_eq!(db.execute(sql, [id(*n).to_string()]), Ok(1));
+    }
+    drop(db);
+
+    let engine = Arc::new(Embedded::open(scratch.path(), at(1)).expect("a store"));
+    if listed {
+        let page = engine.records(Filter::default(), PageAsk::default()).await.expect("read");
+        let told: BTreeSet<String> = page.unreadable.into_iter().map(|one| one.id).collect();
+        assert_eq!(told, damaged.iter().map(|n| id(*n).to_string()).collect());
+        assert_eq!(page.items.len(), 6 - damaged.len());
+    }
+    let inbox = Inbox::default();
+    let mut config = Config::new("acme")
+        .agent(Agent::new("cto", "primary/opus").expect("an agent").handling("code_review"))
+        .agent(Agent::new("ceo", "primary/opus").expect("an agent"));
+    let mutates = TaskTypeConfig { effect: Some(Effect::Mutation), ..TaskTypeConfig::default() };
+    config.task_types.insert(TaskType::new("code_review").expect("a name"), mutates);
+    let team = Team::builder(config)
+        .engine(engine)
+        .provider(Simulated::new(integration("primary"), |_, _| Scripted::text("done")))
+        .on_call("ana", vec![Arc::new(inbox.clone())])
+        .clock(Clock::starting_at(at(1), 600.0))
+        .seed(7)
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    for n in WAIT.into_iter().chain(RUN).filter(|n| !damaged.contains(n)) {
+        assert_eq!(desk.wait(id(n)).await.expect("an end").state, State::Done, "task {n}");
+    }
+    for n in DEAD.into_iter().filter(|n| !damaged.contains(n)) {
+        assert_eq!(desk.wait(id(n)).await.expect("an end").state, State::WaitingHuman, "the CEO has decided");
+    }
+    let calls = |trigger| {
+        let pages = inbox.pages.lock().expect("not poisoned");
+        pages.iter().filter(|page| page.incident.trigger == trigger && page.action == PageAction::Trigger).count()
+    };
+    let both = async || calls(Trigger::Unreadable) == 1 && calls(Trigger::Judgement) == 1;
+    until(&desk, "a call for what cannot be read, and one for the dead letter", both).await;
+    let incidents = desk.incidents().await.expect("read");
+    let of_them = incidents.iter().find(|incident| incident.trigger == Trigger::Unreadable).expect("an incident");
+    for n in damaged {
+        assert!(of_them.summary.contains(&id(*n).to_string()), "{of_them:?}");
+    }
+    // Ended by a person it stays so: nobody is called a second time for what they know.
+    desk.resolve(&of_them.id, "ana", "they are looked after").await.expect("resolved");
+    let more = desk.engine().submit(task(9, at(2)), integration("primary"), desk.now()).await.expect("accepted").record;
+    desk.wait(more.task.id).await.expect("an end");
+    team.drain(Duration::from_secs(5)).await.expect("drained");
+    assert_eq!(calls(Trigger::Unreadable), 1);
+}
+
+/// A task that could not be read when it was claimed was told in the log, and to nobody.
+#[tokio::test]
+async fn what_cannot_be_claimed_calls_a_person() {
+    goes_on(&WAIT[..1], false).await;
+}
+
+/// One damaged row among what a crash had left running kept the team from starting anything; one among the dead letters kept
+/// the CEO from deciding about any, and the pager from calling anybody about anything.
+#[tokio::test]
+async fn what_cannot_be_read_holds_up_nobody_and_calls_a_person_once() {
+    goes_on(&[WAIT[0], RUN[0], DEAD[0]], true).await;
+}
