@@ -201,7 +201,12 @@ fn same_until(a: &[u8], b: &[u8]) -> usize {
     whole + a[whole..].iter().zip(&b[whole..]).take_while(|(a, b)| a == b).count()
 }
 
-/// Whoever reads it knows which file to look at. A thread that panicked would answer that the store is closed.
+/// Whoever reads it knows which file, or which task in it, to look at. A thread that panicked would answer that the store is
+/// closed.
 pub(super) fn named(error: &Error) {
-    assert!(error.to_string().contains("backstop.db"), "which file? {error} ({error:?})");
+    let names = match error {
+        Error::Unreadable { id, .. } => id.as_str(),
+        _ => "backstop.db",
+    };
+    assert!(!names.is_empty() && error.to_string().contains(names), "which? {error} ({error:?})");
 }
