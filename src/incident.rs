@@ -641,7 +641,7 @@ pub(crate) fn built_in_runbook(trigger: Trigger, id: &str) -> String {
             "read the log for why; decide by hand meanwhile (`backstop dlq ls`, `backstop ceo decide <task> <decision>`)"
         }
         Trigger::Unreadable => {
-            "all others go on; copy the directory of the store aside before anything else; `backstop task ls` names these beside the others; the version that wrote them can read them, or `sqlite3 backstop.db` shows what is left of them"
+            "all others go on; copy the directory of the store aside before anything else; `backstop task ls` names these beside the others; the version that wrote them can read them, and the tables `body`, `progress` and `step` of the store hold what is left"
         }
         Trigger::Test => "nothing to do",
     };

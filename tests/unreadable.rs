@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use backstop::agent::Agent;
 use backstop::config::{Config, TaskTypeConfig};
-use backstop::engine::Engine;
-use backstop::engine::conformance::{ask, at, dead, failure, settle, task};
+use backstop::engine::conformance::{ack, ask, at, conclude, dead, failure, intent, settle, task};
 use backstop::engine::embedded::Embedded;
+use backstop::engine::{Engine, PruneAsk};
 use backstop::failure::{Class, Kind};
 use backstop::incident::{PageAction, Trigger};
-use backstop::ledger::State;
+use backstop::journal::{Entry, Line};
+use backstop::ledger::{Record, State};
 use backstop::llm::simulated::{Scripted, Simulated};
 use backstop::query::{Filter, PageAsk};
+use backstop::retention::Retention;
 use backstop::task::{Effect, TaskType};
 use backstop::team::Team;
 use backstop::team::clock::Clock;
@@ -27,19 +29,35 @@ const WAIT: [u64; 2] = [1, 2];
 const RUN: [u64; 2] = [3, 4];
 const DEAD: [u64; 2] = [5, 6];
 
+/// Where a task's record stands, and its journal: table, column, and the task's number.
+const RECORD: (&str, &str, &str) = ("progress", "record", "seq");
+const JOURNAL: (&str, &str, &str) = ("step", "step", "task");
+
+/// Something to stand in a journal.
+async fn asks(engine: &Embedded, held: &Record) {
+    let lines = vec![Line::Intend { intent: intent(), worst: 7 }, conclude(1, 5)];
+    let entry = Entry { fence: held.fence, lines, ..Entry::default() };
+    engine.journal(held.task.id, entry, at(0)).await.expect("written");
+}
+
 /// What a process leaves that died with two at work, two in the queue and two dead letters.
 async fn left(engine: &Embedded) {
     let accept = async |n| engine.submit(task(n, at(0)), integration("primary"), at(0)).await.expect("accepted");
     for n in DEAD {
         accept(n).await;
         let held = engine.lease(ask(1, 1), at(0)).await.expect("leased").remove(0);
+        asks(engine, &held).await;
         let end = dead(failure(Class::Logic, Kind::Loop, "in circles"));
         engine.command(held.task.id, settle(held.fence, end), at(0)).await.expect("settled");
     }
     for n in RUN {
         accept(n).await;
     }
-    assert_eq!(engine.lease(ask(1, 2), at(0)).await.expect("leased").len(), 2);
+    let held = engine.lease(ask(1, 2), at(0)).await.expect("leased");
+    assert_eq!(held.len(), 2);
+    for held in held {
+        asks(engine, &held).await;
+    }
     for n in WAIT {
         accept(n).await;
     }
@@ -55,8 +73,8 @@ async fn until(desk: &Desk, what: &str, look: impl AsyncFn() -> bool) {
     tokio::time::timeout(Duration::from_secs(60), happens).await.unwrap_or_else(|_| panic!("never happened: {what}"));
 }
 
-/// A team over such a store in which the records of these are damaged.
-async fn goes_on(damaged: &[u64], listed: bool) {
+/// A team over such a store in which this column of these is damaged.
+async fn goes_on((table, column, key): (&str, &str, &str), damaged: &[u64], listed: bool) {
     let scratch = Scratch::new();
     let engine = Embedded::open(scratch.path(), at(0)).expect("a store");
     left(&engine).await;
@@ -65,9 +83,9 @@ async fn goes_on(damaged: &[u64], listed: bool) {
     let id = |n| task(n, at(0)).id;
     let db = rusqlite::Connection::open(scratch.path().join("backstop.db")).expect("a store");
     for n in damaged {
-        let sql =
-            "UPDATE progress SET record = replace(record, '{', '[') WHERE seq = (SELECT seq FROM task WHERE id = ?1)";
-        assert_eq!(db.execute(sql, [id(*n).to_string()]), Ok(1));
+        let of = "(SELECT seq FROM task WHERE id = ?1)";
+        let sql = format!("UPDATE {table} SET {column} = replace({column}, '{{', '[') WHERE {key} = {of}");
+        assert_eq!(db.execute(&sql, [id(*n).to_string()]), Ok(1));
     }
     drop(db);
 
@@ -97,14 +115,19 @@ async fn goes_on(damaged: &[u64], listed: bool) {
     for n in WAIT.into_iter().chain(RUN).filter(|n| !damaged.contains(n)) {
         assert_eq!(desk.wait(id(n)).await.expect("an end").state, State::Done, "task {n}");
     }
-    for n in DEAD.into_iter().filter(|n| !damaged.contains(n)) {
+    // With its record it can be said of one without a journal, too.
+    let decided = DEAD.into_iter().chain(RUN.into_iter().filter(|n| damaged.contains(n)));
+    for n in decided.filter(|n| key == "task" || !damaged.contains(n)) {
         assert_eq!(desk.wait(id(n)).await.expect("an end").state, State::WaitingHuman, "the CEO has decided");
     }
     let calls = |trigger| {
         let pages = inbox.pages.lock().expect("not poisoned");
-        pages.iter().filter(|page| page.incident.trigger == trigger && page.action == PageAction::Trigger).count()
+        pages
+            .iter()
+            .filter(|page| page.incident.trigger == trigger && page.action == PageAction::Trigger && !page.again)
+            .count()
     };
-    let both = async || calls(Trigger::Unreadable) == 1 && calls(Trigger::Judgement) == 1;
+    let both = async || calls(Trigger::Unreadable) == 1 && calls(Trigger::Judgement) > 0;
     until(&desk, "a call for what cannot be read, and one for the dead letter", both).await;
     let incidents = desk.incidents().await.expect("read");
     let of_them = incidents.iter().find(|incident| incident.trigger == Trigger::Unreadable).expect("an incident");
@@ -122,12 +145,42 @@ async fn goes_on(damaged: &[u64], listed: bool) {
 /// A task that could not be read when it was claimed was told in the log, and to nobody.
 #[tokio::test]
 async fn what_cannot_be_claimed_calls_a_person() {
-    goes_on(&WAIT[..1], false).await;
+    goes_on(RECORD, &WAIT[..1], false).await;
 }
 
 /// One damaged row among what a crash had left running kept the team from starting anything; one among the dead letters kept
 /// the CEO from deciding about any, and the pager from calling anybody about anything.
 #[tokio::test]
 async fn what_cannot_be_read_holds_up_nobody_and_calls_a_person_once() {
-    goes_on(&[WAIT[0], RUN[0], DEAD[0]], true).await;
+    goes_on(RECORD, &[WAIT[0], RUN[0], DEAD[0]], true).await;
+}
+
+/// One journal that could not be read did the same; what it is about may not be sent again, so a person decides.
+#[tokio::test]
+async fn a_journal_that_cannot_be_read_is_a_persons() {
+    goes_on(JOURNAL, &RUN[..1], false).await;
+    goes_on(JOURNAL, &DEAD[..1], false).await;
+}
+
+/// One finished task whose body was damaged ended every prune, and failed whoever wrote at the same time.
+#[tokio::test]
+async fn what_is_damaged_and_over_is_forgotten_like_the_rest() {
+    let scratch = Scratch::new();
+    let engine = Embedded::open(scratch.path(), at(0)).expect("a store");
+    for n in 1..=2 {
+        engine.submit(task(n, at(0)), integration("primary"), at(0)).await.expect("accepted");
+        let held = engine.lease(ask(1, 1), at(0)).await.expect("leased").remove(0);
+        engine.command(held.task.id, settle(held.fence, ack()), at(0)).await.expect("settled");
+    }
+    engine.close().await.expect("closed");
+    drop(engine);
+    let db = rusqlite::Connection::open(scratch.path().join("backstop.db")).expect("a store");
+    assert_eq!(db.execute("UPDATE body SET task = '{' WHERE seq = 1", []), Ok(1));
+    drop(db);
+    let now = at(31 * 24 * 3_600);
+    let engine = Embedded::open(scratch.path(), now).expect("a store");
+    let needed = Arc::new(BTreeSet::new());
+    let all = PruneAsk { retention: Retention::default(), needed, dry_run: false, after: 0 };
+    let stretch = engine.prune(all, now).await.expect("pruned");
+    assert_eq!((stretch.pruned.done, stretch.next), (2, None));
 }

@@ -204,9 +204,6 @@ fn same_until(a: &[u8], b: &[u8]) -> usize {
 /// Whoever reads it knows which file, or which task in it, to look at. A thread that panicked would answer that the store is
 /// closed.
 pub(super) fn named(error: &Error) {
-    let names = match error {
-        Error::Unreadable { id, .. } => id.as_str(),
-        _ => "backstop.db",
-    };
+    let names = if let Error::Unreadable { id, .. } = error { id.as_str() } else { "backstop.db" };
     assert!(!names.is_empty() && error.to_string().contains(names), "which? {error} ({error:?})");
 }

@@ -173,13 +173,12 @@ impl Ls {
         }
         let got = context.client.get::<Page<Record>>(&LETTERS, &query).await?;
         context.out.data(&got.raw, "/task/id", || table(&got.it.items, now()))?;
-        context.out.unreadable(&got.it.unreadable)?;
         match (&got.it.next, got.it.items.first()) {
             (Some(next), _) => context.out.next(&format!("backstop dlq ls ... --after {next}")),
             (None, Some(_)) => context.out.next("backstop dlq groups"),
             (None, None) => context.out.next("backstop status"),
         }
-        Ok(())
+        context.out.unreadable(&got.it.unreadable)
     }
 }
 

@@ -373,13 +373,12 @@ impl Ls {
         query.extend(self.after.map(|after| ("after".to_owned(), after)));
         let got = context.client.get::<Page<Record>>(&TASKS, &query).await?;
         context.out.data(&got.raw, "/task/id", || table(&got.it.items, now()))?;
-        context.out.unreadable(&got.it.unreadable)?;
         match (&got.it.next, got.it.items.first()) {
             (Some(next), _) => context.out.next(&format!("backstop task ls ... --after {next}")),
             (None, Some(record)) => context.out.next(&format!("backstop task show {}", record.task.id)),
             (None, None) => context.out.next("backstop task submit <type> <payload> --wait"),
         }
-        Ok(())
+        context.out.unreadable(&got.it.unreadable)
     }
 }
 

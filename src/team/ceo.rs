@@ -133,7 +133,7 @@ impl Ceo {
             if desk.asked.contains(&(record.task.id, record.generation)) {
                 continue;
             }
-            let Some(ruling) = readable(rule(&self.0, &record).await)? else { continue };
+            let ruling = readable(rule(&self.0, &record).await)?.unwrap_or_else(of_unreadable_journal);
             match self.adviser(&ruling) {
                 Some(adviser) => self.ask(myself.clone(), adviser, record, ruling, desk).await?,
                 None => decide(&self.0, &record, ruling, DeciderKind::Table).await?,
@@ -274,9 +274,8 @@ impl Ceo {
         ruling: &Ruling,
         advice: &Advice,
     ) -> Result<(), engine::Error> {
-        let Some(record) = self.0.engine.record(task).await?.filter(|record| record.generation == generation) else {
-            return Ok(());
-        };
+        let record = readable(self.0.engine.record(task).await)?.flatten();
+        let Some(record) = record.filter(|record| record.generation == generation) else { return Ok(()) };
         let mut ruling = ruling.clone();
         match advice {
             Advice::Chosen(decision) => {
@@ -410,6 +409,13 @@ async fn rule(office: &Office, record: &Record) -> Result<Ruling, engine::Error>
     Ok(clean(office, with_facts(office, record, triage::decide).await?))
 }
 
+/// What was done nobody knows, so no rule may send it again.
+fn of_unreadable_journal() -> Ruling {
+    let decision = Decision::PageHuman { why: "its journal cannot be read".to_owned() };
+    let reasons = vec!["what was done, and what was paid, stands in its journal".to_owned()];
+    Ruling { admissible: vec![decision.clone()], decision, reasons, rejected: Vec::new() }
+}
+
 /// A ruling quotes what models and tools said: without the secrets of this process, which only the office knows.
 fn clean(office: &Office, ruling: Ruling) -> Ruling {
     let text = |text: String| office.redactor.redact(&text).into_owned();
@@ -486,7 +492,7 @@ pub(crate) async fn move_on(office: &Arc<Office>, record: &Record, cause: &Cause
         failure,
         circumstances: office.circumstances(&office.policy_of(record)),
     });
-    let ruling = rule(office, &asked).await?;
+    let Some(ruling) = readable(rule(office, &asked).await)? else { return Ok(false) };
     match ruling.decision {
         Decision::RetryOnFallback { .. } | Decision::Reassign { .. } => {
             match order(office, record, ruling, DeciderKind::Table).await {

@@ -10,7 +10,7 @@ use super::agent::AgentMessage;
 use super::bells::Bell;
 use super::drawer::{self, Written};
 use super::escalate::{self, TellError};
-use super::office::Office;
+use super::office::{Office, readable};
 use super::outcome;
 pub use super::views::{
     AgentState, AgentView, BreakerView, DeskError, Explanation, FieldProblem, NewTask, Overridden, PageTest, Readiness,
@@ -512,15 +512,29 @@ impl Desk {
         let (mut decided, mut refused) = (Vec::new(), Vec::new());
         let tasks: BTreeSet<TaskId> = open.deaths.iter().map(|(task, _)| *task).collect();
         for task in tasks {
-            let record = self.task(task).await?;
+            let record = match self.task(task).await {
+                Err(DeskError::Engine(error @ engine::Error::Unreadable { .. })) => {
+                    refused.push((task, error.to_string()));
+                    continue;
+                }
+                record => record?,
+            };
             // What was discarded or resolved meanwhile stays so.
             let open = record.letter.as_ref().is_some_and(Letter::is_open);
             if !open || !matches!(record.state, State::Dead | State::WaitingHuman) {
                 continue;
             }
-            if let Some(why) = self.unanswered(&record, &decision).await? {
-                refused.push((task, why));
-                continue;
+            match self.unanswered(&record, &decision).await {
+                Ok(None) => {}
+                Ok(Some(why)) => {
+                    refused.push((task, why));
+                    continue;
+                }
+                Err(DeskError::Engine(error @ engine::Error::Unreadable { .. })) => {
+                    refused.push((task, error.to_string()));
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
             // Deciding for a group names nobody's payment.
             if record.task.effect == Effect::Payment && runs_again(&decision) {
@@ -544,8 +558,9 @@ impl Desk {
     pub async fn resolve(&self, incident: &str, by: &str, note: &str) -> Result<Incident, DeskError> {
         let mut waiting = Vec::new();
         for (task, generation) in self.incident(incident).await?.deaths {
-            let record = self.task(task).await?;
-            if record.state == State::WaitingHuman && record.generation == generation {
+            // What cannot be read nobody can decide about; that has an incident of its own.
+            let record = readable(self.office.engine.record(task).await)?.flatten();
+            if record.is_some_and(|record| record.state == State::WaitingHuman && record.generation == generation) {
                 waiting.push(task.to_string());
             }
         }
@@ -592,6 +607,7 @@ impl Desk {
     /// # Errors
     /// When the ask is not sound.
     pub async fn start_replay(&self, ask: ReplayAsk) -> Result<Replay, DeskError> {
+        let mut taken = 0;
         loop {
             let plan = self.plan_replay(&ask).await?;
             let known = self.replays().await?;
@@ -600,6 +616,7 @@ impl Desk {
                 .filter_map(|replay| replay.id.strip_prefix("RPL-")?.parse::<u64>().ok())
                 .max()
                 .unwrap_or(0)
+                .max(taken)
                 + 1;
             let (replay, events) =
                 replay::start(format!("RPL-{number}"), ask.clone(), plan, self.now()).map_err(not_replayed)?;
@@ -609,7 +626,7 @@ impl Desk {
                     return Ok(replay);
                 }
                 // Another replay took the number: plan anew, for it may have taken letters too.
-                Err(engine::Error::DocumentConflict { .. }) => {}
+                Err(engine::Error::DocumentConflict { .. }) => taken = number,
                 Err(error) => return Err(error.into()),
             }
         }

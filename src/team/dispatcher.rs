@@ -432,8 +432,8 @@ pub(crate) async fn hand_back(office: &Office, record: &Record, cause: Cause) ->
     let scene = Scene::new(record.task.effect, office.now());
     let Judgement::Failed(failure) = classify(&cause, &scene) else { return Ok(()) };
     let settlement = attempt::decide(office, record, Outcome::Failed(failure), Some(&cause), None, false);
-    // Without its journal nobody may go on with it, and a person is called.
-    let Some(steps) = readable(office.engine.steps(record.task.id).await)? else { return Ok(()) };
+    // What cannot be read is looked at again, and refused, by whoever takes it up; here it only adds up what was used.
+    let steps = readable(office.engine.steps(record.task.id).await)?.unwrap_or_default();
     let used = journal::tally(steps.iter().filter(|step| step.fence == record.fence));
     let spent = Spent {
         model: steps.iter().rev().find_map(|step| step.ask().map(|ask| ask.model.clone())),

@@ -45,8 +45,9 @@ pub(crate) async fn look(office: &Office) -> Result<Option<Timestamp>, engine::E
     count_dead_letters(office).await?;
     bring_up_judgements(office).await?;
     remind(office).await?;
-    bring_up_unreadable(office).await?;
     let overdue = watch_the_ceo(office).await?;
+    // At the end: all that is read above may come across some.
+    bring_up_unreadable(office).await?;
     let incidents = office.kept::<Incident>().await?;
     let reminders =
         incidents.iter().filter_map(|stored| stored.value.standing()).filter_map(|open| escalation::next_at(&open));
@@ -116,10 +117,11 @@ async fn watch_the_ceo(office: &Office) -> Result<Option<Timestamp>, engine::Err
     let filter = Filter { states: vec![State::Dead], status: vec![LetterStatus::Open], ..Filter::default() };
     let mut page = PageAsk { after: None, limit: 1, oldest_first: true };
     let letter = loop {
-        let mut found = office.engine.dead_letters(filter.clone(), page.clone()).await?;
-        if let Some(letter) = found.items.pop().and_then(|record| record.letter) {
+        let found = office.engine.dead_letters(filter.clone(), page.clone()).await?;
+        if let Some(letter) = found.items.into_iter().find_map(|record| record.letter) {
             break letter;
         }
+        page.limit = 200;
         // What cannot be read is brought up by itself; behind it others may wait.
         let Some(next) = found.next else { return Ok(None) };
         page.after = Some(next);
@@ -136,11 +138,15 @@ async fn watch_the_ceo(office: &Office) -> Result<Option<Timestamp>, engine::Err
 /// Tasks that cannot be read: no agent, no rule and no CEO will see to them.
 async fn bring_up_unreadable(office: &Office) -> Result<(), engine::Error> {
     let found = office.engine.unreadable();
-    if found.len() <= office.called_for.load(Ordering::Acquire) {
+    let new = found.get(office.called_for.load(Ordering::Acquire)..).unwrap_or_default();
+    let incidents = office.kept::<Incident>().await?;
+    let open = |stored: &Stored<Incident>| stored.value.is_open() && stored.value.trigger == Trigger::Unreadable;
+    // Whoever was called looks at all there is; what comes later is told when they have ended that.
+    if new.is_empty() || incidents.iter().any(open) {
         return Ok(());
     }
-    let named: Vec<String> = found.iter().take(3).map(|one| format!("{} ({})", one.id, one.why)).collect();
-    let more = if found.len() > 3 { format!(" and {} more", found.len() - 3) } else { String::new() };
+    let named: Vec<String> = new.iter().take(3).map(|one| format!("{} ({})", one.id, one.why)).collect();
+    let more = if new.len() > 3 { format!(" and {} more", new.len() - 3) } else { String::new() };
     open_one(office, Trigger::Unreadable, "store", Vec::new(), &format!("{}{more}", named.join(", "))).await?;
     office.called_for.store(found.len(), Ordering::Release);
     Ok(())
@@ -205,6 +211,7 @@ pub(crate) async fn open_one(
     why: &str,
 ) -> Result<(), engine::Error> {
     let in_doubt = outcome::lines(office, &deaths).await?;
+    let mut taken = 0;
     loop {
         let known = office.kept::<Incident>().await?;
         // Somebody was faster, or this was asked before a crash: one incident per cause.
@@ -218,6 +225,7 @@ pub(crate) async fn open_one(
             .filter_map(|stored| stored.value.id.strip_prefix("INC-")?.parse::<u64>().ok())
             .max()
             .unwrap_or(0)
+            .max(taken)
             + 1;
         let opening = Opening {
             id: format!("INC-{number}"),
@@ -232,7 +240,8 @@ pub(crate) async fn open_one(
         let mut documents = vec![drawer::document(&change.incident, 0)];
         documents.extend(pages(office, &change));
         match office.engine.save(documents, change.events, office.now()).await {
-            Err(engine::Error::DocumentConflict { .. }) => {}
+            // Perhaps by one that a newer version wrote, and that cannot be seen among those known.
+            Err(engine::Error::DocumentConflict { .. }) => taken = number,
             other => return other,
         }
     }

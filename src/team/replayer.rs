@@ -98,7 +98,15 @@ impl Replayer {
         let Stored { version, value: replay } = stored;
         let mut fates = Vec::new();
         for (task, generation) in &replay.released {
-            let Some(record) = readable(self.0.engine.record(*task).await)?.flatten() else { continue };
+            let record = match readable(self.0.engine.record(*task).await)? {
+                Some(Some(record)) => record,
+                Some(None) => continue,
+                // A person looks after what cannot be read; the replay does not wait for them.
+                None => {
+                    fates.push((*task, Fate::Dropped));
+                    continue;
+                }
+            };
             let fate = replay::fate(&record, *generation);
             if fate == Fate::Unsent && replay.state == ReplayState::Running {
                 let release = Release {

@@ -4,7 +4,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::row;
-use super::store::{HOUR, Trouble, Work, load, readable};
+use super::store::{HOUR, Trouble, Work, load, of_journal, read_step, readable};
 use super::types;
 use super::unreadable::UnreadableTasks;
 use crate::agent::Incarnation;
@@ -358,10 +358,12 @@ pub(super) fn steps(db: &Connection, unreadable: &UnreadableTasks, id: TaskId) -
     let mut rows = found.query([id.to_string()])?;
     let mut steps = Vec::new();
     while let Some(row) = rows.next()? {
-        let step = row.get_ref(0)?.as_str().map_err(|why| unreadable.note(&id.to_string(), &why));
-        let step =
-            step.and_then(|step| serde_json::from_str(step).map_err(|why| unreadable.note(&id.to_string(), &why)));
-        steps.push(step.map_err(Trouble::Unreadable)?);
+        match read_step(row) {
+            Err(Trouble::Damaged(why)) => {
+                return Err(Trouble::Unreadable(unreadable.note(&id.to_string(), &of_journal(&why))));
+            }
+            read => steps.push(read?),
+        }
     }
     Ok(steps)
 }

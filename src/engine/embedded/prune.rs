@@ -239,7 +239,7 @@ impl Store {
         }
         // A later task may have the key by now.
         let key = "DELETE FROM idempotency WHERE seq = ?1
-                   AND key = (SELECT task ->> '$.idempotency_key' FROM body WHERE body.seq = ?1)";
+                   AND key = (SELECT task ->> '$.idempotency_key' FROM body WHERE body.seq = ?1 AND json_valid(task))";
         self.db.prepare_cached(key)?.execute([seq])?;
         let events = self.db.prepare_cached("DELETE FROM event WHERE task = ?1")?.execute([seq])?;
         for table in [

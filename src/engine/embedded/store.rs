@@ -4,10 +4,11 @@
 //! error of SQLite itself ends the whole group and this [`Store`] with it: it is opened anew from the file.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, named_params, params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use super::depth::Depths;
 use super::row;
@@ -370,8 +371,14 @@ impl Store {
 
     fn step(&self, seq: u64, number: u32) -> Work<Option<Step>> {
         let mut found = self.db.prepare_cached("SELECT step FROM step WHERE task = ?1 AND number = ?2")?;
-        let text: Option<String> = found.query_row(params![seq, number], |row| row.get(0)).optional()?;
-        Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
+        let mut rows = found.query(params![seq, number])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        match read_step(row) {
+            Err(Trouble::Damaged(why)) => {
+                Err(Trouble::Unreadable(self.unreadable.note_row(&self.db, seq, &of_journal(&why))?))
+            }
+            read => read.map(Some),
+        }
     }
 
     fn journal_end(&self, seq: u64) -> Work<End> {
@@ -620,7 +627,7 @@ pub(super) fn load(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> W
 fn record(db: &Connection, seq: u64) -> Work<Record> {
     let mut rows =
         db.prepare_cached("SELECT body.task, progress.record FROM body JOIN progress USING (seq) WHERE seq = ?1")?;
-    let text = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
+    let text = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
     let (task, progress) = rows.query_row([seq], text).map_err(|source| {
         // Then the row failed and not the store, which need not be opened anew.
         let of_row = matches!(
@@ -633,6 +640,17 @@ fn record(db: &Connection, seq: u64) -> Work<Record> {
         if of_row { Trouble::Damaged(Box::new(source)) } else { Trouble::Sqlite(source) }
     })?;
     Ok(row::read(&task, &progress)?)
+}
+
+/// Reads one step of a journal, the first column of its row.
+pub(super) fn read_step(row: &Row<'_>) -> Work<Step> {
+    let text = row.get_ref(0)?.as_str().map_err(|why| Trouble::Damaged(Box::new(why)))?;
+    Ok(serde_json::from_str(text)?)
+}
+
+/// Why a task cannot be read whose journal cannot.
+pub(super) fn of_journal(why: &dyn Display) -> String {
+    format!("its journal: {why}")
 }
 
 /// Records that will probably change again soon, so that a change need not read what the last one wrote.

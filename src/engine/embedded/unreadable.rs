@@ -1,7 +1,6 @@
 //! Tasks whose rows do not hold what was written. Each is told once for each run of the process, and is kept for whoever
 //! calls a person; what is done for all others goes on without it.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 
@@ -15,9 +14,9 @@ const KEPT_MAX: usize = 1_000;
 /// The most characters of a reason: it quotes what stands in the row.
 const WHY_MAX: usize = 300;
 
-/// Those this run of the process has come across, by id.
+/// Those this run of the process has come across, in that order.
 #[derive(Debug, Default)]
-pub(super) struct UnreadableTasks(Mutex<BTreeMap<String, Unreadable>>);
+pub(super) struct UnreadableTasks(Mutex<Vec<Unreadable>>);
 
 impl UnreadableTasks {
     /// The task in this row cannot be read.
@@ -33,15 +32,15 @@ impl UnreadableTasks {
     pub(super) fn note(&self, id: &str, why: &dyn Display) -> Unreadable {
         let one = Unreadable { id: one_line(id, 80), why: one_line(&redact(&why.to_string()), WHY_MAX) };
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !kept.contains_key(&one.id) && kept.len() < KEPT_MAX {
+        if kept.len() < KEPT_MAX && !kept.iter().any(|known| known.id == one.id) {
             tracing::error!(task = one.id, why = one.why, "a task cannot be read");
-            kept.insert(one.id.clone(), one.clone());
+            kept.push(one.clone());
         }
         one
     }
 
     /// All of them.
     pub(super) fn all(&self) -> Vec<Unreadable> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
