@@ -70,10 +70,10 @@ pub struct Answers {
     pub all: Vec<(&'static str, Result<(), Error>)>,
     /// Each task's record, by its number.
     pub records: BTreeMap<u64, Result<Option<Record>, Error>>,
-    /// The ids of those that were noted as unreadable by any of it.
-    pub unreadable: Vec<String>,
     /// The same after the first work of a start, without those that this was done on.
     pub after: BTreeMap<u64, Result<Option<Record>, Error>>,
+    /// The ids of those that were noted as unreadable by any of it.
+    pub unreadable: Vec<String>,
 }
 
 /// A store to be damaged.
