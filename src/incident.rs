@@ -565,7 +565,7 @@ fn summary(incident: &Incident, rules: &Rules) -> String {
         Trigger::Integration => format!("{} is unusable until somebody acts", incident.subject),
         Trigger::Judgement => format!("{letters} of {} need a person's judgement", incident.subject),
         Trigger::CeoDown => "the CEO is down or stalls; dead letters wait undecided".to_owned(),
-        Trigger::Unreadable => "tasks cannot be read, and nobody works on them".to_owned(),
+        Trigger::Unreadable => "what is stored cannot be read; nobody works on the tasks among it".to_owned(),
         Trigger::Test => "test page: nothing is wrong".to_owned(),
     };
     if incident.trigger == Trigger::Integration && incident.size() > 0 {
@@ -641,7 +641,7 @@ pub(crate) fn built_in_runbook(trigger: Trigger, id: &str) -> String {
             "read the log for why; decide by hand meanwhile (`backstop dlq ls`, `backstop ceo decide <task> <decision>`)"
         }
         Trigger::Unreadable => {
-            "all others go on; copy the directory of the store aside before anything else; `backstop task ls` names these beside the others; the version that wrote them can read them, and the tables `body`, `progress` and `step` of the store hold what is left"
+            "all others go on; copy the directory of the store aside before anything else; `backstop task ls` names such tasks beside the others, and what stands in brackets is another row, by what it is of; the version that wrote them can read them, and the tables of the store hold what is left"
         }
         Trigger::Test => "nothing to do",
     };

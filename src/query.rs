@@ -196,11 +196,12 @@ pub struct Page<T> {
     pub unreadable: Vec<Unreadable>,
 }
 
-/// A task whose rows do not hold what was written there. It takes nothing from the others, and is told beside them, so that
-/// nobody takes what is left for all there is.
+/// A task, or another row, that does not hold what was written there. It takes nothing from the others, and is told beside
+/// them, so that nobody takes what is left for all there is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreadable {
-    /// What stands where its id was written, on one line; the number of its row where that cannot be read either.
+    /// What stands where its id was written, on one line. In brackets, what row it is: of a task whose id cannot be read
+    /// either, or of something else, as `(death 12)`, `(event 40)` or `(incident INC-3)`.
     pub id: String,
     /// What is wrong, on one line and without credentials.
     pub why: String,

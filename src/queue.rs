@@ -105,11 +105,11 @@ impl Queues {
 
     /// Tasks that wait although their deadline has passed (`deadline <= now`), the longest passed first.
     #[must_use]
-    pub fn overdue(&self, now: Timestamp, limit: usize) -> Vec<u64> {
+    pub fn overdue(&self, now: Timestamp) -> Vec<u64> {
         let mut passed: Vec<_> =
             self.agents.values().flat_map(|queue| queue.deadlines.range(..=(now, u64::MAX))).collect();
         passed.sort_unstable();
-        passed.into_iter().take(limit).map(|&(_, seq)| seq).collect()
+        passed.into_iter().map(|&(_, seq)| seq).collect()
     }
 }
 
@@ -412,10 +412,10 @@ mod tests {
         let mut queues = Queues::default();
         queues.enter(1, &entries[1]);
         assert_eq!(queues.next_due(Timestamp::from_millis(0)), Some(Timestamp::from_millis(7)));
-        assert_eq!(queues.overdue(Timestamp::from_millis(6), 9), Vec::<u64>::new());
-        assert_eq!(queues.overdue(Timestamp::from_millis(7), 9), [1]);
+        assert_eq!(queues.overdue(Timestamp::from_millis(6)), Vec::<u64>::new());
+        assert_eq!(queues.overdue(Timestamp::from_millis(7)), [1]);
         queues.leave(1, &entries[1]);
-        assert_eq!(queues.overdue(Timestamp::from_millis(7), 9), Vec::<u64>::new());
+        assert_eq!(queues.overdue(Timestamp::from_millis(7)), Vec::<u64>::new());
         assert_eq!(queues.next(&entries[1].agent, Timestamp::from_millis(6), &[]), None);
     }
 }

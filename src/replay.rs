@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Happening, NewEvent};
 use crate::ledger::{LetterStatus, REPLAYS_MAX, Record, State};
-use crate::query::Filter;
+use crate::query::{Filter, Unreadable};
 use crate::task::{Effect, TaskId, words};
 use crate::time::Timestamp;
 
@@ -120,6 +120,9 @@ pub struct Plan {
     /// The business keys of letters that share one with another.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keys: BTreeMap<TaskId, String>,
+    /// Letters that are chosen and cannot be read: nothing becomes of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<Unreadable>,
 }
 
 impl Plan {
@@ -194,7 +197,7 @@ pub fn plan(ask: &ReplayAsk, records: &[Record], capable: &dyn Fn(&Record) -> bo
     let keys = shared_keys(ask, &chosen);
     in_key_order(&mut chosen, &keys);
     let entries = chosen.iter().map(|record| (record.task.id, verdict(ask, record, capable(record), taken))).collect();
-    Plan { entries, keys }
+    Plan { entries, keys, unreadable: Vec::new() }
 }
 
 /// The dead letters that are not free for a replay.

@@ -74,7 +74,18 @@ async fn until(desk: &Desk, what: &str, look: impl AsyncFn() -> bool) {
 }
 
 /// A team over such a store in which this column of these is damaged.
-async fn goes_on((table, column, key): (&str, &str, &str), damaged: &[u64], listed: bool) {
+async fn goes_on(of: (&str, &str, &str), damaged: &[u64], listed: bool) {
+    goes_on_beside(of, damaged, listed, "", &[]).await;
+}
+
+/// And in which this was done, of which those are told as well.
+async fn goes_on_beside(
+    (table, column, key): (&str, &str, &str),
+    damaged: &[u64],
+    listed: bool,
+    done: &str,
+    told: &[&str],
+) {
     let scratch = Scratch::new();
     let engine = Embedded::open(scratch.path(), at(0)).expect("a store");
     left(&engine).await;
@@ -87,6 +98,7 @@ async fn goes_on((table, column, key): (&str, &str, &str), damaged: &[u64], list
         let sql = format!("UPDATE {table} SET {column} = replace({column}, '{{', '[') WHERE {key} = {of}");
         assert_eq!(db.execute(&sql, [id(*n).to_string()]), Ok(1));
     }
+    db.execute_batch(done).expect("damaged");
     drop(db);
 
     let engine = Arc::new(Embedded::open(scratch.path(), at(1)).expect("a store"));
@@ -134,6 +146,9 @@ async fn goes_on((table, column, key): (&str, &str, &str), damaged: &[u64], list
     for n in damaged {
         assert!(of_them.summary.contains(&id(*n).to_string()), "{of_them:?}");
     }
+    for row in told {
+        assert!(of_them.summary.contains(row), "{row}: {of_them:?}");
+    }
     // Ended by a person it stays so: nobody is called a second time for what they know.
     desk.resolve(&of_them.id, "ana", "they are looked after").await.expect("resolved");
     let more = desk.engine().submit(task(9, at(2)), integration("primary"), desk.now()).await.expect("accepted").record;
@@ -160,6 +175,18 @@ async fn what_cannot_be_read_holds_up_nobody_and_calls_a_person_once() {
 async fn a_journal_that_cannot_be_read_is_a_persons() {
     goes_on(JOURNAL, &RUN[..1], false).await;
     goes_on(JOURNAL, &DEAD[..1], false).await;
+}
+
+/// A damaged count kept the team from starting, a death the CEO and the pager from their work, an event whoever waited for the
+/// end of a task, an incident everybody who looked at any.
+#[tokio::test]
+async fn what_is_of_no_one_task_holds_up_nobody_either() {
+    let done = "UPDATE depth SET state = 'gone' WHERE state = 'running';
+                UPDATE task SET agent = '' WHERE state = 'ready';
+                UPDATE death SET class = 'none' WHERE n = 1;
+                INSERT INTO event VALUES (1000, 0, NULL, '{');
+                INSERT INTO document VALUES ('incident', 'INC-1', 1, '{')";
+    goes_on_beside(RECORD, &[], true, done, &["(death 1)", "(incident INC-1)"]).await;
 }
 
 /// One finished task whose body was damaged ended every prune, and failed whoever wrote at the same time.

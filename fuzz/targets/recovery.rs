@@ -184,7 +184,7 @@ impl Left {
             match outcome {
                 Ok(()) => {}
                 Err(error) => {
-                    named(&error);
+                    told(&error);
                     assert!(sound.is_none(), "a sound file cannot be written: {error:?}");
                 }
             }
@@ -201,9 +201,17 @@ fn same_until(a: &[u8], b: &[u8]) -> usize {
     whole + a[whole..].iter().zip(&b[whole..]).take_while(|(a, b)| a == b).count()
 }
 
+/// A row that says another state, key or id than the truth is believed: what is asked of it may be refused.
+pub(super) fn told(error: &Error) {
+    let refused = matches!(error, Error::Refused(_) | Error::NoTask(_) | Error::SameId(_) | Error::KeyConflict { .. });
+    if !refused {
+        named(error);
+    }
+}
+
 /// Whoever reads it knows which file, or which task in it, to look at. A thread that panicked would answer that the store is
 /// closed.
-pub(super) fn named(error: &Error) {
+fn named(error: &Error) {
     let names = if let Error::Unreadable { id, .. } = error { id.as_str() } else { "backstop.db" };
     assert!(!names.is_empty() && error.to_string().contains(names), "which? {error} ({error:?})");
 }

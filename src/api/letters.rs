@@ -12,7 +12,7 @@ use super::tasks::find;
 use super::{Answer, Door, Items, json, ok};
 use crate::event::{Event, Happening};
 use crate::ledger::Record;
-use crate::query::{Page, PageAsk};
+use crate::query::{Page, PageAsk, Unreadable};
 use crate::replay::{Replay, ReplayAsk};
 use crate::triage::Decision;
 
@@ -33,21 +33,25 @@ pub struct Groups {
     pub items: Vec<Group>,
     /// There are more letters than were read.
     pub truncated: bool,
+    /// What belongs here and cannot be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<Unreadable>,
 }
 
 pub(super) async fn groups(State(door): State<Door>, input: Input) -> Answer {
     let filter = input.params()?.filter(door.desk.now())?;
     let mut page = PageAsk { after: None, limit: 1_000, oldest_first: false };
-    let mut records: Vec<Record> = Vec::new();
+    let (mut records, mut unreadable) = (Vec::new(), Vec::new());
     loop {
         let got = door.desk.engine().dead_letters(filter.clone(), page.clone()).await?;
         records.extend(got.items);
+        unreadable.extend(got.unreadable);
         page.after = got.next;
         if page.after.is_none() || records.len() >= GROUPED_MAX {
             break;
         }
     }
-    ok(&door.desk.shown(&Groups { items: group(&records), truncated: page.after.is_some() }))
+    ok(&door.desk.shown(&Groups { items: group(&records), truncated: page.after.is_some(), unreadable }))
 }
 
 /// A dead letter with its journal: everything anybody needs to understand it, and no credential.
@@ -126,7 +130,7 @@ pub(super) async fn start_replay(State(door): State<Door>, input: Input) -> Answ
         return Err(wrong("/rate", "must be above 0 and at most 1000 letters a second"));
     }
     if dry_run {
-        return ok(&door.desk.plan_replay(&ask).await?);
+        return ok(&door.desk.shown(&door.desk.plan_replay(&ask).await?));
     }
     json(StatusCode::CREATED, &door.desk.start_replay(ask).await?)
 }

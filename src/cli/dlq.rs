@@ -13,7 +13,7 @@ use crate::budget::dollars;
 use crate::doubt;
 use crate::ledger::{LetterStatus, Record, State};
 use crate::letter::DeadLetter;
-use crate::query::{Filter, Page};
+use crate::query::{Filter, Page, Unreadable};
 use crate::replay::{Plan, Replay, Verdict};
 use crate::task::{Effect, TaskId};
 use crate::time::Timestamp;
@@ -286,7 +286,7 @@ impl Groups {
             )),
             None => context.out.next("backstop status"),
         }
-        Ok(())
+        context.out.unreadable(&got.it.unreadable)
     }
 }
 
@@ -344,7 +344,7 @@ impl ReplayArgs {
         if self.dry_run {
             context.out.data(&plan.raw, "/entries", || plan_table(&plan.it))?;
             context.out.next("the same without --dry-run");
-            return Ok(());
+            return context.out.unreadable(&plan.it.unreadable);
         }
         if count == 0 {
             context.out.say(&plan_table(&plan.it));
@@ -356,7 +356,7 @@ impl ReplayArgs {
         let got = context.client.post::<Replay>(&["api", "v1", "replays"], &body).await?;
         context.out.data(&got.raw, "/id", || super::replay::show(&got.it))?;
         context.out.next(&format!("backstop replay show {}", got.it.id));
-        Ok(())
+        context.out.unreadable(&plan.it.unreadable)
     }
 }
 
@@ -412,11 +412,13 @@ impl Discard {
             });
         }
         undecided(&mut filter);
-        let letters = if by_filter { self.matching(context, &filter).await? } else { self.named(context).await? };
+        let (letters, unreadable) =
+            if by_filter { self.matching(context, &filter).await? } else { (self.named(context).await?, Vec::new()) };
         if self.dry_run {
-            context.out.data(&json!({ "items": letters }), "/task/id", || table(&letters, now()))?;
+            let found = Page { items: letters, next: None, unreadable };
+            context.out.data(&json!(found), "/task/id", || table(&found.items, now()))?;
             context.out.next("the same without --dry-run");
-            return Ok(());
+            return context.out.unreadable(&found.unreadable);
         }
         if letters.is_empty() {
             return Err(Error::Failed {
@@ -440,17 +442,20 @@ impl Discard {
         }
         context.out.data(&json!({ "items": done }), "/task/id", || table(&done, now()))?;
         context.out.next("backstop dlq ls");
+        context.out.unreadable(&unreadable)?;
         refused.map_or(Ok(()), Err)
     }
 
-    async fn matching(&self, context: &Context, filter: &Filter) -> Result<Vec<Record>, Error> {
-        let mut letters = Vec::new();
+    /// And those that match and cannot be read.
+    async fn matching(&self, context: &Context, filter: &Filter) -> Result<(Vec<Record>, Vec<Unreadable>), Error> {
+        let (mut letters, mut unreadable) = (Vec::new(), Vec::new());
         let mut query = query_pairs(filter);
         query.push(("limit".to_owned(), "1000".to_owned()));
         let mut page = context.client.get::<Page<Record>>(&LETTERS, &query).await?.it;
         loop {
             letters.append(&mut page.items);
-            let Some(next) = page.next else { return Ok(letters) };
+            unreadable.append(&mut page.unreadable);
+            let Some(next) = page.next else { return Ok((letters, unreadable)) };
             let mut query = query.clone();
             query.push(("after".to_owned(), next));
             page = context.client.get::<Page<Record>>(&LETTERS, &query).await?.it;

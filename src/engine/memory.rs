@@ -529,7 +529,8 @@ impl Engine for Memory {
 
     fn overdue(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {
         self.read(|shelf| {
-            Ok(shelf.queues.overdue(now, limit as usize).into_iter().map(|seq| shelf.at(seq).clone()).collect())
+            let passed = shelf.queues.overdue(now).into_iter().take(limit as usize);
+            Ok(passed.map(|seq| shelf.at(seq).clone()).collect())
         })
     }
 

@@ -79,7 +79,8 @@ pub trait Engine: Send + Sync + 'static {
     /// [`Engine::lease`] first, then sleep until then.
     fn next_due(&self, now: Timestamp) -> Pending<'_, Option<Timestamp>>;
 
-    /// Tasks that were come across since the start and cannot be read, in that order. They are left out where others are read.
+    /// Tasks and other rows that were come across since the start and cannot be read, in that order. They are left out where
+    /// others are read.
     fn unreadable(&self) -> Vec<Unreadable> {
         Vec::new()
     }

@@ -4,7 +4,6 @@ use super::desk::{Desk, DeskError};
 use super::drawer;
 use crate::callback::{self, Event, Heard, Unheard, Wish};
 use crate::config::ChannelConfig;
-use crate::engine;
 
 impl Desk {
     /// What PagerDuty says of an incident: signature and body as they came. `None` when it was carried out, else why there
@@ -49,14 +48,7 @@ impl Desk {
     }
 
     async fn remember(&self, event: &Event) -> Result<(), DeskError> {
-        loop {
-            let known = drawer::one::<Heard>(self.engine(), drawer::Kept::key(&Heard::default())).await?;
-            let (version, heard) = known.map_or_else(Default::default, |known| (known.version, known.value));
-            let document = drawer::document(&heard.with(event, self.now()), version);
-            match self.engine().save(vec![document], Vec::new(), self.now()).await {
-                Err(engine::Error::DocumentConflict { .. }) => {}
-                other => return Ok(other?),
-            }
-        }
+        let now = self.now();
+        Ok(drawer::change_only(self.engine(), now, |heard: Heard| heard.with(event, now)).await?)
     }
 }

@@ -217,6 +217,11 @@ impl Ceo {
         if let Err(error) = self.0.note_fee(fee).await {
             // Not sent, so not spent.
             reserved.settle(0);
+            // What advice has cost cannot be read, now or later: the letter does not wait for it.
+            if let engine::Error::DocumentConflict { .. } = error {
+                let none = Advice::None("what advice has cost so far cannot be read".to_owned());
+                return self.advised(task, generation, &ruling, &none).await;
+            }
             return Err(error);
         }
         desk.asked.insert((task, generation));

@@ -166,12 +166,48 @@ pub(crate) async fn change<T: Kept + Clone, E: From<engine::Error>>(
     }
 }
 
+/// Changes the one document of its kind, or begins it; again if somebody else was faster.
+///
+/// # Errors
+/// The engine's; its conflict when something is stored under this name that cannot be read.
+pub(crate) async fn change_only<T: Kept + Clone + Default>(
+    engine: &dyn Engine,
+    now: Timestamp,
+    by: impl Fn(T) -> T,
+) -> Result<(), engine::Error> {
+    let mut tried = None;
+    loop {
+        let known = one::<T>(engine, T::default().key()).await?;
+        let (version, value) = known.map_or_else(Default::default, |known| (known.version, known.value));
+        match engine.save(vec![document(&by(value), version)], Vec::new(), now).await {
+            // Nobody has changed what we read, and it is not what is stored: trying again would never end.
+            Err(conflict @ engine::Error::DocumentConflict { .. }) if tried == Some(version) => return Err(conflict),
+            Err(engine::Error::DocumentConflict { .. }) => tried = Some(version),
+            other => return other,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::engine::memory::Memory;
+
+    /// What stood there could not be read, so it was begun anew, refused for what stood there, and begun anew, for ever.
+    #[tokio::test]
+    async fn what_cannot_be_read_is_not_changed_and_that_is_said() {
+        let (engine, now) = (Memory::new(), Timestamp::from_millis(0));
+        let heard = crate::callback::Heard::default();
+        let kind = <crate::callback::Heard as Kept>::KIND.to_owned();
+        change_only(&engine, now, |heard: crate::callback::Heard| heard).await.expect("begun");
+        change_only(&engine, now, |heard: crate::callback::Heard| heard).await.expect("changed");
+        let other = Document { kind, key: heard.key().to_owned(), version: 2, body: json!("no such thing") };
+        engine.save(vec![other], Vec::new(), now).await.expect("damaged");
+        let said = change_only(&engine, now, |heard: crate::callback::Heard| heard).await;
+        assert!(matches!(said, Err(engine::Error::DocumentConflict { .. })), "{said:?}");
+    }
 
     #[tokio::test]
     async fn documents_are_read_anew_once_something_was_saved_and_not_before() {

@@ -135,7 +135,7 @@ async fn watch_the_ceo(office: &Office) -> Result<Option<Timestamp>, engine::Err
     Ok(None)
 }
 
-/// Tasks that cannot be read: no agent, no rule and no CEO will see to them.
+/// Tasks that cannot be read: no agent, no rule and no CEO will see to them. Or other rows: what they said is not counted.
 async fn bring_up_unreadable(office: &Office) -> Result<(), engine::Error> {
     let found = office.engine.unreadable();
     let new = found.get(office.called_for.load(Ordering::Acquire)..).unwrap_or_default();

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::drawer::{self, Kept};
+use super::drawer;
 use super::office::Office;
 use crate::agent::ModelRef;
 use crate::budget::{self, Ask, Caps, DAY, Purse, Spending};
@@ -120,15 +120,7 @@ impl Office {
 
     /// Writes down what asking the adviser costs: before it is asked, and again when that is known.
     pub(crate) async fn note_fee(&self, fee: Fee) -> Result<(), engine::Error> {
-        loop {
-            let known = drawer::one::<Fees>(&*self.engine, Fees::default().key()).await?;
-            let (version, fees) = known.map_or_else(Default::default, |known| (known.version, known.value));
-            let document = drawer::document(&fees.with(fee), version);
-            match self.engine.save(vec![document], Vec::new(), self.now()).await {
-                Err(engine::Error::DocumentConflict { .. }) => {}
-                other => return other,
-            }
-        }
+        drawer::change_only(&*self.engine, self.now(), |fees: Fees| fees.with(fee)).await
     }
 
     fn set_aside(self: &Arc<Self>, ask: &Ask<'_>, caps: &Caps) -> Result<Reserved, String> {

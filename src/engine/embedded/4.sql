@@ -22,3 +22,29 @@ CREATE INDEX letter_type   ON letter(type);
 CREATE INDEX letter_class  ON letter(class);
 CREATE INDEX letter_kind   ON letter(kind);
 CREATE INDEX letter_status ON letter(status);
+
+-- The views for the sqlite3 shell again: one row that holds no JSON must not take all others from whoever looks for it.
+DROP VIEW tasks;
+CREATE VIEW tasks AS
+  SELECT t.seq, t.id, t.state, t.agent, t.type, t.effect, t.priority, t.integration,
+         CASE WHEN json_valid(p.record) THEN p.record ->> '$.attempt' END AS attempt,
+         datetime(t.due / 1000, 'unixepoch') AS due, datetime(t.created_at / 1000, 'unixepoch') AS created,
+         datetime(t.ended_at / 1000, 'unixepoch') AS ended, t.class, t.kind,
+         CASE WHEN json_valid(b.task) THEN b.task ->> '$.payload' END AS payload
+  FROM task t JOIN body b USING (seq) JOIN progress p USING (seq) ORDER BY t.seq;
+
+DROP VIEW dlq;
+CREATE VIEW dlq AS
+  SELECT datetime(l.at / 1000, 'unixepoch') AS at, l.id AS task, l.status, l.agent, l.type, l.effect, l.integration,
+         l.class, l.kind, l.message, CASE WHEN json_valid(p.record) THEN p.record ->> '$.letter.why' END AS why,
+         CASE WHEN json_valid(p.record) THEN p.record ->> '$.letter.deliveries' END AS deliveries
+  FROM letter l JOIN progress p USING (seq) ORDER BY l.at DESC, l.seq DESC;
+
+DROP VIEW steps;
+CREATE VIEW steps AS
+  SELECT t.id AS task, s.number, s.agent, datetime(s.at / 1000, 'unixepoch') AS at,
+         CASE WHEN json_valid(s.step) THEN s.step ->> '$.intent.intent' END AS does,
+         CASE WHEN json_valid(s.step) THEN coalesce(s.step ->> '$.intent.model', s.step ->> '$.intent.tool') END AS asks,
+         CASE WHEN json_valid(s.step) THEN coalesce(s.step ->> '$.outcome.outcome', 'open') END AS outcome,
+         s.counted / 1e6 AS usd
+  FROM step s JOIN task t ON t.seq = s.task ORDER BY s.task, s.number;

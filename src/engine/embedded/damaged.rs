@@ -29,6 +29,8 @@ pub struct Cell {
     value: Value,
     /// The number of the task whose record it is part of.
     pub record_of: Option<u64>,
+    /// Is it one of the numbers of the store itself? Without them it cannot be opened.
+    pub of_store: bool,
 }
 
 impl Cell {
@@ -164,15 +166,15 @@ impl Damaged {
         said("records", find::records(&db, noted, &filter, &page).map(drop));
         said("dead letters", find::dead_letters(&db, noted, &filter, &page).map(drop));
         said("lapsed", find::lapsed(&db, noted, at(10), 9, 100).map(drop));
-        said("deaths", find::deaths(&db, at(0)).map(drop));
-        said("failure rates", find::failure_rates(&db, at(0)).map(drop));
-        said("depths", find::depths(&db).map(drop));
-        said("balance", find::balance(&db).map(drop));
-        said("events", find::events(&db, 0, 1_000).map(drop));
-        said("spendings", find::spendings(&db, at(0)).map(drop));
-        said("documents", find::documents(&db, "incident").map(drop));
+        said("deaths", find::deaths(&db, noted, at(0)).map(drop));
+        said("failure rates", find::failure_rates(&db, noted, at(0)).map(drop));
+        said("depths", find::depths(&db, noted).map(drop));
+        said("balance", find::balance(&db, noted).map(drop));
+        said("events", find::events(&db, noted, 0, 1_000).map(drop));
+        said("spendings", find::spendings(&db, noted, at(0)).map(drop));
+        said("documents", find::documents(&db, noted, "incident").map(drop));
         for (_, id) in &self.ids {
-            said("history", find::history(&db, *id).map(drop));
+            said("history", find::history(&db, noted, *id).map(drop));
             said("steps", find::steps(&db, noted, *id).map(drop));
         }
         let mut store = match Store::over(db, Arc::clone(noted)) {
@@ -230,7 +232,8 @@ fn cells(db: &Connection) -> rusqlite::Result<Vec<Cell>> {
             };
             for ((column, _), value) in columns.iter().zip(values) {
                 let (table, column, key) = (table.clone(), column.clone(), key.clone());
-                cells.push(Cell { table, column, key, value, record_of });
+                let of_store = table == "meta";
+                cells.push(Cell { table, column, key, value, record_of, of_store });
             }
         }
     }
@@ -240,10 +243,11 @@ fn cells(db: &Connection) -> rusqlite::Result<Vec<Cell>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Engine;
-    use crate::engine::conformance::{dead, failure};
+    use crate::engine::conformance::{dead, failure, intent};
     use crate::engine::embedded::Embedded;
+    use crate::engine::{Document, Engine};
     use crate::failure::{Class, Kind};
+    use crate::journal::{Entry, Line};
     use crate::query::Unreadable;
     use crate::task::Task;
 
@@ -392,6 +396,142 @@ mod tests {
         let damaged = store.damaged(&records, b"{");
         assert_eq!(damaged.failed(), [""; 0], "{damaged:?}");
         assert_eq!(damaged.unreadable.len(), 2);
+    }
+
+    /// Of two lapsed leases and two deadlines that have passed only the first were looked at when one was asked for, and those
+    /// could not be read: whatever stood behind as many as are asked for at once was never taken back.
+    #[tokio::test]
+    async fn those_that_cannot_be_read_take_nobodys_place() {
+        let work = async |engine: &Embedded| {
+            for n in 1..=4 {
+                let late = Task { deadline: Some(at(5)), ..task(n, at(0)) };
+                engine.submit(late, integration("anthropic"), at(0)).await.expect("accepted");
+            }
+            assert_eq!(engine.lease(ask(1, 2), at(1)).await.expect("leased").len(), 2);
+        };
+        let site = Site::new("place", work).await;
+        let mut store = site.open();
+        let ids: Vec<TaskId> = store.ids.iter().map(|(_, id)| *id).collect();
+        let (db, noted) = (store.db.take().expect("open"), Arc::new(UnreadableTasks::default()));
+        db.execute("UPDATE progress SET record = '{' WHERE seq IN (1, 3)", []).expect("damaged");
+        let lapsed = find::lapsed(&db, &noted, at(1_000), 9, 1).expect("read");
+        assert_eq!(lapsed.iter().map(|record| record.task.id).collect::<Vec<_>>(), [ids[1]]);
+        let mut store = Store::over(db, Arc::clone(&noted)).expect("a start");
+        let overdue = store.overdue(at(10), 1).expect("read");
+        assert_eq!(overdue.iter().map(|record| record.task.id).collect::<Vec<_>>(), [ids[3]]);
+        assert_eq!(noted.all().len(), 2);
+    }
+
+    /// One damaged row of a count kept the team from starting, one of a death the CEO and the pager from their work, one of an
+    /// event everybody who followed the feed, one of an incident all who look at any.
+    #[tokio::test]
+    async fn a_row_of_no_one_task_is_told_and_left_out() {
+        let work = async |engine: &Embedded| {
+            for n in 1..=3 {
+                engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
+            }
+            for (held, gone) in engine.lease(ask(1, 2), at(1)).await.expect("leased").into_iter().zip([true, false]) {
+                let lines = vec![Line::Intend { intent: intent(), worst: 7 }];
+                let asked = Entry { fence: held.fence, lines, ..Entry::default() };
+                engine.journal(held.task.id, asked, at(1)).await.expect("written");
+                if gone {
+                    let end = dead(failure(Class::Transient, Kind::RateLimited, "rate limit"));
+                    engine.command(held.task.id, settle(held.fence, end), at(2)).await.expect("settled");
+                }
+            }
+            let body = serde_json::json!({ "n": 1 });
+            let incident = Document { kind: "incident".to_owned(), key: "INC-1".to_owned(), version: 0, body };
+            engine.save(vec![incident], Vec::new(), at(3)).await.expect("saved");
+        };
+        let site = Site::new("others-rows", work).await;
+        let mut store = site.open();
+        let sound = store.with(&[]).expect("undamaged");
+        let (first, waits) = (store.ids[0].1, 2);
+        let read = |records: &BTreeMap<u64, Result<Option<Record>, Error>>| -> Vec<Record> {
+            let each = records.values().map(|record| record.as_ref().expect("read").clone().expect("a task"));
+            each.collect()
+        };
+        // What is damaged, and what is noted of it.
+        let told = |what: String| vec![what];
+        for (table, column, row, noted) in [
+            ("death", "class", 0, told("(death 1)".to_owned())),
+            ("death", "task", 0, told("(death 1)".to_owned())),
+            ("event", "what", 0, told("(event 1)".to_owned())),
+            ("document", "body", 0, told("(incident INC-1)".to_owned())),
+            ("failure", "class", 0, told("(failures of cto)".to_owned())),
+            ("step", "agent", 0, told(format!("(spending of {first})"))),
+            ("depth", "state", 0, told("(count of cto)".to_owned())),
+            // What a row of a task says is in its record, too.
+            ("task", "agent", waits, Vec::new()),
+            ("task", "state", waits, Vec::new()),
+            ("task", "priority", waits, Vec::new()),
+            ("task", "integration", waits, Vec::new()),
+        ] {
+            let cell = store.column(table, column)[row];
+            for bytes in [&b"{"[..], b"\xff"] {
+                let damaged = store.damaged(&[cell], bytes);
+                let case = format!("{table}.{column}: {bytes:?}");
+                assert_eq!(damaged.failed(), [""; 0], "{case}: {damaged:?}");
+                assert_eq!(damaged.unreadable, noted, "{case}");
+                assert_eq!(read(&damaged.records), read(&sound.records), "{case}");
+                assert_eq!(read(&damaged.after), read(&sound.after), "{case}: another task was worked on");
+            }
+        }
+    }
+
+    /// One row that holds no JSON failed whatever was asked of a view in the sqlite3 shell.
+    #[tokio::test]
+    async fn the_views_show_what_can_be_read() {
+        let work = async |engine: &Embedded| {
+            for n in 1..=2 {
+                engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
+            }
+            for held in engine.lease(ask(1, 2), at(1)).await.expect("leased") {
+                let lines = vec![Line::Intend { intent: intent(), worst: 7 }];
+                let asked = Entry { fence: held.fence, lines, ..Entry::default() };
+                engine.journal(held.task.id, asked, at(1)).await.expect("written");
+                let end = dead(failure(Class::Transient, Kind::RateLimited, "rate limit"));
+                engine.command(held.task.id, settle(held.fence, end), at(2)).await.expect("settled");
+            }
+        };
+        let site = Site::new("views", work).await;
+        let mut store = site.open();
+        let db = store.db.take().expect("open");
+        let shown = |view, column| {
+            let mut all = db.prepare(&format!("SELECT {column} FROM {view}"))?;
+            all.query_map([], |row| row.get::<_, Option<String>>(0))?.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        for (damage, view, column) in [
+            ("UPDATE body SET task = '{' WHERE seq = 1", "tasks", "payload"),
+            ("UPDATE progress SET record = '{' WHERE seq = 1", "dlq", "why"),
+            ("UPDATE step SET step = '{' WHERE task = 1", "steps", "asks"),
+        ] {
+            let before = shown(view, column).expect("shown");
+            assert!(before.len() == 2 && before.iter().all(Option::is_some), "{view}: {before:?}");
+            db.execute(damage, []).expect("damaged");
+            let after = shown(view, column).expect("shown");
+            assert_eq!(after.len(), 2, "{view}");
+            assert_eq!(after.iter().flatten().count(), 1, "{view}: {after:?}");
+        }
+    }
+
+    /// Counts are of rows that are there, so they are made again.
+    #[tokio::test]
+    async fn counts_that_cannot_be_read_are_counted_anew() {
+        let site = Site::of_two_that_wait("anew").await;
+        let engine = Embedded::open(&site.0, at(0)).expect("a store");
+        let sound = engine.balance().await.expect("read");
+        assert_eq!(sound.waiting, 2);
+        engine.close().await.expect("closed");
+        drop(engine);
+        let db = Connection::open(site.0.join("backstop.db")).expect("a store");
+        assert_eq!(db.execute("UPDATE depth SET state = 'gone', tasks = 7", []), Ok(1));
+        assert_eq!(db.execute("UPDATE meta SET value = -1 WHERE key GLOB 'type_tasks/*'", []), Ok(1));
+        drop(db);
+        let engine = Embedded::open(&site.0, at(0)).expect("a store");
+        assert_eq!(engine.balance().await.expect("read"), sound);
+        assert_eq!(engine.unreadable(), []);
+        engine.close().await.expect("closed");
     }
 
     /// A number that stood at the end of its range was counted further: in a build with checks that ended the writer's thread,

@@ -23,19 +23,40 @@ struct Count {
 pub(super) struct Depths {
     agents: BTreeMap<AgentName, [Count; State::ALL.len()]>,
     moved: bool,
+    /// They were counted anew, and replace all that is stored.
+    anew: bool,
 }
 
 impl Depths {
-    /// As they are stored.
+    /// As they are stored; all counted anew where one of them cannot be read.
     pub(super) fn read(db: &Connection) -> rusqlite::Result<Self> {
-        let mut depths = Self::default();
-        let mut stored = db.prepare("SELECT agent, state, tasks FROM depth")?;
-        let mut rows = stored.query([])?;
-        while let Some(row) = rows.next()? {
-            let (agent, state, tasks) = (row::word(row, 0)?, row::word::<State>(row, 1)?, row.get(2)?);
-            depths.agents.entry(agent).or_default()[state as usize] = Count { tasks, moved: false };
+        let mut stored = Self::default();
+        if stored.add(db, "SELECT agent, state, tasks FROM depth")? {
+            return Ok(stored);
         }
-        Ok(depths)
+        tracing::error!("a count of tasks cannot be read; they are counted anew");
+        let mut counted = Self { anew: true, moved: true, ..Self::default() };
+        // What is left out is told as a task that cannot be read when somebody comes across it.
+        let _whole = counted.add(db, "SELECT agent, state, count(*) FROM task GROUP BY agent, state")?;
+        Ok(counted)
+    }
+
+    /// Were these all of them?
+    fn add(&mut self, db: &Connection, sql: &str) -> rusqlite::Result<bool> {
+        let moved = self.anew;
+        let mut found = db.prepare(sql)?;
+        let mut rows = found.query([])?;
+        let mut whole = true;
+        while let Some(row) = rows.next()? {
+            let count = |row| Ok((row::word::<AgentName>(row, 0)?, row::word::<State>(row, 1)?, row.get(2)?));
+            match row::sound(count(row))? {
+                Some((agent, state, tasks)) => {
+                    self.agents.entry(agent).or_default()[state as usize] = Count { tasks, moved };
+                }
+                None => whole = false,
+            }
+        }
+        Ok(whole)
     }
 
     /// One more stands there.
@@ -64,6 +85,9 @@ impl Depths {
             return Ok(());
         }
         self.moved = false;
+        if std::mem::take(&mut self.anew) {
+            db.execute("DELETE FROM depth", [])?;
+        }
         let mut store = db
             .prepare_cached("INSERT INTO depth VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET tasks = excluded.tasks")?;
         for (agent, counts) in &mut self.agents {

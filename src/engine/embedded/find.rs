@@ -4,7 +4,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::row;
-use super::store::{HOUR, Trouble, Work, load, of_journal, read_step, readable};
+use super::store::{HOUR, Trouble, Work, load, of_journal, of_row, readable};
 use super::types;
 use super::unreadable::UnreadableTasks;
 use crate::agent::Incarnation;
@@ -30,8 +30,8 @@ pub(super) fn lapsed(
     limit: u32,
 ) -> Work<Vec<Record>> {
     let over = "SELECT seq FROM task WHERE state = 'running' AND (lease_until <= ?1 OR lease_epoch <> ?2)
-                ORDER BY lease_until, seq LIMIT ?3";
-    all(db, unreadable, over, params![now.millis(), epoch, limit])
+                ORDER BY lease_until, seq";
+    all(db, unreadable, over, params![now.millis(), epoch], limit as usize)
 }
 
 pub(super) fn held_by(
@@ -42,12 +42,20 @@ pub(super) fn held_by(
 ) -> Work<Vec<Record>> {
     let held = "SELECT seq FROM task WHERE state = 'running' AND lease_agent = ?1
                 AND (?2 IS NULL OR lease_incarnation = ?2) ORDER BY lease_until, seq";
-    all(db, unreadable, held, params![agent.as_str(), incarnation.map(|incarnation| incarnation.0)])
+    all(db, unreadable, held, params![agent.as_str(), incarnation.map(|incarnation| incarnation.0)], usize::MAX)
 }
 
-fn all(db: &Connection, unreadable: &UnreadableTasks, sql: &str, params: impl rusqlite::Params) -> Work<Vec<Record>> {
-    let seqs: Vec<u64> = db.prepare_cached(sql)?.query_map(params, |row| row.get(0))?.collect::<Result<_, _>>()?;
-    readable(seqs.into_iter().map(|seq| load(db, unreadable, seq)))
+/// So many of these as can be read: those that cannot be take nobody's place.
+fn all(
+    db: &Connection,
+    unreadable: &UnreadableTasks,
+    sql: &str,
+    params: impl rusqlite::Params,
+    limit: usize,
+) -> Work<Vec<Record>> {
+    let mut found = db.prepare_cached(sql)?;
+    let seqs = found.query_map(params, |row| row.get(0))?;
+    readable(seqs.map(|seq| load(db, unreadable, seq?)), limit)
 }
 
 /// Conditions joined by `AND`, with their values.
@@ -247,40 +255,33 @@ fn listing(
     Ok(Page { items, next, unreadable })
 }
 
-pub(super) fn deaths(db: &Connection, since: Timestamp) -> Work<Vec<Death>> {
-    let mut found = db.prepare_cached(
-        "SELECT at, task, generation, agent, type, class, kind, integration FROM death WHERE at > ?1 ORDER BY at, n",
-    )?;
+pub(super) fn deaths(db: &Connection, unreadable: &UnreadableTasks, since: Timestamp) -> Work<Vec<Death>> {
+    let sql = "SELECT n, at, task, generation, agent, type, class, kind, integration FROM death
+               WHERE at > ?1 ORDER BY at, n";
     let death = |row: &Row<'_>| {
         Ok(Death {
-            at: row::time(row, 0)?,
-            task: row::word(row, 1)?,
-            generation: row.get(2)?,
-            agent: row::word(row, 3)?,
-            task_type: row::word(row, 4)?,
-            class: row::word(row, 5)?,
-            kind: row::word(row, 6)?,
-            integration: if row.get_ref(7)? == rusqlite::types::ValueRef::Null {
-                None
-            } else {
-                Some(row::word(row, 7)?)
-            },
+            at: row::time(row, 1)?,
+            task: row::word(row, 2)?,
+            generation: row.get(3)?,
+            agent: row::word(row, 4)?,
+            task_type: row::word(row, 5)?,
+            class: row::word(row, 6)?,
+            kind: row::word(row, 7)?,
+            integration: row::word_or_none(row, 8)?,
         })
     };
-    Ok(found.query_map([since.millis()], death)?.collect::<Result<_, _>>()?)
+    unreadable.all_but(db, "death", (sql, [since.millis()]), |row| death(row).map_err(of_row))
 }
 
 /// Whole hours come from the roll-ups, the hour that `since` lies in from the failures themselves: exact, and fast
 /// however wide the window.
-pub(super) fn failure_rates(db: &Connection, since: Timestamp) -> Work<Vec<FailureRate>> {
+pub(super) fn failure_rates(db: &Connection, unreadable: &UnreadableTasks, since: Timestamp) -> Work<Vec<FailureRate>> {
     let hour = since.millis().div_euclid(HOUR);
-    let mut found = db.prepare_cached(
-        "SELECT agent, type, class, sum(failures) FROM (
-           SELECT agent, type, class, failures FROM failure_hour WHERE hour > ?1
-           UNION ALL
-           SELECT agent, type, class, count(*) FROM failure WHERE at > ?2 AND at < ?3 GROUP BY 1, 2, 3
-         ) GROUP BY 1, 2, 3",
-    )?;
+    let sql = "SELECT agent, type, class, CAST(total(failures) AS INTEGER) FROM (
+                 SELECT agent, type, class, failures FROM failure_hour WHERE hour > ?1
+                 UNION ALL
+                 SELECT agent, type, class, count(*) FROM failure WHERE at > ?2 AND at < ?3 GROUP BY 1, 2, 3
+               ) GROUP BY 1, 2, 3";
     let rate = |row: &Row<'_>| {
         Ok(FailureRate {
             agent: row::word(row, 0)?,
@@ -290,27 +291,27 @@ pub(super) fn failure_rates(db: &Connection, since: Timestamp) -> Work<Vec<Failu
         })
     };
     let end_of_hour = hour.saturating_add(1).saturating_mul(HOUR);
-    let mut rates: Vec<FailureRate> =
-        found.query_map([hour, since.millis(), end_of_hour], rate)?.collect::<Result<_, _>>()?;
+    let asked = (sql, [hour, since.millis(), end_of_hour]);
+    let mut rates = unreadable.all_but(db, "failures of", asked, |row| rate(row).map_err(of_row))?;
     rates.sort_by(|a, b| (&a.agent, &a.task_type, a.class).cmp(&(&b.agent, &b.task_type, b.class)));
     Ok(rates)
 }
 
-pub(super) fn depths(db: &Connection) -> Work<Vec<Depth>> {
-    let mut found = db.prepare_cached("SELECT agent, state, tasks FROM depth WHERE tasks > 0")?;
+pub(super) fn depths(db: &Connection, unreadable: &UnreadableTasks) -> Work<Vec<Depth>> {
     let depth =
         |row: &Row<'_>| Ok(Depth { agent: row::word(row, 0)?, state: row::word::<State>(row, 1)?, tasks: row.get(2)? });
-    let mut depths: Vec<Depth> = found.query_map([], depth)?.collect::<Result<_, _>>()?;
+    let sql = "SELECT agent, state, tasks FROM depth WHERE tasks > 0";
+    let mut depths = unreadable.all_but(db, "count of", (sql, []), |row| depth(row).map_err(of_row))?;
     depths.sort_by(|a, b| (&a.agent, a.state).cmp(&(&b.agent, b.state)));
     Ok(depths)
 }
 
-pub(super) fn balance(db: &Connection) -> Work<Balance> {
+pub(super) fn balance(db: &Connection, unreadable: &UnreadableTasks) -> Work<Balance> {
     let mut balance = Balance::default();
-    for depth in depths(db)? {
+    for depth in depths(db, unreadable)? {
         balance.add_many(depth.state, depth.tasks);
     }
-    let mut pruned = db.prepare_cached("SELECT coalesce(sum(tasks), 0) FROM pruned")?;
+    let mut pruned = db.prepare_cached("SELECT max(CAST(total(tasks) AS INTEGER), 0) FROM pruned")?;
     balance.add_pruned(pruned.query_row([], |row| row.get(0))?);
     Ok(balance)
 }
@@ -321,34 +322,24 @@ pub(super) fn bytes(db: &Connection) -> Work<u64> {
     Ok((number("page_count")?.saturating_sub(number("freelist_count")?)).saturating_mul(number("page_size")?))
 }
 
-pub(super) fn events(db: &Connection, after: u64, limit: u32) -> Work<Vec<Event>> {
-    feed(
-        db,
-        "SELECT event.seq, event.at, task.id, event.what FROM event LEFT JOIN task ON task.seq = event.task
-         WHERE event.seq > ?1 ORDER BY event.seq LIMIT ?2",
-        params![i64::try_from(after).unwrap_or(i64::MAX), limit],
-    )
+pub(super) fn events(db: &Connection, unreadable: &UnreadableTasks, after: u64, limit: u32) -> Work<Vec<Event>> {
+    let sql = "SELECT event.seq, event.at, task.id, event.what FROM event LEFT JOIN task ON task.seq = event.task
+               WHERE event.seq > ?1 ORDER BY event.seq LIMIT ?2";
+    feed(db, unreadable, (sql, params![i64::try_from(after).unwrap_or(i64::MAX), limit]))
 }
 
-pub(super) fn history(db: &Connection, id: TaskId) -> Work<Vec<Event>> {
-    feed(
-        db,
-        "SELECT event.seq, event.at, task.id, event.what FROM task JOIN event ON event.task = task.seq
-         WHERE task.id = ?1 ORDER BY event.seq",
-        params![id.to_string()],
-    )
+pub(super) fn history(db: &Connection, unreadable: &UnreadableTasks, id: TaskId) -> Work<Vec<Event>> {
+    let sql = "SELECT event.seq, event.at, task.id, event.what FROM task JOIN event ON event.task = task.seq
+               WHERE task.id = ?1 ORDER BY event.seq";
+    feed(db, unreadable, (sql, params![id.to_string()]))
 }
 
-fn feed(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Work<Vec<Event>> {
-    let mut found = db.prepare_cached(sql)?;
-    let mut rows = found.query(params)?;
-    let mut events = Vec::new();
-    while let Some(row) = rows.next()? {
-        let task = if row.get_ref(2)? == rusqlite::types::ValueRef::Null { None } else { Some(row::word(row, 2)?) };
-        let what = serde_json::from_str(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?)?;
-        events.push(Event { seq: row.get(0)?, at: row::time(row, 1)?, task, what });
-    }
-    Ok(events)
+fn feed(db: &Connection, unreadable: &UnreadableTasks, asked: (&str, impl rusqlite::Params)) -> Work<Vec<Event>> {
+    unreadable.all_but(db, "event", asked, |row| {
+        let (seq, at) = (row.get(0).map_err(of_row)?, row::time(row, 1).map_err(of_row)?);
+        let task = row::word_or_none(row, 2).map_err(of_row)?;
+        Ok(Event { seq, at, task, what: row::json(row, 3)? })
+    })
 }
 
 pub(super) fn steps(db: &Connection, unreadable: &UnreadableTasks, id: TaskId) -> Work<Vec<Step>> {
@@ -358,7 +349,7 @@ pub(super) fn steps(db: &Connection, unreadable: &UnreadableTasks, id: TaskId) -
     let mut rows = found.query([id.to_string()])?;
     let mut steps = Vec::new();
     while let Some(row) = rows.next()? {
-        match read_step(row) {
+        match row::json(row, 0) {
             Err(Trouble::Damaged(why)) => {
                 return Err(Trouble::Unreadable(unreadable.note(&id.to_string(), &of_journal(&why))));
             }
@@ -368,35 +359,24 @@ pub(super) fn steps(db: &Connection, unreadable: &UnreadableTasks, id: TaskId) -
     Ok(steps)
 }
 
-pub(super) fn spendings(db: &Connection, since: Timestamp) -> Work<Vec<Spending>> {
-    let mut found = db.prepare_cached(
-        "SELECT step.at, task.id, step.agent, step.counted FROM step JOIN task ON task.seq = step.task
-         WHERE step.counted > 0 AND step.at > ?1 ORDER BY step.at, task.id",
-    )?;
+pub(super) fn spendings(db: &Connection, unreadable: &UnreadableTasks, since: Timestamp) -> Work<Vec<Spending>> {
+    let sql = "SELECT task.id, step.at, step.agent, step.counted FROM step JOIN task ON task.seq = step.task
+               WHERE step.counted > 0 AND step.at > ?1 ORDER BY step.at, task.id";
     let spending = |row: &Row<'_>| {
         Ok(Spending {
-            at: row::time(row, 0)?,
-            task: row::word(row, 1)?,
+            task: row::word(row, 0)?,
+            at: row::time(row, 1)?,
             agent: row::word(row, 2)?,
             micro_usd: row.get(3)?,
         })
     };
-    Ok(found.query_map([since.millis()], spending)?.collect::<Result<_, _>>()?)
+    unreadable.all_but(db, "spending of", (sql, [since.millis()]), |row| spending(row).map_err(of_row))
 }
 
-pub(super) fn documents(db: &Connection, kind: &str) -> Work<Vec<Document>> {
-    let mut found = db.prepare_cached("SELECT key, version, body FROM document WHERE kind = ?1 ORDER BY key")?;
-    let mut rows = found.query([kind])?;
-    let mut documents = Vec::new();
-    while let Some(row) = rows.next()? {
-        let body = serde_json::from_str(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?)?;
-        documents.push(Document { kind: kind.to_owned(), key: row.get(0)?, version: row.get(1)?, body });
-    }
-    Ok(documents)
-}
-
-impl From<rusqlite::types::FromSqlError> for Trouble {
-    fn from(source: rusqlite::types::FromSqlError) -> Self {
-        Self::Sqlite(source.into())
-    }
+pub(super) fn documents(db: &Connection, unreadable: &UnreadableTasks, kind: &str) -> Work<Vec<Document>> {
+    let sql = "SELECT key, version, body FROM document WHERE kind = ?1 ORDER BY key";
+    unreadable.all_but(db, kind, (sql, [kind]), |row| {
+        let (key, version) = (row.get(0).map_err(of_row)?, row.get(1).map_err(of_row)?);
+        Ok(Document { kind: kind.to_owned(), key, version, body: row::json(row, 2)? })
+    })
 }

@@ -10,8 +10,10 @@
 pub mod damaged;
 mod depth;
 mod find;
+mod mend;
 mod prune;
 mod reader;
+mod recent;
 mod row;
 mod schema;
 mod store;
@@ -106,7 +108,7 @@ impl Embedded {
         Ok((before, size()?))
     }
 
-    /// Reads tasks, and notes those that cannot be read.
+    /// Reads rows, and notes those that cannot be read.
     fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection, &UnreadableTasks) -> Work<T> + Send + 'static,
@@ -156,7 +158,7 @@ impl Engine for Embedded {
     }
 
     fn spendings(&self, since: Timestamp) -> Pending<'_, Vec<Spending>> {
-        self.readers.ask(move |db| find::spendings(db, since))
+        self.read(move |db, unreadable| find::spendings(db, unreadable, since))
     }
 
     fn lapsed(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {
@@ -193,19 +195,19 @@ impl Engine for Embedded {
     }
 
     fn deaths(&self, since: Timestamp) -> Pending<'_, Vec<Death>> {
-        self.readers.ask(move |db| find::deaths(db, since))
+        self.read(move |db, unreadable| find::deaths(db, unreadable, since))
     }
 
     fn failure_rates(&self, since: Timestamp) -> Pending<'_, Vec<FailureRate>> {
-        self.readers.ask(move |db| find::failure_rates(db, since))
+        self.read(move |db, unreadable| find::failure_rates(db, unreadable, since))
     }
 
     fn balance(&self) -> Pending<'_, Balance> {
-        self.readers.ask(find::balance)
+        self.read(find::balance)
     }
 
     fn depths(&self) -> Pending<'_, Vec<Depth>> {
-        self.readers.ask(find::depths)
+        self.read(find::depths)
     }
 
     fn publish(&self, events: Vec<NewEvent>, now: Timestamp) -> Pending<'_, ()> {
@@ -216,11 +218,11 @@ impl Engine for Embedded {
     }
 
     fn events(&self, after: u64, limit: u32) -> Pending<'_, Vec<Event>> {
-        self.readers.ask(move |db| find::events(db, after, limit))
+        self.read(move |db, unreadable| find::events(db, unreadable, after, limit))
     }
 
     fn history(&self, id: TaskId) -> Pending<'_, Vec<Event>> {
-        self.readers.ask(move |db| find::history(db, id))
+        self.read(move |db, unreadable| find::history(db, unreadable, id))
     }
 
     fn watch(&self) -> watch::Receiver<u64> {
@@ -235,7 +237,7 @@ impl Engine for Embedded {
     }
 
     fn documents(&self, kind: &'static str) -> Pending<'_, Vec<Document>> {
-        self.readers.ask(move |db| find::documents(db, kind))
+        self.read(move |db, unreadable| find::documents(db, unreadable, kind))
     }
 
     fn prune(&self, ask: PruneAsk, now: Timestamp) -> Pending<'_, Stretch> {

@@ -7,9 +7,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::store::{HOUR, Store, Trouble, Work};
+use super::store::{HOUR, Store, Trouble, Work, of_row};
+use super::unreadable::UnreadableTasks;
 use super::{Embedded, find, row, schema};
 use crate::engine::{Error, PruneAsk, Stretch};
 use crate::ledger::State;
@@ -38,7 +39,7 @@ const ROUNDS: u32 = 3;
 pub(super) async fn stretch(engine: &Embedded, ask: PruneAsk, now: Timestamp) -> Result<Stretch, Error> {
     let seen = {
         let ask = ask.clone();
-        engine.readers.ask(move |db| look(db, &ask, now)).await?
+        engine.read(move |db, unreadable| look(db, unreadable, &ask, now)).await?
     };
     let mut pruned = Pruned::default();
     if ask.dry_run {
@@ -149,15 +150,14 @@ const COLUMNS: &str = "seq, id, agent, state, status, ended_at, created_at, type
 
 fn found(row: &Row<'_>, needed: &BTreeSet<TaskId>) -> rusqlite::Result<Found> {
     let id = row::word(row, 1)?;
-    let none = row.get_ref(4)? == rusqlite::types::ValueRef::Null;
-    let letter = if none { None } else { Some(row::word(row, 4)?) };
+    let letter = row::word_or_none(row, 4)?;
     let ended_at = row.get::<_, Option<i64>>(5)?.map(Timestamp::from_millis);
     let standing = Standing { state: row::word(row, 3)?, letter, ended_at, needed: needed.contains(&id) };
     let (agent, task_type) = (row::word(row, 2)?, row::word(row, 7)?);
     Ok(Found { seq: row.get(0)?, id, agent, task_type, standing, created_at: row::time(row, 6)? })
 }
 
-fn look(db: &Connection, ask: &PruneAsk, now: Timestamp) -> Work<Seen> {
+fn look(db: &Connection, unreadable: &UnreadableTasks, ask: &PruneAsk, now: Timestamp) -> Work<Seen> {
     // A dry run frees nothing, so the size would press for ever.
     let pressed = !ask.dry_run && ask.retention.presses(find::bytes(db)?);
     let Some(youngest) = ask.retention.youngest(pressed, now) else {
@@ -165,13 +165,19 @@ fn look(db: &Connection, ask: &PruneAsk, now: Timestamp) -> Work<Seen> {
     };
     let sql = format!("SELECT {COLUMNS} FROM task WHERE seq > ?1 ORDER BY seq LIMIT ?2");
     let after = i64::try_from(ask.after).unwrap_or(i64::MAX);
-    let tasks: Vec<Found> = db
-        .prepare_cached(&sql)?
-        .query_map(params![after, STRETCH], |row| found(row, &ask.needed))?
-        .collect::<Result<_, _>>()?;
+    let mut asked = db.prepare_cached(&sql)?;
+    let mut rows = asked.query(params![after, STRETCH])?;
+    let (mut tasks, mut looked_at, mut last) = (Vec::new(), 0, None);
+    while let Some(row) = rows.next()? {
+        (looked_at, last) = (looked_at + 1, Some(row.get(0)?));
+        match found(row, &ask.needed).map_err(of_row) {
+            Err(Trouble::Damaged(why)) => drop(unreadable.note_row(db, row.get(0)?, &why)?),
+            read => tasks.push(read?),
+        }
+    }
     // Numbers follow the time of submission, roughly: after a whole stretch of what is too young nothing is old.
-    let more = tasks.len() == STRETCH && tasks.iter().any(|task| task.created_at <= youngest);
-    let next = tasks.last().filter(|_| more).map(|task| task.seq);
+    let more = looked_at == STRETCH && (tasks.is_empty() || tasks.iter().any(|task| task.created_at <= youngest));
+    let next = last.filter(|_| more);
     let goes = |task: &Found| verdict(&task.standing, &ask.retention, pressed, now) == Verdict::Goes;
     let goes = tasks.iter().filter(|task| goes(task)).map(|task| (task.seq, task.standing.state)).collect();
     Ok(Seen { goes, pressed, next })
@@ -197,18 +203,25 @@ impl Store {
             looked_at += 1;
             let sql = format!("SELECT {COLUMNS} FROM task WHERE seq = ?1");
             let mut asked = self.db.prepare_cached(&sql)?;
-            let tasks: Vec<Found> = asked.query_map([seq], |row| found(row, needed))?.collect::<Result<_, _>>()?;
+            let task = asked.query_row([seq], |row| found(row, needed)).optional().map_err(of_row);
             drop(asked);
-            for task in tasks {
-                if verdict(&task.standing, retention, pressed, now) == Verdict::Goes {
-                    let before = self.db.total_changes();
-                    // What cannot be read stays: a person is called for it.
-                    let Some(events) = self.take_out(&task)? else { continue };
-                    pruned.events += events;
-                    rows += self.db.total_changes() - before;
-                    pruned.count(task.standing.state);
+            let task = match task {
+                Err(Trouble::Damaged(why)) => {
+                    self.unreadable.note_row(&self.db, *seq, &why)?;
+                    continue;
                 }
-            }
+                task => task?,
+            };
+            let Some(task) = task.filter(|task| verdict(&task.standing, retention, pressed, now) == Verdict::Goes)
+            else {
+                continue;
+            };
+            let before = self.db.total_changes();
+            // What cannot be read stays: a person is called for it.
+            let Some(events) = self.take_out(&task)? else { continue };
+            pruned.events += events;
+            rows += self.db.total_changes() - before;
+            pruned.count(task.standing.state);
         }
         for (state, tasks) in
             [(State::Done, pruned.done), (State::Dead, pruned.dead), (State::Cancelled, pruned.cancelled)]

@@ -4,6 +4,7 @@ use rusqlite::types::Type;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::store::{Trouble, Work};
 use crate::agent::ModelRef;
 use crate::delivery::{Amendment, Attempt, Lease, Parking};
 use crate::ledger::{Letter, Record, State};
@@ -151,6 +152,26 @@ fn join(task: Task, progress: Progress) -> Record {
     }
 }
 
+/// Did the row fail, that does not hold what was written, and not the store?
+pub(super) fn is_damage(source: &rusqlite::Error) -> bool {
+    matches!(
+        source,
+        rusqlite::Error::QueryReturnedNoRows
+            | rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::Utf8Error(..)
+    )
+}
+
+/// What could be read of a row; none of one that is damaged.
+pub(super) fn sound<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
+    match read {
+        Err(source) if is_damage(&source) => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 /// Reads a column that holds a word or name of ours.
 pub(super) fn word<T>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T>
 where
@@ -159,6 +180,21 @@ where
 {
     let text = row.get_ref(column)?.as_str()?;
     text.parse().map_err(|why| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(why)))
+}
+
+/// The same, of a column that may hold nothing.
+pub(super) fn word_or_none<T>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<T>>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    if row.get_ref(column)? == rusqlite::types::ValueRef::Null { Ok(None) } else { word(row, column).map(Some) }
+}
+
+/// Reads a column that holds JSON.
+pub(super) fn json<T: serde::de::DeserializeOwned>(row: &rusqlite::Row<'_>, column: usize) -> Work<T> {
+    let text = row.get_ref(column)?.as_str().map_err(|why| Trouble::Damaged(Box::new(why)))?;
+    Ok(serde_json::from_str(text)?)
 }
 
 /// Reads a column that holds a time.

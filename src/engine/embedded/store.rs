@@ -3,7 +3,7 @@
 //! Whatever can be refused is refused before the first write of a change, so that a refusal needs no rollback. An
 //! error of SQLite itself ends the whole group and this [`Store`] with it: it is opened anew from the file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use super::depth::Depths;
+use super::mend;
+use super::recent::Recent;
 use super::row;
 use super::schema;
 use super::types::Types;
@@ -76,7 +78,7 @@ pub(super) struct Store {
     pub(super) depths: Depths,
     pub(super) types: Types,
     pub(super) recent: Recent,
-    unreadable: Arc<UnreadableTasks>,
+    pub(super) unreadable: Arc<UnreadableTasks>,
     epoch: u64,
     pub(super) last_event: u64,
     pub(super) last_task: u64,
@@ -127,11 +129,13 @@ impl Store {
         self.saved_high_water = self.high_water;
         self.epoch = unsigned(number("SELECT value FROM meta WHERE key = 'epoch'")?);
         (self.last_event, self.last_task) = (last("event")?, last("task")?);
+        mend::rows(&self.db, &self.unreadable)?;
         self.depths = Depths::read(&self.db)?;
         self.types = Types::read(&self.db, self.last_task)?;
         self.load_queues()
     }
 
+    /// What waits, as its rows say it; those that cannot be read are mended first.
     fn load_queues(&mut self) -> rusqlite::Result<()> {
         // What was never moved stands in line since it was submitted. A record that cannot be read is told when it is claimed.
         let mut waiting = self.db.prepare(
@@ -142,19 +146,12 @@ impl Store {
         )?;
         let mut rows = waiting.query([])?;
         while let Some(row) = rows.next()? {
-            let due = row::time(row, 6)?;
-            let since = row.get::<_, String>(8).ok().and_then(|since| Timestamp::parse(&since).ok());
-            let entry = Entry {
-                agent: row::word(row, 1)?,
-                priority: row::word(row, 2)?,
-                tenant: row.get(3)?,
-                integration: row::word(row, 4)?,
-                again: row.get(5)?,
-                since: since.unwrap_or(due),
-                due,
-                deadline: row.get::<_, Option<i64>>(7)?.map(Timestamp::from_millis),
+            let seq = row.get(0)?;
+            let entry = match row::sound(entry(row))? {
+                Some(entry) => Some(entry),
+                None => mend::row(&self.db, &self.unreadable, seq)?.and_then(|record| Entry::of(&record)),
             };
-            self.queues.enter(row.get(0)?, &entry);
+            entry.iter().for_each(|entry| self.queues.enter(seq, entry));
         }
         Ok(())
     }
@@ -243,8 +240,8 @@ impl Store {
     }
 
     pub(super) fn overdue(&mut self, now: Timestamp, limit: u32) -> Work<Vec<Record>> {
-        let passed = self.queues.overdue(now, limit as usize);
-        readable(passed.into_iter().map(|seq| self.load(seq)))
+        let passed = self.queues.overdue(now);
+        readable(passed.into_iter().map(|seq| self.load(seq)), limit as usize)
     }
 
     pub(super) fn submit(&mut self, task: Task, integration: Integration, now: Timestamp) -> Work<Submitted> {
@@ -254,7 +251,8 @@ impl Store {
                 .db
                 .prepare_cached("SELECT seq, fingerprint FROM idempotency WHERE key = ?1")?
                 .query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
+                .optional()
+                .map_err(of_row)?;
             if let Some((seq, content)) = known {
                 let record = self.load(seq)?;
                 if record.ended_at.is_none_or(|ended| now < ended + KEY_RETENTION) {
@@ -293,7 +291,7 @@ impl Store {
     }
 
     pub(super) fn lease(&mut self, ask: &LeaseAsk, now: Timestamp) -> Work<Vec<Record>> {
-        let mut claimed = Vec::new();
+        let (mut claimed, mut refused_once) = (Vec::new(), BTreeSet::new());
         while claimed.len() < ask.slots as usize {
             let Some(seq) = self.queues.next(&ask.agent, now, &ask.except) else { break };
             let before = match self.load(seq) {
@@ -305,13 +303,16 @@ impl Store {
             match ledger::apply(&before, ask.claim(self.epoch), now) {
                 Ok((record, events)) => claimed.push(self.change(seq, &before, record, &events, now)?),
                 Err(refused) => {
-                    // The queue and the ledger disagree: our bug. It must not cost the task its place, nor lose those
-                    // already claimed.
+                    // Its row says another time than its record: it stands where its record says, and those behind it go on.
                     Entry::of(&before).iter().for_each(|entry| self.queues.enter(seq, entry));
-                    if claimed.is_empty() {
-                        return Err(refused.into());
+                    if !refused_once.insert(seq) {
+                        // The queue and the ledger disagree: our bug. It must not cost the task its place, nor lose those
+                        // already claimed.
+                        if claimed.is_empty() {
+                            return Err(refused.into());
+                        }
+                        break;
                     }
-                    break;
                 }
             }
         }
@@ -373,7 +374,7 @@ impl Store {
         let mut found = self.db.prepare_cached("SELECT step FROM step WHERE task = ?1 AND number = ?2")?;
         let mut rows = found.query(params![seq, number])?;
         let Some(row) = rows.next()? else { return Ok(None) };
-        match read_step(row) {
+        match row::json(row, 0) {
             Err(Trouble::Damaged(why)) => {
                 Err(Trouble::Unreadable(self.unreadable.note_row(&self.db, seq, &of_journal(&why))?))
             }
@@ -385,7 +386,12 @@ impl Store {
         let mut last = self.db.prepare_cached(
             "SELECT coalesce(max(number), 0), coalesce(max(number) FILTER (WHERE asks), 0) FROM step WHERE task = ?1",
         )?;
-        Ok(last.query_row([seq], |row| Ok(End { step: row.get(0)?, ask: row.get(1)? }))?)
+        match last.query_row([seq], |row| Ok(End { step: row.get(0)?, ask: row.get(1)? })).map_err(of_row) {
+            Err(Trouble::Damaged(why)) => {
+                Err(Trouble::Unreadable(self.unreadable.note_row(&self.db, seq, &of_journal(&why))?))
+            }
+            read => read,
+        }
     }
 
     fn count_failure(&self, before: &Record, failed: Option<Class>, now: Timestamp) -> Work<()> {
@@ -421,7 +427,8 @@ impl Store {
                     .db
                     .prepare_cached("SELECT version FROM document WHERE kind = ?1 AND key = ?2")?
                     .query_row([kind, key], |row| row.get(0))
-                    .optional()?
+                    .optional()
+                    .map_err(of_row)?
                     .unwrap_or(0),
             };
             if stored != *version {
@@ -451,18 +458,20 @@ impl Store {
     }
 
     fn find(&self, id: TaskId) -> Work<Option<u64>> {
-        if let Some(seq) = self.recent.ids.get(&id) {
-            return Ok(Some(*seq));
+        if let Some(seq) = self.recent.find(id) {
+            return Ok(Some(seq));
         }
         let mut found = self.db.prepare_cached("SELECT seq FROM task WHERE id = ?1")?;
         Ok(found.query_row([id.to_string()], |row| row.get(0)).optional()?)
     }
 
-    pub(super) fn load(&self, seq: u64) -> Work<Record> {
-        if let Some(record) = self.recent.records.get(&seq) {
+    pub(super) fn load(&mut self, seq: u64) -> Work<Record> {
+        if let Some(record) = self.recent.get(seq) {
             return Ok(record.clone());
         }
-        load(&self.db, &self.unreadable, seq)
+        let (record, bytes) = load_measured(&self.db, &self.unreadable, seq)?;
+        self.recent.keep(seq, &record, bytes);
+        Ok(record)
     }
 
     /// The only place where a stored record changes: with its events, and every row it is found by.
@@ -475,7 +484,7 @@ impl Store {
         now: Timestamp,
     ) -> Work<Record> {
         let (record, progress) = row::write(record)?;
-        self.update_task(seq, &record)?;
+        update_task(&self.db, seq, &record)?;
         self.db.prepare_cached("UPDATE progress SET record = ?2 WHERE seq = ?1")?.execute(params![seq, progress])?;
         self.replace_letter(seq, before, &record)?;
         for death in events.iter().filter_map(|event| Death::told_by(event, now)) {
@@ -531,37 +540,6 @@ impl Store {
         Ok(())
     }
 
-    fn update_task(&self, seq: u64, record: &Record) -> Work<()> {
-        let lease = record.lease.as_ref();
-        let failure = record.last_failure();
-        self.db
-            .prepare_cached(
-                "UPDATE task SET agent = :agent, integration = :integration, state = :state, due = :due, again = :again,
-                   lease_agent = :lease_agent, lease_incarnation = :lease_incarnation, lease_epoch = :lease_epoch,
-                   lease_until = :lease_until, class = :class, kind = :kind, folded = :folded, status = :status,
-                   ended_at = :ended_at
-                 WHERE seq = :seq",
-            )?
-            .execute(named_params! {
-                ":seq": seq,
-                ":agent": record.agent.as_str(),
-                ":integration": record.integration.as_str(),
-                ":state": record.state.as_str(),
-                ":due": record.due.millis(),
-                ":again": Entry::of(record).is_some_and(|entry| entry.again),
-                ":lease_agent": lease.map(|lease| lease.agent.as_str()),
-                ":lease_incarnation": lease.map(|lease| lease.incarnation.0),
-                ":lease_epoch": lease.map(|lease| lease.epoch),
-                ":lease_until": lease.map(|lease| lease.deadline.millis()),
-                ":class": failure.map(|failure| failure.class.as_str()),
-                ":kind": failure.map(|failure| failure.kind.as_str()),
-                ":folded": failure.map(|failure| fold(&failure.message)),
-                ":status": record.letter.as_ref().map(|letter| letter.status.as_str()),
-                ":ended_at": record.ended_at.map(Timestamp::millis),
-            })?;
-        Ok(())
-    }
-
     fn replace_letter(&self, seq: u64, before: &Record, record: &Record) -> Work<()> {
         if let Some(old) = &before.letter {
             self.db
@@ -611,84 +589,85 @@ impl Store {
     }
 }
 
-/// Those that can be read; the others are noted. One damaged row must not hold up what is done for all the rest.
-pub(super) fn readable(found: impl Iterator<Item = Work<Record>>) -> Work<Vec<Record>> {
-    found.filter(|record| !matches!(record, Err(Trouble::Unreadable(_)))).collect()
+/// What a row says of where its task stands.
+pub(super) fn update_task(db: &Connection, seq: u64, record: &Record) -> rusqlite::Result<()> {
+    let lease = record.lease.as_ref();
+    let failure = record.last_failure();
+    db.prepare_cached(
+        "UPDATE task SET agent = :agent, integration = :integration, state = :state, due = :due, again = :again,
+               lease_agent = :lease_agent, lease_incarnation = :lease_incarnation, lease_epoch = :lease_epoch,
+               lease_until = :lease_until, class = :class, kind = :kind, folded = :folded, status = :status,
+               ended_at = :ended_at
+             WHERE seq = :seq",
+    )?
+    .execute(named_params! {
+        ":seq": seq,
+        ":agent": record.agent.as_str(),
+        ":integration": record.integration.as_str(),
+        ":state": record.state.as_str(),
+        ":due": record.due.millis(),
+        ":again": Entry::of(record).is_some_and(|entry| entry.again),
+        ":lease_agent": lease.map(|lease| lease.agent.as_str()),
+        ":lease_incarnation": lease.map(|lease| lease.incarnation.0),
+        ":lease_epoch": lease.map(|lease| lease.epoch),
+        ":lease_until": lease.map(|lease| lease.deadline.millis()),
+        ":class": failure.map(|failure| failure.class.as_str()),
+        ":kind": failure.map(|failure| failure.kind.as_str()),
+        ":folded": failure.map(|failure| fold(&failure.message)),
+        ":status": record.letter.as_ref().map(|letter| letter.status.as_str()),
+        ":ended_at": record.ended_at.map(Timestamp::millis),
+    })?;
+    Ok(())
+}
+
+/// Where a task stands in line, as its row says it.
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let due = row::time(row, 6)?;
+    let since = row.get::<_, String>(8).ok().and_then(|since| Timestamp::parse(&since).ok());
+    Ok(Entry {
+        agent: row::word(row, 1)?,
+        priority: row::word(row, 2)?,
+        tenant: row.get(3)?,
+        integration: row::word(row, 4)?,
+        again: row.get(5)?,
+        since: since.unwrap_or(due),
+        due,
+        deadline: row.get::<_, Option<i64>>(7)?.map(Timestamp::from_millis),
+    })
+}
+
+/// So many of those that can be read; the others are noted. One damaged row must not hold up what is done for all the rest.
+pub(super) fn readable(found: impl Iterator<Item = Work<Record>>, limit: usize) -> Work<Vec<Record>> {
+    found.filter(|record| !matches!(record, Err(Trouble::Unreadable(_)))).take(limit).collect()
 }
 
 /// Reads one record; one that cannot be read is noted.
 pub(super) fn load(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> Work<Record> {
+    load_measured(db, unreadable, seq).map(|(record, _)| record)
+}
+
+/// The same, with how many bytes it takes there.
+fn load_measured(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> Work<(Record, usize)> {
     match record(db, seq) {
         Err(Trouble::Damaged(why)) => Err(Trouble::Unreadable(unreadable.note_row(db, seq, &why)?)),
         read => read,
     }
 }
 
-fn record(db: &Connection, seq: u64) -> Work<Record> {
+fn record(db: &Connection, seq: u64) -> Work<(Record, usize)> {
     let mut rows =
         db.prepare_cached("SELECT body.task, progress.record FROM body JOIN progress USING (seq) WHERE seq = ?1")?;
     let text = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
-    let (task, progress) = rows.query_row([seq], text).map_err(|source| {
-        // Then the row failed and not the store, which need not be opened anew.
-        let of_row = matches!(
-            source,
-            rusqlite::Error::QueryReturnedNoRows
-                | rusqlite::Error::FromSqlConversionFailure(..)
-                | rusqlite::Error::InvalidColumnType(..)
-                | rusqlite::Error::Utf8Error(..)
-        );
-        if of_row { Trouble::Damaged(Box::new(source)) } else { Trouble::Sqlite(source) }
-    })?;
-    Ok(row::read(&task, &progress)?)
+    let (task, progress) = rows.query_row([seq], text).map_err(of_row)?;
+    Ok((row::read(&task, &progress)?, task.len() + progress.len()))
 }
 
-/// Reads one step of a journal, the first column of its row.
-pub(super) fn read_step(row: &Row<'_>) -> Work<Step> {
-    let text = row.get_ref(0)?.as_str().map_err(|why| Trouble::Damaged(Box::new(why)))?;
-    Ok(serde_json::from_str(text)?)
+/// What reading a row came to. Where the row failed and not the store, that need not be opened anew.
+pub(super) fn of_row(source: rusqlite::Error) -> Trouble {
+    if row::is_damage(&source) { Trouble::Damaged(Box::new(source)) } else { Trouble::Sqlite(source) }
 }
 
 /// Why a task cannot be read whose journal cannot.
 pub(super) fn of_journal(why: &dyn Display) -> String {
     format!("its journal: {why}")
-}
-
-/// Records that will probably change again soon, so that a change need not read what the last one wrote.
-#[derive(Debug, Default)]
-pub(super) struct Recent {
-    records: HashMap<u64, Record>,
-    ids: HashMap<TaskId, u64>,
-}
-
-/// Bounds of [`Recent`]: records, and the bytes of a task that is kept. Together at most 64 MiB or so.
-const RECENT_MAX: usize = 8_192;
-const RECENT_BODY_MAX: usize = 8 * 1024;
-
-impl Recent {
-    fn keep(&mut self, seq: u64, record: &Record, body: usize) {
-        if body > RECENT_BODY_MAX {
-            return;
-        }
-        if self.records.len() >= RECENT_MAX {
-            self.records.clear();
-            self.ids.clear();
-        }
-        self.ids.insert(record.task.id, seq);
-        self.records.insert(seq, record.clone());
-    }
-
-    pub(super) fn forget(&mut self, seq: u64, id: TaskId) {
-        self.records.remove(&seq);
-        self.ids.remove(&id);
-    }
-
-    /// Keeps what is kept up to date, and lets go of what has ended.
-    fn update(&mut self, seq: u64, record: &Record) {
-        if record.ended_at.is_some() {
-            self.records.remove(&seq);
-            self.ids.remove(&record.task.id);
-        } else if let Some(kept) = self.records.get_mut(&seq) {
-            kept.clone_from(record);
-        }
-    }
 }

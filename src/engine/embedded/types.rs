@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::row;
 use crate::task::TaskType;
@@ -37,31 +37,41 @@ pub(super) struct Types {
 }
 
 impl Types {
-    /// As they are stored, if that is of this last task; counted otherwise.
+    /// As they are stored, if that is of this last task and can be read; counted otherwise.
     pub(super) fn read(db: &Connection, last_task: u64) -> rusqlite::Result<Self> {
-        let counted: Option<u64> =
-            db.query_row("SELECT value FROM meta WHERE key = ?1", [COUNTED], |row| row.get(0)).optional()?;
-        let anew = counted != Some(last_task);
-        let sql = if anew {
-            "SELECT type, count(*), min(seq), max(seq) FROM task WHERE ?1 <> '' AND ?2 <> '' AND ?3 <> '' GROUP BY type"
-        } else {
-            "SELECT substr(tasks.key, length(?1) + 1), tasks.value, first.value, last.value
-             FROM meta AS tasks
-             JOIN meta AS first ON first.key = ?2 || substr(tasks.key, length(?1) + 1)
-             JOIN meta AS last ON last.key = ?3 || substr(tasks.key, length(?1) + 1)
-             WHERE tasks.key GLOB ?1 || '*'"
-        };
-        let mut types = Self { anew, ..Self::default() };
-        let mut found = db.prepare(sql)?;
-        let mut rows = found.query([TASKS, FIRST, LAST])?;
-        while let Some(row) = rows.next()? {
-            let task_type: TaskType = row::word(row, 0)?;
-            if anew {
-                types.moved.insert(task_type.clone());
+        let of_task = db.query_row("SELECT value FROM meta WHERE key = ?1", [COUNTED], |row| row.get(0)).optional();
+        if row::sound(of_task)?.flatten() == Some(last_task) {
+            let mut stored = Self::default();
+            let sql = "SELECT substr(tasks.key, length(?1) + 1), tasks.value, first.value, last.value
+                       FROM meta AS tasks
+                       JOIN meta AS first ON first.key = ?2 || substr(tasks.key, length(?1) + 1)
+                       JOIN meta AS last ON last.key = ?3 || substr(tasks.key, length(?1) + 1)
+                       WHERE tasks.key GLOB ?1 || '*'";
+            if stored.add(db, sql, params![TASKS, FIRST, LAST])? {
+                return Ok(stored);
             }
-            types.spans.insert(task_type, Span { tasks: row.get(1)?, first: row.get(2)?, last: row.get(3)? });
         }
-        Ok(types)
+        let mut counted = Self { anew: true, ..Self::default() };
+        let _whole = counted.add(db, "SELECT type, count(*), min(seq), max(seq) FROM task GROUP BY type", [])?;
+        counted.moved = counted.spans.keys().cloned().collect();
+        Ok(counted)
+    }
+
+    /// Were these all of them?
+    fn add(&mut self, db: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<bool> {
+        let mut found = db.prepare(sql)?;
+        let mut rows = found.query(params)?;
+        let mut whole = true;
+        while let Some(row) = rows.next()? {
+            let span = |row| Ok((row::word(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+            match row::sound(span(row))? {
+                Some((task_type, tasks, first, last)) => {
+                    self.spans.insert(task_type, Span { tasks, first, last });
+                }
+                None => whole = false,
+            }
+        }
+        Ok(whole)
     }
 
     /// One more, with this number: a higher one than any before.

@@ -1,11 +1,13 @@
-//! Tasks whose rows do not hold what was written. Each is told once for each run of the process, and is kept for whoever
-//! calls a person; what is done for all others goes on without it.
+//! Rows that do not hold what was written, most of them of tasks. Each is told once for each run of the process, and is kept
+//! for whoever calls a person; what is done for all others goes on without it.
 
 use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Params, Row};
 
+use super::store::{Trouble, Work};
 use crate::query::Unreadable;
 use crate::redact::{one_line, redact};
 
@@ -28,12 +30,39 @@ impl UnreadableTasks {
         Ok(self.note(&id.unwrap_or_else(|| format!("(row {seq})")), why))
     }
 
-    /// The task of this id cannot be read.
+    /// All that can be read of these rows. Of the others it is noted what they are of, and what stands in their first column.
+    pub(super) fn all_but<T>(
+        &self,
+        db: &Connection,
+        what: &str,
+        (sql, params): (&str, impl Params),
+        read: impl Fn(&Row<'_>) -> Work<T>,
+    ) -> Work<Vec<T>> {
+        let mut found = db.prepare_cached(sql)?;
+        let mut rows = found.query(params)?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            match read(row) {
+                Err(Trouble::Damaged(why)) => {
+                    let which = match row.get_ref(0)? {
+                        ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                        ValueRef::Integer(number) => number.to_string(),
+                        ValueRef::Null | ValueRef::Real(_) | ValueRef::Blob(_) => "of no name".to_owned(),
+                    };
+                    self.note(&format!("({what} {which})"), &why);
+                }
+                read => all.push(read?),
+            }
+        }
+        Ok(all)
+    }
+
+    /// What is named so, a task by its id, cannot be read.
     pub(super) fn note(&self, id: &str, why: &dyn Display) -> Unreadable {
         let one = Unreadable { id: one_line(id, 80), why: one_line(&redact(&why.to_string()), WHY_MAX) };
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < KEPT_MAX && !kept.iter().any(|known| known.id == one.id) {
-            tracing::error!(task = one.id, why = one.why, "a task cannot be read");
+            tracing::error!(what = one.id, why = one.why, "a row cannot be read");
             kept.push(one.clone());
         }
         one
