@@ -2,33 +2,25 @@
 //!
 //! Reads go to the engine; orders are commands to it, and a kick for whoever carries them out.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::agent::AgentMessage;
 use super::bells::Bell;
-use super::drawer::{self, Written};
-use super::escalate::{self, TellError};
-use super::office::{Office, readable};
-use super::outcome;
+use super::escalate::{self};
+use super::office::Office;
 pub use super::views::{
     AgentState, AgentView, BreakerView, DeskError, Explanation, FieldProblem, NewTask, Overridden, PageTest, Readiness,
 };
 use crate::answer::Validator;
 use crate::config::Config;
-use crate::delivery::Hold;
-use crate::engine::{self, Engine, Submitted};
-use crate::guard::{Guard, Transition};
-use crate::incident::{self, Incident, IncidentCommand, Opening, PageAction, PageDraft, Trigger};
-use crate::ledger::{Command, Letter, LetterStatus, Record, Refused, Seen, State};
+use crate::engine::{Engine, Submitted};
+use crate::incident::{self, Opening, PageAction, PageDraft, Trigger};
+use crate::ledger::{Command, LetterStatus, Record, State};
 use crate::outbox;
 use crate::prompt;
-use crate::query::{Filter, PageAsk};
-use crate::replay::{self, Plan, Replay, ReplayAsk, ReplayCommand, ReplayRefused, ReplayState, Taken};
 use crate::task::{AgentName, Effect, Integration, PAYLOAD_LIMIT, Priority, Task, TaskError, TaskId, TaskType};
 use crate::time::{self, Timestamp};
-use crate::triage::{Decided, DeciderKind, Decision};
 
 /// The operator's view of a running team. Cheap to clone.
 #[derive(Clone)]
@@ -189,8 +181,11 @@ impl Desk {
             match record.state {
                 State::Done | State::WaitingHuman | State::Cancelled => return Ok(record),
                 State::Dead if !open => return Ok(record),
-                State::Ready | State::Scheduled | State::Parked | State::Running | State::Dead => rings.await,
+                State::Ready | State::Scheduled | State::Parked | State::Running | State::Dead => {}
             }
+            // Thousands may wait: none of them holds a copy of its task meanwhile.
+            drop(record);
+            rings.await;
         }
     }
 
@@ -207,61 +202,6 @@ impl Desk {
         }
         self.office.kick();
         Ok(record)
-    }
-
-    /// A person's decision about a dead letter.
-    ///
-    /// # Errors
-    /// When there is none to decide about, the decision cannot be carried out, or it would have the task done again
-    /// while nobody knows whether a call of it happened: that is answered first, see [`Desk::judge`].
-    pub async fn decide(&self, id: TaskId, decision: Decision, by: &str, reason: &str) -> Result<Record, DeskError> {
-        let record = self.task(id).await?;
-        self.possible(&decision)?;
-        if let Some(why) = self.unanswered(&record, &decision).await? {
-            return Err(DeskError::Policy(why));
-        }
-        let integration = self.office.integration_after(&record, &decision);
-        let decided = Decided {
-            number: 0,
-            generation: record.generation,
-            decision,
-            by: DeciderKind::Human,
-            who: Some(by.to_owned()),
-            at: self.now(),
-            reasons: vec![reason.to_owned()],
-            rejected: Vec::new(),
-        };
-        let command = Command::Decide { decided, seen: None, integration };
-        let record = self.office.engine.command(id, command, self.now()).await?;
-        self.office.kick();
-        Ok(record)
-    }
-
-    /// Are the agent and the model of a decision there?
-    fn possible(&self, decision: &Decision) -> Result<(), DeskError> {
-        let invalid = |field: &str, message: String| {
-            Err(DeskError::Invalid(vec![FieldProblem { field: field.to_owned(), message }]))
-        };
-        match decision {
-            Decision::RetryOnFallback { model } if !self.office.providers.contains_key(&model.provider) => {
-                let known: Vec<&str> = self.office.providers.keys().map(Integration::as_str).collect();
-                invalid(
-                    "/model",
-                    format!("no provider `{}` is configured; there are {}", model.provider, known.join(", ")),
-                )
-            }
-            Decision::Reassign { agent, .. } if !self.office.config.agents.contains_key(agent) => {
-                invalid("/agent", format!("there is no agent `{agent}`"))
-            }
-            Decision::RetryOnFallback { .. }
-            | Decision::Reassign { .. }
-            | Decision::RetryAfterCheck { .. }
-            | Decision::Park { .. }
-            | Decision::Discard { .. }
-            | Decision::PageHuman { .. }
-            | Decision::Resolve { .. }
-            | Decision::RunAgain { .. } => Ok(()),
-        }
     }
 
     /// Every agent, by name.
@@ -327,355 +267,6 @@ impl Desk {
             .ok_or_else(|| DeskError::NotFound { what: "agent", name: agent.to_string() })?;
         seat.addr.tell(AgentMessage::Hang(span));
         Ok(())
-    }
-
-    /// Every integration, by name.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub async fn breakers(&self) -> Result<Vec<BreakerView>, DeskError> {
-        let mut views = Vec::new();
-        for integration in self.office.guards.integrations() {
-            views.push(self.breaker(integration).await?);
-        }
-        Ok(views)
-    }
-
-    async fn breaker(&self, integration: &Integration) -> Result<BreakerView, DeskError> {
-        let filter =
-            Filter { states: vec![State::Parked], integration: Some(integration.clone()), ..Filter::default() };
-        let page = PageAsk { limit: 1000, ..PageAsk::default() };
-        let parked = self.office.engine.records(filter, page).await?;
-        let parked = parked.items.len() + parked.unreadable.len();
-        let now = self.now();
-        let view = |guard: &mut Guard| BreakerView {
-            integration: integration.clone(),
-            state: guard.state(now).to_string(),
-            until: guard.until(now).into_iter().chain(guard.gate_until(now)).max(),
-            failures: guard.failures(now),
-            threshold: guard.threshold(),
-            gate_closed: guard.gate_until(now).is_some(),
-            ramp: guard.ramp(now),
-            parked: parked as u64,
-            why: guard.why().to_owned(),
-        };
-        self.office.guards.with(integration, view).ok_or_else(|| no_integration(integration))
-    }
-
-    /// Forces a breaker open, until it is closed by hand or `span` has passed.
-    ///
-    /// # Errors
-    /// When there is no such integration.
-    pub async fn open_breaker(
-        &self,
-        integration: &Integration,
-        span: Option<Duration>,
-        by: &str,
-        reason: &str,
-    ) -> Result<BreakerView, DeskError> {
-        let now = self.now();
-        let until = span.map(|span| now + span);
-        self.force(integration, |guard| guard.force_open(until, &format!("opened by {by}: {reason}"), now)).await
-    }
-
-    /// Closes a breaker and its gate, and forgets its failures.
-    ///
-    /// # Errors
-    /// When there is no such integration.
-    pub async fn close_breaker(
-        &self,
-        integration: &Integration,
-        by: &str,
-        reason: &str,
-    ) -> Result<BreakerView, DeskError> {
-        let now = self.now();
-        let view = self.force(integration, |guard| guard.close(&format!("closed by {by}: {reason}"), now)).await?;
-        self.unpark(integration).await?;
-        self.end_integration_incident(integration, by, reason).await?;
-        Ok(view)
-    }
-
-    async fn force(
-        &self,
-        integration: &Integration,
-        change: impl FnOnce(&mut Guard) -> Vec<Transition>,
-    ) -> Result<BreakerView, DeskError> {
-        let transitions = self.office.guards.with(integration, change).ok_or_else(|| no_integration(integration))?;
-        // Said to be done when it is durable. Said again after an error, it changes nothing and is stored then.
-        if transitions.is_empty() {
-            // The gate may have been opened, which is no event.
-            self.office.store_guard(integration, Vec::new()).await?;
-        } else {
-            self.office.announce(integration, transitions, Vec::new()).await?;
-        }
-        self.breaker(integration).await
-    }
-
-    /// What waited for it need not wait until the old time. What somebody paused goes on waiting.
-    async fn unpark(&self, integration: &Integration) -> Result<(), DeskError> {
-        let now = self.now();
-        let filter =
-            Filter { states: vec![State::Parked], integration: Some(integration.clone()), ..Filter::default() };
-        for record in self.office.every(filter).await? {
-            let why = record.parking.as_ref().map_or(Hold::BreakerOpen, |parking| parking.why);
-            if why == Hold::Paused {
-                continue;
-            }
-            let command = Command::Park { seen: Seen::of(&record), until: now, why };
-            match self.office.engine.command(record.task.id, command, now).await {
-                // Claimed meanwhile: so much the better.
-                Ok(_) | Err(engine::Error::Refused(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.office.kick();
-        Ok(())
-    }
-
-    async fn end_integration_incident(
-        &self,
-        integration: &Integration,
-        by: &str,
-        reason: &str,
-    ) -> Result<(), DeskError> {
-        for incident in self.incidents().await? {
-            if incident.is_open()
-                && incident.trigger == Trigger::Integration
-                && incident.subject == integration.as_str()
-            {
-                self.resolve(&incident.id, by, reason).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Every incident, newest first.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub async fn incidents(&self) -> Result<Vec<Incident>, DeskError> {
-        let stored = drawer::all::<Incident>(self.engine()).await?;
-        let mut incidents: Vec<Incident> = stored.into_iter().map(|stored| stored.value).collect();
-        incidents.sort_by(|one, other| other.opened_at.cmp(&one.opened_at).then_with(|| other.id.cmp(&one.id)));
-        Ok(incidents)
-    }
-
-    /// One incident.
-    ///
-    /// # Errors
-    /// When there is none of this name.
-    pub async fn incident(&self, id: &str) -> Result<Incident, DeskError> {
-        let found = drawer::one::<Incident>(self.engine(), id).await?;
-        found.map(|stored| stored.value).ok_or_else(|| DeskError::NotFound { what: "incident", name: id.to_owned() })
-    }
-
-    async fn tell(&self, id: &str, command: IncidentCommand) -> Result<Incident, DeskError> {
-        let told = escalate::tell(&self.office, id, command).await.map_err(|error| match error {
-            TellError::Refused(refused) => DeskError::Policy(refused.to_string()),
-            TellError::Engine(error) => DeskError::Engine(error),
-        })?;
-        self.office.kick();
-        told.ok_or_else(|| DeskError::NotFound { what: "incident", name: id.to_owned() })
-    }
-
-    /// Takes an incident on.
-    ///
-    /// # Errors
-    /// When there is none, or somebody else has it: says who and since when.
-    pub async fn acknowledge(&self, incident: &str, by: &str, note: &str) -> Result<Incident, DeskError> {
-        self.tell(incident, IncidentCommand::Acknowledge { by: by.to_owned(), note: note.to_owned() }).await
-    }
-
-    /// Decides for every undecided task of an incident.
-    ///
-    /// # Errors
-    /// When there is none, it was overridden or resolved before, or the decision cannot be carried out.
-    pub async fn override_incident(
-        &self,
-        incident: &str,
-        decision: Decision,
-        by: &str,
-        note: &str,
-    ) -> Result<Overridden, DeskError> {
-        let open = self.incident(incident).await?;
-        self.possible(&decision)?;
-        let words = crate::triage::in_words(&decision);
-        let command = |tasks| IncidentCommand::Override {
-            by: by.to_owned(),
-            note: note.to_owned(),
-            decision: words.clone(),
-            tasks,
-        };
-        // Asked before anything is decided: a second override must not reach a single task.
-        incident::apply(&open, command(0), &escalate::rules(&self.office), self.now())
-            .map_err(|refused| DeskError::Policy(refused.to_string()))?;
-        let (mut decided, mut refused) = (Vec::new(), Vec::new());
-        let tasks: BTreeSet<TaskId> = open.deaths.iter().map(|(task, _)| *task).collect();
-        for task in tasks {
-            let record = match self.task(task).await {
-                Err(DeskError::Engine(error @ engine::Error::Unreadable { .. })) => {
-                    refused.push((task, error.to_string()));
-                    continue;
-                }
-                record => record?,
-            };
-            // What was discarded or resolved meanwhile stays so.
-            let open = record.letter.as_ref().is_some_and(Letter::is_open);
-            if !open || !matches!(record.state, State::Dead | State::WaitingHuman) {
-                continue;
-            }
-            match self.unanswered(&record, &decision).await {
-                Ok(None) => {}
-                Ok(Some(why)) => {
-                    refused.push((task, why));
-                    continue;
-                }
-                Err(DeskError::Engine(error @ engine::Error::Unreadable { .. })) => {
-                    refused.push((task, error.to_string()));
-                    continue;
-                }
-                Err(error) => return Err(error),
-            }
-            // Deciding for a group names nobody's payment.
-            if record.task.effect == Effect::Payment && runs_again(&decision) {
-                refused.push((task, Refused::PaymentNeedsPerson.to_string()));
-                continue;
-            }
-            match self.decide(task, decision.clone(), by, note).await {
-                Ok(_) => decided.push(task),
-                Err(DeskError::Engine(engine::Error::Refused(why))) => refused.push((task, why.to_string())),
-                Err(error) => return Err(error),
-            }
-        }
-        let incident = self.tell(incident, command(u32::try_from(decided.len()).unwrap_or(u32::MAX))).await?;
-        Ok(Overridden { incident, decided, refused })
-    }
-
-    /// Ends an incident.
-    ///
-    /// # Errors
-    /// When there is none, it has ended, or tasks of it still wait for a person: ended, it would remind nobody of them.
-    pub async fn resolve(&self, incident: &str, by: &str, note: &str) -> Result<Incident, DeskError> {
-        let mut waiting = Vec::new();
-        for (task, generation) in self.incident(incident).await?.deaths {
-            // What cannot be read nobody can decide about; that has an incident of its own.
-            let record = readable(self.office.engine.record(task).await)?.flatten();
-            if record.is_some_and(|record| record.state == State::WaitingHuman && record.generation == generation) {
-                waiting.push(task.to_string());
-            }
-        }
-        if !waiting.is_empty() {
-            let (count, some) = (waiting.len(), waiting.into_iter().take(3).collect::<Vec<_>>().join(", "));
-            let left = format!(
-                "{count} of its tasks wait for a person ({some}); decide about them first (`backstop ceo decide`, or `backstop incident override {incident}` for all)"
-            );
-            return Err(DeskError::Policy(left));
-        }
-        self.tell(incident, IncidentCommand::Resolve { by: by.to_owned(), note: note.to_owned() }).await
-    }
-
-    /// What a replay would do; changes nothing.
-    ///
-    /// # Errors
-    /// When the ask is not sound.
-    pub async fn plan_replay(&self, ask: &ReplayAsk) -> Result<Plan, DeskError> {
-        replay::check(ask).map_err(not_replayed)?;
-        let busy = self
-            .replays()
-            .await?
-            .into_iter()
-            .filter(|replay| matches!(replay.state, ReplayState::Running | ReplayState::Paused));
-        let busy: BTreeSet<TaskId> = busy
-            .flat_map(|replay| replay.pending.into_iter().chain(replay.released.into_iter().map(|(task, _)| task)))
-            .collect();
-        let mut records = Vec::new();
-        let mut page = PageAsk { after: None, limit: 1000, oldest_first: true };
-        loop {
-            let found = self.office.engine.dead_letters(ask.filter.clone(), page.clone()).await?;
-            records.extend(found.items);
-            match found.next {
-                Some(next) => page.after = Some(next),
-                None => break,
-            }
-        }
-        let in_doubt = outcome::in_doubt(&self.office, &records).await?;
-        Ok(replay::plan(ask, &records, &|record| self.office.capable(record), &Taken { busy, in_doubt }))
-    }
-
-    /// Starts a replay.
-    ///
-    /// # Errors
-    /// When the ask is not sound.
-    pub async fn start_replay(&self, ask: ReplayAsk) -> Result<Replay, DeskError> {
-        let mut taken = 0;
-        loop {
-            let plan = self.plan_replay(&ask).await?;
-            let known = self.replays().await?;
-            let number = known
-                .iter()
-                .filter_map(|replay| replay.id.strip_prefix("RPL-")?.parse::<u64>().ok())
-                .max()
-                .unwrap_or(0)
-                .max(taken)
-                + 1;
-            let (replay, events) =
-                replay::start(format!("RPL-{number}"), ask.clone(), plan, self.now()).map_err(not_replayed)?;
-            match self.office.engine.save(vec![drawer::document(&replay, 0)], events, self.now()).await {
-                Ok(()) => {
-                    self.office.kick();
-                    return Ok(replay);
-                }
-                // Another replay took the number: plan anew, for it may have taken letters too.
-                Err(engine::Error::DocumentConflict { .. }) => taken = number,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Every replay, newest first.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub async fn replays(&self) -> Result<Vec<Replay>, DeskError> {
-        let stored = drawer::all::<Replay>(self.engine()).await?;
-        let mut replays: Vec<Replay> = stored.into_iter().map(|stored| stored.value).collect();
-        replays.sort_by(|one, other| other.started_at.cmp(&one.started_at).then_with(|| other.id.cmp(&one.id)));
-        Ok(replays)
-    }
-
-    async fn order(&self, id: &str, command: ReplayCommand, by: &str) -> Result<Replay, DeskError> {
-        let now = self.now();
-        let changed = drawer::change(self.engine(), id, now, |replay: &Replay| {
-            let (value, events) = replay::command(replay, command, by, now).map_err(not_replayed)?;
-            Ok::<_, DeskError>(Written { value, with: Vec::new(), events })
-        })
-        .await?;
-        self.office.kick();
-        changed.ok_or_else(|| DeskError::NotFound { what: "replay", name: id.to_owned() })
-    }
-
-    /// Holds a running replay.
-    ///
-    /// # Errors
-    /// When there is none, or it is not running.
-    pub async fn pause_replay(&self, id: &str, by: &str) -> Result<Replay, DeskError> {
-        self.order(id, ReplayCommand::Pause, by).await
-    }
-
-    /// Lets a paused replay go on.
-    ///
-    /// # Errors
-    /// When there is none, or it is not paused.
-    pub async fn resume_replay(&self, id: &str, by: &str) -> Result<Replay, DeskError> {
-        self.order(id, ReplayCommand::Resume, by).await
-    }
-
-    /// Ends a replay; what was not released stays in the queue.
-    ///
-    /// # Errors
-    /// When there is none, or it has ended.
-    pub async fn cancel_replay(&self, id: &str, by: &str) -> Result<Replay, DeskError> {
-        self.order(id, ReplayCommand::Cancel, by).await
     }
 
     /// Which policy applies to a task type (in an agent's hands), and why.
@@ -820,24 +411,4 @@ impl Desk {
         ];
         Readiness { ready: checks.iter().all(|(_, passed, _)| *passed), checks }
     }
-}
-
-/// Does this decision have the task done again?
-pub(super) fn runs_again(decision: &Decision) -> bool {
-    match decision {
-        Decision::RetryOnFallback { .. }
-        | Decision::RetryAfterCheck { .. }
-        | Decision::Reassign { .. }
-        | Decision::Park { .. }
-        | Decision::RunAgain { .. } => true,
-        Decision::Discard { .. } | Decision::PageHuman { .. } | Decision::Resolve { .. } => false,
-    }
-}
-
-fn no_integration(integration: &Integration) -> DeskError {
-    DeskError::NotFound { what: "integration", name: integration.to_string() }
-}
-
-fn not_replayed(refused: ReplayRefused) -> DeskError {
-    DeskError::Policy(refused.to_string())
 }

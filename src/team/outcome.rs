@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::desk::{Desk, DeskError, FieldProblem, runs_again};
+use super::decisions::runs_again;
+use super::desk::{Desk, DeskError, FieldProblem};
 use super::office::{Office, readable};
 use crate::doubt::{self, Doubt};
 use crate::engine;
