@@ -1,10 +1,14 @@
 //! The operator's door, through real sockets: a team with a scripted model behind the real API and the real binary.
 
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use backstop::agent::Agent;
 use backstop::api;
 use backstop::config::Config;
+use backstop::engine::Engine;
+use backstop::engine::embedded::Embedded;
+use backstop::engine::memory::Memory;
 use backstop::event::{Event, Happening};
 use backstop::llm::Request;
 use backstop::llm::simulated::{Scripted, Simulated};
@@ -16,6 +20,8 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::engine::Scratch;
 
 /// A running team and its door.
 pub(crate) struct House {
@@ -43,9 +49,14 @@ pub(crate) async fn start(token: Option<&str>) -> House {
 }
 
 pub(crate) async fn start_with(config: Config, tokens: api::Tokens) -> House {
+    start_over(config, tokens, Arc::new(Memory::new())).await
+}
+
+async fn start_over(config: Config, tokens: api::Tokens, engine: Arc<dyn Engine>) -> House {
     let mut cto = Agent::new("cto", "sim/model").expect("an agent");
     cto.handles = vec!["*".to_owned()];
     let team = Team::builder(config.agent(cto))
+        .engine(engine)
         .provider(Simulated::new("sim".parse().expect("a name"), script))
         .seed(7)
         .start()
@@ -395,5 +406,36 @@ async fn the_commands_work_against_a_running_team() {
         house.cli_ends(&["dlq", "discard", "0192d5a1-7c3e-7000-8000-000000000001", "--reason", "x"], 1).await;
     assert!(stderr.contains("error:"), "{stderr}");
     assert_eq!(house.cli(&["agent", "show", "nobody"]).await.status.code(), Some(1));
+    house.close().await;
+}
+
+/// Of two letters one could not be read, and whoever grouped, replayed or discarded them by a filter was told of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_choice_of_letters_tells_those_that_cannot_be_read() {
+    let scratch = Scratch::new();
+    let engine = Arc::new(Embedded::open(scratch.path(), Timestamp::from_millis(0)).expect("a store"));
+    let house = start_over(Config::new("test"), api::Tokens::default(), engine).await;
+    let damaged = house.submit(&payment(), decided).await;
+    let sound = house.submit(&payment(), decided).await;
+    let db = rusqlite::Connection::open(scratch.path().join("backstop.db")).expect("a store");
+    let sql = "UPDATE progress SET record = '{' WHERE seq = (SELECT seq FROM task WHERE id = ?1)";
+    assert_eq!(db.execute(sql, [&damaged]), Ok(1));
+    for (arguments, expected) in [
+        (&["task", "ls"][..], "charge"),
+        (&["dlq", "ls"], "(payment)"),
+        (&["dlq", "groups"], "charge"),
+        (&["dlq", "replay", "--all", "--dry-run"], "1 needs-person"),
+        (&["dlq", "discard", "--where", "type:charge", "--reason", "drill", "--dry-run"], "(payment)"),
+        (&["dlq", "discard", "--where", "type:charge", "--reason", "drill", "--yes", "-o", "json"], &damaged),
+        // Now there is none left but that one.
+        (&["dlq", "discard", "--where", "type:charge", "--reason", "drill", "--yes"], ""),
+    ] {
+        let (stdout, stderr) = house.cli_ends(arguments, 1).await;
+        assert!(stdout.contains(expected), "{arguments:?} does not say {expected}:\n{stdout}{stderr}");
+        let told = format!("cannot be read: {damaged} (");
+        assert!(stderr.contains(&told), "{arguments:?}: {stderr}");
+    }
+    let record = house.get(&format!("/api/v1/tasks/{sound}")).await.1;
+    assert_eq!(record["letter"]["status"], "discarded", "{record}");
     house.close().await;
 }

@@ -149,6 +149,8 @@ async fn goes_on_beside(
     for row in told {
         assert!(of_them.summary.contains(row), "{row}: {of_them:?}");
     }
+    // What was stored of it could not be read, perhaps, and is stored anew.
+    desk.close_breaker(&integration("primary"), "ana", "it is well").await.expect("closed");
     // Ended by a person it stays so: nobody is called a second time for what they know.
     desk.resolve(&of_them.id, "ana", "they are looked after").await.expect("resolved");
     let more = desk.engine().submit(task(9, at(2)), integration("primary"), desk.now()).await.expect("accepted").record;
@@ -184,9 +186,41 @@ async fn what_is_of_no_one_task_holds_up_nobody_either() {
     let done = "UPDATE depth SET state = 'gone' WHERE state = 'running';
                 UPDATE task SET agent = '' WHERE state = 'ready';
                 UPDATE death SET class = 'none' WHERE n = 1;
-                INSERT INTO event VALUES (1000, 0, NULL, '{');
+                INSERT INTO document VALUES ('breaker', 'primary', 3, '{');
                 INSERT INTO document VALUES ('incident', 'INC-1', 1, '{')";
-    goes_on_beside(RECORD, &[], true, done, &["(death 1)", "(incident INC-1)"]).await;
+    goes_on_beside(RECORD, &[], true, done, &["(death 1)", "(incident INC-1)", "(breaker primary)"]).await;
+    // What is JSON, and no incident.
+    let done = "INSERT INTO document VALUES ('incident', 'INC-1', 1, '{\"n\":1}')";
+    goes_on_beside(RECORD, &[], true, done, &["(incident INC-1)"]).await;
+}
+
+/// Whoever waited for the end of a task was woken by what the feed told of it, and not if that could not be read.
+#[tokio::test]
+async fn an_end_that_cannot_be_read_wakes_whoever_waits() {
+    let scratch = Scratch::new();
+    let engine = Arc::new(Embedded::open(scratch.path(), at(0)).expect("a store"));
+    let db = rusqlite::Connection::open(scratch.path().join("backstop.db")).expect("a store");
+    let damages = "CREATE TRIGGER damages AFTER INSERT ON event BEGIN
+                     UPDATE event SET what = '{' WHERE seq = NEW.seq; END";
+    db.execute_batch(damages).expect("damaging");
+    let config =
+        Config::new("acme").agent(Agent::new("cto", "primary/opus").expect("an agent").handling("code_review"));
+    let team = Team::builder(config)
+        .engine(engine)
+        .provider(Simulated::new(integration("primary"), |_, _| Scripted::text("done")))
+        .clock(Clock::starting_at(at(1), 600.0))
+        .seed(7)
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    for n in 1..=5 {
+        let record =
+            desk.engine().submit(task(n, at(0)), integration("primary"), desk.now()).await.expect("accepted").record;
+        let ends = tokio::time::timeout(Duration::from_secs(60), desk.wait(record.task.id));
+        assert_eq!(ends.await.expect("woken").expect("an end").state, State::Done);
+    }
+    team.drain(Duration::from_secs(5)).await.expect("drained");
 }
 
 /// One finished task whose body was damaged ended every prune, and failed whoever wrote at the same time.

@@ -348,6 +348,7 @@ impl ReplayArgs {
         }
         if count == 0 {
             context.out.say(&plan_table(&plan.it));
+            context.out.unreadable(&plan.it.unreadable)?;
             let message = "none of them would be sent again; nothing was changed".to_owned();
             return Err(Error::Failed { message, next: Some("the same with --dry-run".to_owned()) });
         }
@@ -421,6 +422,7 @@ impl Discard {
             return context.out.unreadable(&found.unreadable);
         }
         if letters.is_empty() {
+            context.out.unreadable(&unreadable)?;
             return Err(Error::Failed {
                 message: "no dead letters match".to_owned(),
                 next: Some("backstop dlq ls".to_owned()),
@@ -440,10 +442,11 @@ impl Discard {
                 Err(error) => return Err(error),
             }
         }
-        context.out.data(&json!({ "items": done }), "/task/id", || table(&done, now()))?;
+        let discarded = Page { items: done, next: None, unreadable };
+        context.out.data(&json!(discarded), "/task/id", || table(&discarded.items, now()))?;
         context.out.next("backstop dlq ls");
-        context.out.unreadable(&unreadable)?;
-        refused.map_or(Ok(()), Err)
+        refused.map_or(Ok(()), Err)?;
+        context.out.unreadable(&discarded.unreadable)
     }
 
     /// And those that match and cannot be read.

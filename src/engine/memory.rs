@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::agent::Incarnation;
 use crate::engine::{
-    Document, Engine, Error, Journaled, KEY_RETENTION, LeaseAsk, Pending, PruneAsk, Stretch, Submitted,
+    Document, Engine, Error, Journaled, KEY_RETENTION, LeaseAsk, OVER_ANY, Pending, PruneAsk, Stretch, Submitted,
 };
 use crate::event::{Event, NewEvent};
 use crate::failure::Class;
@@ -317,10 +317,11 @@ impl Shelf {
         for document in documents {
             let name = (document.kind.clone(), document.key.clone());
             let stored = changed.get(&name).or_else(|| self.documents.get(&name)).map_or(0, |stored| stored.version);
-            if stored != document.version {
+            if stored != document.version && document.version != OVER_ANY {
                 return Err(Error::DocumentConflict { kind: document.kind, key: document.key });
             }
-            changed.insert(name, Document { version: stored + 1, ..document });
+            let version = if document.version == OVER_ANY { 1 } else { stored + 1 };
+            changed.insert(name, Document { version, ..document });
         }
         self.saves += 1;
         for (name, document) in changed {

@@ -85,6 +85,12 @@ pub trait Engine: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Takes note of something it gave out that whoever asked cannot read, as `incident INC-3`: it is told by
+    /// [`Engine::unreadable`], where that tells anything.
+    fn note_unreadable(&self, what: &str, why: &str) {
+        tracing::error!(what, why, "what is stored cannot be read");
+    }
+
     /// One task with its whole history.
     fn record(&self, id: TaskId) -> Pending<'_, Option<Record>>;
 
@@ -125,7 +131,7 @@ pub trait Engine: Send + Sync + 'static {
     /// takes the document out.
     ///
     /// # Errors
-    /// [`Error::DocumentConflict`] when a document's `version` is not the stored one; then nothing is saved.
+    /// [`Error::DocumentConflict`] when a document's `version` is not the stored one, nor [`OVER_ANY`]; then nothing is saved.
     fn save(&self, documents: Vec<Document>, events: Vec<NewEvent>, now: Timestamp) -> Pending<'_, ()>;
 
     /// All documents of a kind, by key.
@@ -252,6 +258,10 @@ pub struct Document {
     /// Its content.
     pub body: Value,
 }
+
+/// The version of a document that replaces whatever is stored, and is the first of its name again: for what cannot be read, and
+/// has one owner.
+pub const OVER_ANY: u64 = u64::MAX;
 
 /// What went wrong in the store itself.
 #[derive(Debug, thiserror::Error)]

@@ -68,3 +68,76 @@ impl<M: Message> Addr<M> {
         self.get().is_some_and(|actor| actor.cast(message).is_ok())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ractor::{Actor, ActorProcessingErr};
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    /// Its look lasts as long as the test wants.
+    struct Looker(Addr<Word>);
+
+    #[derive(Debug)]
+    enum Word {
+        Look,
+        HowOften(oneshot::Sender<u32>),
+    }
+
+    impl Actor for Looker {
+        type Msg = Word;
+        type State = (u32, mpsc::Receiver<()>);
+        type Arguments = mpsc::Receiver<()>;
+
+        async fn pre_start(
+            &self,
+            myself: ActorRef<Word>,
+            done: mpsc::Receiver<()>,
+        ) -> Result<Self::State, ActorProcessingErr> {
+            self.0.here(myself);
+            Ok((0, done))
+        }
+
+        async fn handle(
+            &self,
+            _myself: ActorRef<Word>,
+            word: Word,
+            (looks, done): &mut Self::State,
+        ) -> Result<(), ActorProcessingErr> {
+            match word {
+                Word::Look => {
+                    self.0.heard();
+                    *looks += 1;
+                    done.recv().await;
+                }
+                Word::HowOften(asked) => drop(asked.send(*looks)),
+            }
+            Ok(())
+        }
+    }
+
+    /// F-42: ractor's mailboxes have no bound, so what goes into one has.
+    #[tokio::test]
+    async fn a_million_hints_to_a_busy_actor_are_one_look_more() {
+        let addr = Addr::default();
+        let (done, looks) = mpsc::channel(2);
+        let (actor, running) = Actor::spawn(None, Looker(addr.clone()), looks).await.expect("started");
+        addr.hint(Word::Look);
+        // It has begun to look when it says so.
+        while addr.0.hinted.load(Ordering::Acquire) {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..1_000_000 {
+            addr.hint(Word::Look);
+        }
+        let (asked, often) = oneshot::channel();
+        assert!(addr.tell(Word::HowOften(asked)));
+        for _ in 0..2 {
+            done.send(()).await.expect("it looks");
+        }
+        assert_eq!(often.await, Ok(2));
+        actor.stop(None);
+        running.await.expect("ended");
+    }
+}

@@ -104,8 +104,15 @@ async fn follow(office: Weak<Office>, mut watch: watch::Receiver<u64>) {
         while after < *watch.borrow_and_update() {
             match office.engine.events(after, BATCH).await {
                 Ok(events) => {
-                    let Some(last) = events.last() else { break };
-                    after = last.seq;
+                    let read = events.len() as u64;
+                    let Some(last) = events.last() else {
+                        office.bells.ring_all();
+                        break;
+                    };
+                    // One that cannot be read may be an end.
+                    if last.seq - std::mem::replace(&mut after, last.seq) != read {
+                        office.bells.ring_all();
+                    }
                     let ends = events.iter().filter(|event| !event.what.goes_on());
                     office.bells.ring(ends.filter_map(|event| event.task));
                 }

@@ -4,6 +4,7 @@ use super::desk::{Desk, DeskError};
 use super::drawer;
 use crate::callback::{self, Event, Heard, Unheard, Wish};
 use crate::config::ChannelConfig;
+use crate::engine;
 
 impl Desk {
     /// What PagerDuty says of an incident: signature and body as they came. `None` when it was carried out, else why there
@@ -43,7 +44,13 @@ impl Desk {
             Err(error) => return Err(error),
         };
         // After the effect: cut in between it comes again, and acknowledging or resolving twice changes nothing.
-        self.remember(&event).await?;
+        match self.remember(&event).await {
+            // What was heard before cannot be read, now or later. Said again, this one is carried out again.
+            Err(DeskError::Engine(error @ engine::Error::DocumentConflict { .. })) => {
+                tracing::error!(%error, "what PagerDuty says is heard, and not remembered");
+            }
+            remembered => remembered?,
+        }
         Ok(Ok(said))
     }
 

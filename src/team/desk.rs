@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::agent::AgentMessage;
 use super::bells::Bell;
-use super::escalate::{self};
+use super::escalate;
 use super::office::Office;
 pub use super::views::{
     AgentState, AgentView, BreakerView, DeskError, Explanation, FieldProblem, NewTask, Overridden, PageTest, Readiness,

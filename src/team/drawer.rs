@@ -67,7 +67,7 @@ impl Kept for crate::replay::Replay {
     }
 }
 
-/// All of a kind. What cannot be read (written by a newer version, or damaged) is said in the log and left alone.
+/// All of a kind. What cannot be read (written by a newer version, or damaged) is left alone, and a person is called for it.
 pub(crate) async fn all<T: Kept + Clone>(engine: &dyn Engine) -> Result<Vec<Stored<T>>, engine::Error> {
     anew(engine, &[]).await
 }
@@ -82,12 +82,15 @@ async fn anew<T: Kept + Clone>(engine: &dyn Engine, known: &[Stored<T>]) -> Resu
             found.push((*same).clone());
             continue;
         }
-        match serde_json::from_value(document.body) {
-            Ok(value) => found.push(Stored { version: document.version, value }),
-            Err(error) => {
-                tracing::error!(kind = T::KIND, key = document.key, %error, "a stored document cannot be read")
+        let why = match serde_json::from_value::<T>(document.body) {
+            Ok(value) if value.key() == document.key => {
+                found.push(Stored { version: document.version, value });
+                continue;
             }
-        }
+            Ok(value) => format!("it calls itself {}", value.key()),
+            Err(error) => error.to_string(),
+        };
+        engine.note_unreadable(&format!("{} {}", T::KIND, document.key), &why);
     }
     Ok(found)
 }
@@ -154,6 +157,7 @@ pub(crate) async fn change<T: Kept + Clone, E: From<engine::Error>>(
     by: impl Fn(&T) -> Result<Written<T>, E>,
 ) -> Result<Option<T>, E> {
     loop {
+        // Only what is read is based on, so a conflict says that somebody has changed it.
         let Some(stored) = one::<T>(engine, key).await? else { return Ok(None) };
         let written = by(&stored.value)?;
         let mut documents = vec![document(&written.value, stored.version)];

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::office::Office;
 use crate::config::Config;
 use crate::delivery::Hold;
-use crate::engine::{self, Document, Engine};
+use crate::engine::{self, Document, Engine, OVER_ANY};
 use crate::event::{Happening, NewEvent};
 use crate::failure::Failure;
 use crate::guard::{Admission, Guard, Permit, Report, Snapshot, Stance, Transition};
@@ -71,9 +71,12 @@ impl Guards {
             let settings = own.unwrap_or_else(|| config.breaker.clone());
             let document = saved.remove(integration.as_str());
             let version = document.as_ref().map_or(0, |document| document.version);
-            let snapshot = document.and_then(|document| serde_json::from_value::<Snapshot>(document.body).ok());
-            let guard = match snapshot {
-                Some(snapshot) => Guard::restore(settings, snapshot),
+            let guard = match document.map(|document| serde_json::from_value::<Snapshot>(document.body)) {
+                Some(Ok(snapshot)) => Guard::restore(settings, snapshot),
+                Some(Err(why)) => {
+                    engine.note_unreadable(&format!("{BREAKER} {integration}"), &why.to_string());
+                    Guard::new(settings)
+                }
                 None => Guard::new(settings),
             };
             versions.insert(integration.clone(), tokio::sync::Mutex::new(Saved { version, ..Saved::default() }));
@@ -169,7 +172,8 @@ impl Guards {
             result = match engine.documents(BREAKER).await {
                 Ok(stored) => {
                     let stored = stored.iter().find(|stored| stored.key == integration.as_str());
-                    *version = stored.map_or(0, |stored| stored.version);
+                    // What is there and cannot be read is known to be ours, and gives way.
+                    *version = stored.map_or(OVER_ANY, |stored| stored.version);
                     engine.save(vec![document(*version)], owed.clone(), now).await
                 }
                 Err(error) => Err(error),
@@ -177,7 +181,7 @@ impl Guards {
         }
         match result {
             Ok(()) => {
-                *version += 1;
+                *version = if *version == OVER_ANY { 1 } else { *version + 1 };
                 *behind = false;
                 owed.clear();
                 Ok(())

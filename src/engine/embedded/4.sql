@@ -24,7 +24,7 @@ CREATE INDEX letter_kind   ON letter(kind);
 CREATE INDEX letter_status ON letter(status);
 
 -- The views for the sqlite3 shell again: one row that holds no JSON must not take all others from whoever looks for it.
-DROP VIEW tasks;
+DROP VIEW IF EXISTS tasks;
 CREATE VIEW tasks AS
   SELECT t.seq, t.id, t.state, t.agent, t.type, t.effect, t.priority, t.integration,
          CASE WHEN json_valid(p.record) THEN p.record ->> '$.attempt' END AS attempt,
@@ -33,14 +33,14 @@ CREATE VIEW tasks AS
          CASE WHEN json_valid(b.task) THEN b.task ->> '$.payload' END AS payload
   FROM task t JOIN body b USING (seq) JOIN progress p USING (seq) ORDER BY t.seq;
 
-DROP VIEW dlq;
+DROP VIEW IF EXISTS dlq;
 CREATE VIEW dlq AS
   SELECT datetime(l.at / 1000, 'unixepoch') AS at, l.id AS task, l.status, l.agent, l.type, l.effect, l.integration,
          l.class, l.kind, l.message, CASE WHEN json_valid(p.record) THEN p.record ->> '$.letter.why' END AS why,
          CASE WHEN json_valid(p.record) THEN p.record ->> '$.letter.deliveries' END AS deliveries
   FROM letter l JOIN progress p USING (seq) ORDER BY l.at DESC, l.seq DESC;
 
-DROP VIEW steps;
+DROP VIEW IF EXISTS steps;
 CREATE VIEW steps AS
   SELECT t.id AS task, s.number, s.agent, datetime(s.at / 1000, 'unixepoch') AS at,
          CASE WHEN json_valid(s.step) THEN s.step ->> '$.intent.intent' END AS does,

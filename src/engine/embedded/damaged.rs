@@ -232,7 +232,9 @@ fn cells(db: &Connection) -> rusqlite::Result<Vec<Cell>> {
             };
             for ((column, _), value) in columns.iter().zip(values) {
                 let (table, column, key) = (table.clone(), column.clone(), key.clone());
-                let of_store = table == "meta";
+                let needed = ["epoch", "high_water", "last_task", "last_event"];
+                let of_store = table == "meta"
+                    && matches!(key.first(), Some((_, Value::Text(name))) if needed.contains(&name.as_str()));
                 cells.push(Cell { table, column, key, value, record_of, of_store });
             }
         }
@@ -242,6 +244,8 @@ fn cells(db: &Connection) -> rusqlite::Result<Vec<Cell>> {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::params;
+
     use super::*;
     use crate::engine::conformance::{dead, failure, intent};
     use crate::engine::embedded::Embedded;
@@ -250,6 +254,7 @@ mod tests {
     use crate::journal::{Entry, Line};
     use crate::query::Unreadable;
     use crate::task::Task;
+    use crate::time::Timestamp;
 
     /// A store of its own, gone when dropped; nobody has it open.
     struct Site(PathBuf);
@@ -414,12 +419,16 @@ mod tests {
         let ids: Vec<TaskId> = store.ids.iter().map(|(_, id)| *id).collect();
         let (db, noted) = (store.db.take().expect("open"), Arc::new(UnreadableTasks::default()));
         db.execute("UPDATE progress SET record = '{' WHERE seq IN (1, 3)", []).expect("damaged");
+        db.execute("UPDATE event SET what = '{' WHERE seq = 2", []).expect("damaged");
+        // Whoever pages takes a page that is not full for the last.
+        let events = find::events(&db, &noted, 0, 2).expect("read");
+        assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 3]);
         let lapsed = find::lapsed(&db, &noted, at(1_000), 9, 1).expect("read");
         assert_eq!(lapsed.iter().map(|record| record.task.id).collect::<Vec<_>>(), [ids[1]]);
         let mut store = Store::over(db, Arc::clone(&noted)).expect("a start");
         let overdue = store.overdue(at(10), 1).expect("read");
         assert_eq!(overdue.iter().map(|record| record.task.id).collect::<Vec<_>>(), [ids[3]]);
-        assert_eq!(noted.all().len(), 2);
+        assert_eq!(noted.all().len(), 3);
     }
 
     /// One damaged row of a count kept the team from starting, one of a death the CEO and the pager from their work, one of an
@@ -447,6 +456,9 @@ mod tests {
         let mut store = site.open();
         let sound = store.with(&[]).expect("undamaged");
         let (first, waits) = (store.ids[0].1, 2);
+        let metas = store.column("meta", "key");
+        let is_count = |cell: &usize| store.cells[*cell].told().starts_with(b"type_first/");
+        let counted = metas.iter().position(is_count).expect("a count of types");
         let read = |records: &BTreeMap<u64, Result<Option<Record>, Error>>| -> Vec<Record> {
             let each = records.values().map(|record| record.as_ref().expect("read").clone().expect("a task"));
             each.collect()
@@ -466,6 +478,8 @@ mod tests {
             ("task", "state", waits, Vec::new()),
             ("task", "priority", waits, Vec::new()),
             ("task", "integration", waits, Vec::new()),
+            ("letter", "status", 0, Vec::new()),
+            ("meta", "key", counted, Vec::new()),
         ] {
             let cell = store.column(table, column)[row];
             for bytes in [&b"{"[..], b"\xff"] {
@@ -515,6 +529,99 @@ mod tests {
         }
     }
 
+    /// Under another id the journal of a task was not found, and it began again from nothing: what it had done to the world was
+    /// done a second time. And who asked the ledger by the id of the record was told that there is no such task, which ended
+    /// every look of the dispatcher.
+    #[tokio::test]
+    async fn a_task_of_two_ids_is_nobodys_to_work_on() {
+        let work = async |engine: &Embedded| {
+            for n in 1..=2 {
+                engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
+            }
+        };
+        let site = Site::new("two-ids", work).await;
+        let mut store = site.open();
+        let [first, second] = [store.ids[0].1, store.ids[1].1];
+        let (ids, bodies) = (store.column("task", "id"), store.column("body", "task"));
+        let other = task(7, at(0)).id.to_string();
+        let body = String::from_utf8(store.cells[bodies[0]].told()).expect("JSON").replace(&first.to_string(), &other);
+        for (cell, bytes, named) in [(ids[0], other.clone(), other), (bodies[0], body, first.to_string())] {
+            let damaged = store.damaged(&[cell], bytes.as_bytes());
+            assert_eq!(damaged.failed(), [""; 0], "{damaged:?}");
+            assert_eq!(damaged.unreadable, [named]);
+            assert!(!damaged.after.contains_key(&2), "{second} was worked on: {:?}", damaged.after);
+        }
+    }
+
+    /// A row that is due before its record failed the claim; one whose record is claimed already, or is due before its row,
+    /// waited for nobody.
+    #[tokio::test]
+    async fn a_row_gives_way_to_its_record() {
+        let site = Site::of_two_that_wait("gives-way").await;
+        let engine = Embedded::open(&site.0, at(0)).expect("a store");
+        for held in engine.lease(ask(1, 2), at(1)).await.expect("leased") {
+            let failure = failure(Class::Transient, Kind::RateLimited, "rate limit");
+            let due = if held.task.id == task(1, at(0)).id { at(100) } else { at(5) };
+            let retry = crate::delivery::Settlement::Retry { due, failure, amendment: None };
+            engine.command(held.task.id, settle(held.fence, retry), at(2)).await.expect("settled");
+        }
+        engine.close().await.expect("closed");
+        drop(engine);
+        let db = Connection::open(site.0.join("backstop.db")).expect("a store");
+        let due = |seq: u64, at: Timestamp| {
+            assert_eq!(db.execute("UPDATE task SET due = ?2 WHERE seq = ?1", params![seq, at.millis()]), Ok(1));
+        };
+        due(1, at(3));
+        due(2, at(1_000_000));
+        drop(db);
+        let engine = Embedded::open(&site.0, at(10)).expect("a store");
+        let held = engine.lease(ask(2, 2), at(10)).await.expect("leased");
+        assert_eq!(held.iter().map(|held| held.task.id).collect::<Vec<_>>(), [task(2, at(0)).id]);
+        let held = engine.lease(ask(2, 2), at(100)).await.expect("leased");
+        assert_eq!(held.iter().map(|held| held.task.id).collect::<Vec<_>>(), [task(1, at(0)).id]);
+        engine.close().await.expect("closed");
+        drop(engine);
+        // Claimed by the process that died, which its row does not say.
+        let db = Connection::open(site.0.join("backstop.db")).expect("a store");
+        let lies = "UPDATE task SET state = 'ready', due = created_at WHERE seq = 1";
+        assert_eq!(db.execute(lies, []), Ok(1));
+        drop(db);
+        let engine = Embedded::open(&site.0, at(100)).expect("a store");
+        assert_eq!(engine.lease(ask(3, 2), at(100)).await.expect("leased"), []);
+        let lapsed = engine.lapsed(at(100), 9).await.expect("read");
+        assert_eq!(lapsed.len(), 2, "it is taken back like the other: {lapsed:?}");
+        engine.close().await.expect("closed");
+    }
+
+    /// An index entry that no longer fits its row fails whoever changes the row, and a start that mends it: for ever, with
+    /// everybody whose change was in the same group.
+    #[tokio::test]
+    async fn indexes_that_do_not_fit_are_made_anew() {
+        let site = Site::of_two_that_wait("index").await;
+        let path = site.0.join("backstop.db");
+        let (agent, state) = (b"ctoready".to_vec(), b"ctoreadx".to_vec());
+        let bytes = std::fs::read(&path).expect("read");
+        let places: Vec<usize> =
+            (0..bytes.len() - agent.len()).filter(|from| bytes[*from..].starts_with(&agent)).collect();
+        assert!(!places.is_empty(), "the index holds agent and state side by side");
+        let mut damaged = bytes;
+        for place in places {
+            damaged[place..place + state.len()].copy_from_slice(&state);
+        }
+        std::fs::write(&path, damaged).expect("written");
+        let check = |path: &Path| -> String {
+            let db = Connection::open(path).expect("a store");
+            db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).expect("checked")
+        };
+        assert_ne!(check(&path), "ok", "nothing is damaged");
+        let engine = Embedded::open(&site.0, at(0)).expect("a start");
+        let held = engine.lease(ask(1, 2), at(1)).await.expect("leased");
+        assert_eq!(held.len(), 2);
+        engine.close().await.expect("closed");
+        drop(engine);
+        assert_eq!(check(&path), "ok");
+    }
+
     /// Counts are of rows that are there, so they are made again.
     #[tokio::test]
     async fn counts_that_cannot_be_read_are_counted_anew() {
@@ -530,6 +637,8 @@ mod tests {
         drop(db);
         let engine = Embedded::open(&site.0, at(0)).expect("a store");
         assert_eq!(engine.balance().await.expect("read"), sound);
+        let of_type = Filter { task_type: Some(task(1, at(0)).task_type), ..Filter::default() };
+        assert_eq!(engine.records(of_type, PageAsk::default()).await.expect("read").items.len(), 2);
         assert_eq!(engine.unreadable(), []);
         engine.close().await.expect("closed");
     }

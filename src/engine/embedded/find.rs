@@ -324,18 +324,23 @@ pub(super) fn bytes(db: &Connection) -> Work<u64> {
 
 pub(super) fn events(db: &Connection, unreadable: &UnreadableTasks, after: u64, limit: u32) -> Work<Vec<Event>> {
     let sql = "SELECT event.seq, event.at, task.id, event.what FROM event LEFT JOIN task ON task.seq = event.task
-               WHERE event.seq > ?1 ORDER BY event.seq LIMIT ?2";
-    feed(db, unreadable, (sql, params![i64::try_from(after).unwrap_or(i64::MAX), limit]))
+               WHERE event.seq > ?1 ORDER BY event.seq";
+    feed(db, unreadable, (sql, [i64::try_from(after).unwrap_or(i64::MAX)]), limit as usize)
 }
 
 pub(super) fn history(db: &Connection, unreadable: &UnreadableTasks, id: TaskId) -> Work<Vec<Event>> {
     let sql = "SELECT event.seq, event.at, task.id, event.what FROM task JOIN event ON event.task = task.seq
                WHERE task.id = ?1 ORDER BY event.seq";
-    feed(db, unreadable, (sql, params![id.to_string()]))
+    feed(db, unreadable, (sql, params![id.to_string()]), usize::MAX)
 }
 
-fn feed(db: &Connection, unreadable: &UnreadableTasks, asked: (&str, impl rusqlite::Params)) -> Work<Vec<Event>> {
-    unreadable.all_but(db, "event", asked, |row| {
+fn feed(
+    db: &Connection,
+    unreadable: &UnreadableTasks,
+    asked: (&str, impl rusqlite::Params),
+    limit: usize,
+) -> Work<Vec<Event>> {
+    unreadable.some_but(db, "event", asked, limit, |row| {
         let (seq, at) = (row.get(0).map_err(of_row)?, row::time(row, 1).map_err(of_row)?);
         let task = row::word_or_none(row, 2).map_err(of_row)?;
         Ok(Event { seq, at, task, what: row::json(row, 3)? })

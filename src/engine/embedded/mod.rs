@@ -10,6 +10,7 @@
 pub mod damaged;
 mod depth;
 mod find;
+mod listed;
 mod mend;
 mod prune;
 mod reader;
@@ -172,6 +173,10 @@ impl Engine for Embedded {
 
     fn held_by(&self, agent: AgentName, incarnation: Option<Incarnation>) -> Pending<'_, Vec<Record>> {
         self.read(move |db, unreadable| find::held_by(db, unreadable, &agent, incarnation))
+    }
+
+    fn note_unreadable(&self, what: &str, why: &str) {
+        self.shared.unreadable.note(&format!("({what})"), &why);
     }
 
     fn unreadable(&self) -> Vec<Unreadable> {

@@ -8,10 +8,9 @@ use std::collections::HashMap;
 use crate::ledger::Record;
 use crate::task::TaskId;
 
-/// How many records a generation holds: as many as run at once where much does, so that two of them hold what runs. With
-/// records of [`BYTES_MAX`] they take 32 MiB or so, mostly a quarter of that.
+/// How many records a generation holds: as many as run at once where much does, so that two of them hold what runs.
 const GENERATION: usize = 2_048;
-/// A record that takes more than this, in bytes, is not kept.
+/// A record that takes more than this in its rows, in bytes, is not kept.
 const BYTES_MAX: usize = 8 * 1024;
 
 /// One generation.

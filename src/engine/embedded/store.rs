@@ -8,21 +8,22 @@ use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::depth::Depths;
+use super::listed::{self, insert_death, insert_letter, insert_task, update_task};
 use super::mend;
 use super::recent::Recent;
 use super::row;
 use super::schema;
 use super::types::Types;
 use super::unreadable::UnreadableTasks;
-use crate::engine::{Document, Error, Journaled, KEY_RETENTION, LeaseAsk, Submitted};
+use crate::engine::{Document, Error, Journaled, KEY_RETENTION, LeaseAsk, OVER_ANY, Submitted};
 use crate::event::NewEvent;
 use crate::failure::Class;
 use crate::journal::{self, End, Step};
 use crate::ledger::{self, Command, Record};
-use crate::query::{Death, Unreadable, failed_integration, failure_told, fold};
+use crate::query::{Death, Unreadable, failure_told};
 use crate::queue::{Entry, Queues};
 use crate::task::{Integration, Task, TaskId};
 use crate::time::Timestamp;
@@ -87,9 +88,17 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens the file and reads what waits.
+    /// Opens the file and reads what waits. Indexes that do not fit their tables are made anew from them.
     pub(super) fn open(path: &Path, unreadable: Arc<UnreadableTasks>) -> rusqlite::Result<Self> {
-        Self::over(schema::connect_writer(path)?, unreadable).map_err(|failed| failed.1)
+        let (db, failed) = match Self::over(schema::connect_writer(path)?, Arc::clone(&unreadable)) {
+            Ok(store) => return Ok(store),
+            Err(failed) => *failed,
+        };
+        if failed.sqlite_error_code() != Some(rusqlite::ErrorCode::DatabaseCorrupt) {
+            return Err(failed);
+        }
+        reindex(&db, path, &failed)?;
+        Self::over(db, unreadable).map_err(|failed| failed.1)
     }
 
     /// Reads what waits through this connection; gives it back when that fails.
@@ -141,13 +150,15 @@ impl Store {
         let mut waiting = self.db.prepare(
             "SELECT seq, agent, priority, tenant, integration, again, due, deadline,
                CASE WHEN due <> created_at THEN
-                 (SELECT record ->> '$.since' FROM progress WHERE progress.seq = task.seq AND json_valid(record)) END
+                 (SELECT record ->> '$.since' FROM progress WHERE progress.seq = task.seq AND json_valid(record)) END,
+               CASE WHEN due <> created_at THEN
+                 (SELECT record ->> '$.due' FROM progress WHERE progress.seq = task.seq AND json_valid(record)) END
              FROM task WHERE state IN ('ready', 'scheduled', 'parked')",
         )?;
         let mut rows = waiting.query([])?;
         while let Some(row) = rows.next()? {
             let seq = row.get(0)?;
-            let entry = match row::sound(entry(row))? {
+            let entry = match row::sound(listed::entry(row))? {
                 Some(entry) => Some(entry),
                 None => mend::row(&self.db, &self.unreadable, seq)?.and_then(|record| Entry::of(&record)),
             };
@@ -271,7 +282,7 @@ impl Store {
         let body = serde_json::to_string(&task)?;
         let (record, events) = Record::new(task, integration, now);
         let (record, progress) = row::write(record)?;
-        self.insert_task(seq, &record)?;
+        insert_task(&self.db, seq, &record)?;
         self.db.prepare_cached("INSERT INTO body VALUES (?1, ?2)")?.execute(params![seq, body])?;
         self.db.prepare_cached("INSERT INTO progress VALUES (?1, ?2)")?.execute(params![seq, progress])?;
         if let (Some(key), Some(fingerprint)) = (&record.task.idempotency_key, fingerprint) {
@@ -303,9 +314,11 @@ impl Store {
             match ledger::apply(&before, ask.claim(self.epoch), now) {
                 Ok((record, events)) => claimed.push(self.change(seq, &before, record, &events, now)?),
                 Err(refused) => {
-                    // Its row says another time than its record: it stands where its record says, and those behind it go on.
+                    // Its row says something else than its record. It stands where its record says, those behind it go on.
                     Entry::of(&before).iter().for_each(|entry| self.queues.enter(seq, entry));
-                    if !refused_once.insert(seq) {
+                    if refused_once.insert(seq) {
+                        mend::row(&self.db, &self.unreadable, seq)?;
+                    } else {
                         // The queue and the ledger disagree: our bug. It must not cost the task its place, nor lose those
                         // already claimed.
                         if claimed.is_empty() {
@@ -426,15 +439,14 @@ impl Store {
                 None => self
                     .db
                     .prepare_cached("SELECT version FROM document WHERE kind = ?1 AND key = ?2")?
-                    .query_row([kind, key], |row| row.get(0))
-                    .optional()
-                    .map_err(of_row)?
+                    .query_row([kind, key], |row| Ok(row::sound(row.get(0))?.unwrap_or(OVER_ANY)))
+                    .optional()?
                     .unwrap_or(0),
             };
-            if stored != *version {
+            if stored != *version && *version != OVER_ANY {
                 return Err(Error::DocumentConflict { kind: kind.clone(), key: key.clone() }.into());
             }
-            versions.insert((kind, key), stored + 1);
+            versions.insert((kind, key), next(stored));
         }
         self.tasks_of(events)?;
         for Document { kind, key, version, body } in &documents {
@@ -445,7 +457,7 @@ impl Store {
             self.db.prepare_cached("INSERT OR REPLACE INTO document VALUES (?1, ?2, ?3, ?4)")?.execute(params![
                 kind,
                 key,
-                version + 1,
+                next(*version),
                 serde_json::to_string(body)?
             ])?;
         }
@@ -488,7 +500,7 @@ impl Store {
         self.db.prepare_cached("UPDATE progress SET record = ?2 WHERE seq = ?1")?.execute(params![seq, progress])?;
         self.replace_letter(seq, before, &record)?;
         for death in events.iter().filter_map(|event| Death::told_by(event, now)) {
-            self.insert_death(&death)?;
+            insert_death(&self.db, &death)?;
         }
         self.append(events, Some(seq), now)?;
         if (&before.agent, before.state) != (&record.agent, record.state) {
@@ -515,125 +527,25 @@ impl Store {
         Ok(())
     }
 
-    fn insert_task(&self, seq: u64, record: &Record) -> Work<()> {
-        let task = &record.task;
-        self.db
-            .prepare_cached(
-                "INSERT INTO task (seq, id, agent, type, effect, priority, tenant, integration, state, due, deadline, again,
-                   created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0, ?12)",
-            )?
-            .execute(params![
-                seq,
-                task.id.to_string(),
-                record.agent.as_str(),
-                task.task_type.as_str(),
-                task.effect.as_str(),
-                task.priority.as_str(),
-                task.tenant.as_deref().unwrap_or_default(),
-                record.integration.as_str(),
-                record.state.as_str(),
-                record.due.millis(),
-                task.deadline.map(Timestamp::millis),
-                task.created_at.millis(),
-            ])?;
-        Ok(())
-    }
-
     fn replace_letter(&self, seq: u64, before: &Record, record: &Record) -> Work<()> {
         if let Some(old) = &before.letter {
             self.db
                 .prepare_cached("DELETE FROM letter WHERE at = ?1 AND seq = ?2")?
                 .execute(params![old.at.millis(), seq])?;
         }
-        let Some(letter) = &record.letter else { return Ok(()) };
-        let failure = &letter.failure;
-        self.db
-            .prepare_cached("INSERT INTO letter VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)")?
-            .execute(params![
-                letter.at.millis(),
-                seq,
-                record.task.id.to_string(),
-                letter.status.as_str(),
-                record.state.as_str(),
-                record.agent.as_str(),
-                record.task.task_type.as_str(),
-                record.task.effect.as_str(),
-                record.task.priority.as_str(),
-                failed_integration(record, failure).as_str(),
-                failure.class.as_str(),
-                failure.kind.as_str(),
-                failure.message,
-                fold(&failure.message),
-            ])?;
-        Ok(())
-    }
-
-    fn insert_death(&self, death: &Death) -> Work<()> {
-        self.db
-            .prepare_cached(
-                "INSERT INTO death (at, task, generation, agent, type, class, kind, integration)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            )?
-            .execute(params![
-                death.at.millis(),
-                death.task.to_string(),
-                death.generation,
-                death.agent.as_str(),
-                death.task_type.as_str(),
-                death.class.as_str(),
-                death.kind.as_str(),
-                death.integration.as_ref().map(Integration::as_str),
-            ])?;
-        Ok(())
+        Ok(insert_letter(&self.db, seq, record)?)
     }
 }
 
-/// What a row says of where its task stands.
-pub(super) fn update_task(db: &Connection, seq: u64, record: &Record) -> rusqlite::Result<()> {
-    let lease = record.lease.as_ref();
-    let failure = record.last_failure();
-    db.prepare_cached(
-        "UPDATE task SET agent = :agent, integration = :integration, state = :state, due = :due, again = :again,
-               lease_agent = :lease_agent, lease_incarnation = :lease_incarnation, lease_epoch = :lease_epoch,
-               lease_until = :lease_until, class = :class, kind = :kind, folded = :folded, status = :status,
-               ended_at = :ended_at
-             WHERE seq = :seq",
-    )?
-    .execute(named_params! {
-        ":seq": seq,
-        ":agent": record.agent.as_str(),
-        ":integration": record.integration.as_str(),
-        ":state": record.state.as_str(),
-        ":due": record.due.millis(),
-        ":again": Entry::of(record).is_some_and(|entry| entry.again),
-        ":lease_agent": lease.map(|lease| lease.agent.as_str()),
-        ":lease_incarnation": lease.map(|lease| lease.incarnation.0),
-        ":lease_epoch": lease.map(|lease| lease.epoch),
-        ":lease_until": lease.map(|lease| lease.deadline.millis()),
-        ":class": failure.map(|failure| failure.class.as_str()),
-        ":kind": failure.map(|failure| failure.kind.as_str()),
-        ":folded": failure.map(|failure| fold(&failure.message)),
-        ":status": record.letter.as_ref().map(|letter| letter.status.as_str()),
-        ":ended_at": record.ended_at.map(Timestamp::millis),
-    })?;
-    Ok(())
+/// Makes the indexes anew, for one of them does not fit its table. Where the tables are sound, all is well again.
+pub(super) fn reindex(db: &Connection, path: &Path, why: &rusqlite::Error) -> rusqlite::Result<()> {
+    tracing::error!(path = %path.display(), error = %why, "the store is damaged; its indexes are made anew");
+    db.execute_batch("REINDEX")
 }
 
-/// Where a task stands in line, as its row says it.
-fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    let due = row::time(row, 6)?;
-    let since = row.get::<_, String>(8).ok().and_then(|since| Timestamp::parse(&since).ok());
-    Ok(Entry {
-        agent: row::word(row, 1)?,
-        priority: row::word(row, 2)?,
-        tenant: row.get(3)?,
-        integration: row::word(row, 4)?,
-        again: row.get(5)?,
-        since: since.unwrap_or(due),
-        due,
-        deadline: row.get::<_, Option<i64>>(7)?.map(Timestamp::from_millis),
-    })
+/// The version a document is stored under that is based on this one.
+const fn next(version: u64) -> u64 {
+    if version == OVER_ANY { 1 } else { version + 1 }
 }
 
 /// So many of those that can be read; the others are noted. One damaged row must not hold up what is done for all the rest.
@@ -655,11 +567,18 @@ fn load_measured(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> Wor
 }
 
 fn record(db: &Connection, seq: u64) -> Work<(Record, usize)> {
-    let mut rows =
-        db.prepare_cached("SELECT body.task, progress.record FROM body JOIN progress USING (seq) WHERE seq = ?1")?;
-    let text = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
-    let (task, progress) = rows.query_row([seq], text).map_err(of_row)?;
-    Ok((row::read(&task, &progress)?, task.len() + progress.len()))
+    let mut rows = db.prepare_cached(
+        "SELECT body.task, progress.record, task.id FROM body JOIN progress USING (seq) JOIN task USING (seq)
+         WHERE seq = ?1",
+    )?;
+    let text = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row::word::<TaskId>(row, 2)));
+    let (task, progress, id) = rows.query_row([seq], text).map_err(of_row)?;
+    let (record, id) = (row::read(&task, &progress)?, id.map_err(of_row)?);
+    // Under another id its journal is not found, and what was done would be done again.
+    if record.task.id != id {
+        return Err(Trouble::Damaged(format!("its row has the id {id}, what was asked {}", record.task.id).into()));
+    }
+    Ok((record, task.len() + progress.len()))
 }
 
 /// What reading a row came to. Where the row failed and not the store, that need not be opened anew.

@@ -44,8 +44,8 @@ impl Types {
             let mut stored = Self::default();
             let sql = "SELECT substr(tasks.key, length(?1) + 1), tasks.value, first.value, last.value
                        FROM meta AS tasks
-                       JOIN meta AS first ON first.key = ?2 || substr(tasks.key, length(?1) + 1)
-                       JOIN meta AS last ON last.key = ?3 || substr(tasks.key, length(?1) + 1)
+                       LEFT JOIN meta AS first ON first.key = ?2 || substr(tasks.key, length(?1) + 1)
+                       LEFT JOIN meta AS last ON last.key = ?3 || substr(tasks.key, length(?1) + 1)
                        WHERE tasks.key GLOB ?1 || '*'";
             if stored.add(db, sql, params![TASKS, FIRST, LAST])? {
                 return Ok(stored);

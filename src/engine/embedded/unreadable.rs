@@ -11,7 +11,7 @@ use super::store::{Trouble, Work};
 use crate::query::Unreadable;
 use crate::redact::{one_line, redact};
 
-/// How many are kept by name. Where more are damaged nobody reads such a list.
+/// How many tasks are kept by name, and other rows. Where more are damaged nobody reads such a list.
 const KEPT_MAX: usize = 1_000;
 /// The most characters of a reason: it quotes what stands in the row.
 const WHY_MAX: usize = 300;
@@ -35,13 +35,27 @@ impl UnreadableTasks {
         &self,
         db: &Connection,
         what: &str,
+        asked: (&str, impl Params),
+        read: impl Fn(&Row<'_>) -> Work<T>,
+    ) -> Work<Vec<T>> {
+        self.some_but(db, what, asked, usize::MAX, read)
+    }
+
+    /// So many of them: those that cannot be read take nobody's place.
+    pub(super) fn some_but<T>(
+        &self,
+        db: &Connection,
+        what: &str,
         (sql, params): (&str, impl Params),
+        limit: usize,
         read: impl Fn(&Row<'_>) -> Work<T>,
     ) -> Work<Vec<T>> {
         let mut found = db.prepare_cached(sql)?;
         let mut rows = found.query(params)?;
         let mut all = Vec::new();
-        while let Some(row) = rows.next()? {
+        while all.len() < limit
+            && let Some(row) = rows.next()?
+        {
             match read(row) {
                 Err(Trouble::Damaged(why)) => {
                     let which = match row.get_ref(0)? {
@@ -61,7 +75,9 @@ impl UnreadableTasks {
     pub(super) fn note(&self, id: &str, why: &dyn Display) -> Unreadable {
         let one = Unreadable { id: one_line(id, 80), why: one_line(&redact(&why.to_string()), WHY_MAX) };
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < KEPT_MAX && !kept.iter().any(|known| known.id == one.id) {
+        // Tasks and other rows apart, so that neither takes the place of the other.
+        let like = kept.iter().filter(|known| known.id.starts_with('(') == one.id.starts_with('('));
+        if like.count() < KEPT_MAX && !kept.iter().any(|known| known.id == one.id) {
             tracing::error!(what = one.id, why = one.why, "a row cannot be read");
             kept.push(one.clone());
         }

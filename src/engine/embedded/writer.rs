@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{oneshot, watch};
 
 use super::schema::{checkpoint, io};
-use super::store::{Store, Trouble, Work};
+use super::store::{Store, Trouble, Work, reindex};
 use super::unreadable::UnreadableTasks;
 use crate::engine::{Error, Pending};
 use crate::query::Unreadable;
@@ -105,7 +105,7 @@ impl Writer {
         let (inbox, messages) = channel();
         let thread = std::thread::Builder::new()
             .name("backstop-writer".to_owned())
-            .spawn(move || Loop { store: Some(store), shared, pages_max: 0 }.run(&messages))?;
+            .spawn(move || Loop { store: Some(store), shared, pages_max: 0, corrupt: None }.run(&messages))?;
         Ok(Self { inbox: Some(inbox), thread: Some(thread) })
     }
 
@@ -155,6 +155,8 @@ struct Loop {
     store: Option<Store>,
     shared: Shared,
     pages_max: u32,
+    /// The last failure, where it was an index that does not fit its table.
+    corrupt: Option<Arc<rusqlite::Error>>,
 }
 
 impl Loop {
@@ -205,6 +207,8 @@ impl Loop {
             Err(failed) => {
                 tracing::error!(path = %self.shared.path.display(), error = %failed, "the store failed; opening it anew");
                 self.store = None;
+                self.corrupt = Some(Arc::clone(failed))
+                    .filter(|failed| failed.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt));
             }
         }
         let failed = outcome.err();
@@ -217,6 +221,9 @@ impl Loop {
             None => {
                 self.pages_max = 0;
                 let store = Store::open(&self.shared.path, Arc::clone(&self.shared.unreadable))?;
+                if let Some(corrupt) = self.corrupt.take() {
+                    reindex(&store.db, &self.shared.path, &corrupt)?;
+                }
                 store.renew_log()?;
                 store
             }

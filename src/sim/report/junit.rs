@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::spread::Played;
+use crate::conversation::visible;
 
 /// The XML. `again` says which command shows a seed again.
 #[must_use]
@@ -36,11 +37,11 @@ pub fn junit(played: &Played, again: &dyn Fn(u64) -> String) -> String {
     out
 }
 
-/// Text as XML and HTML can hold it, in content and in attributes: what neither may hold is shown as a blank box.
+/// Text as XML and HTML can hold it, in content and in attributes, with what hides in it shown by its number.
 #[must_use]
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in visible(text).chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
@@ -63,7 +64,9 @@ mod tests {
     fn nothing_gets_out_of_its_text() {
         for (text, expected) in [
             ("a < b && c > \"d\" 'e'", "a &lt; b &amp;&amp; c &gt; &quot;d&quot; &#39;e&#39;"),
-            ("\u{0}\u{1b}[31m\u{ffff}", "\u{fffd}\u{fffd}[31m\u{fffd}"),
+            ("\u{0}\u{1b}[31m\u{ffff}", "\\u{0}\\u{1b}[31m\u{fffd}"),
+            // Shown as it stands, the second half would read backwards.
+            ("paid \u{202e}ton\u{202c}\u{200b}", "paid \\u{202e}ton\\u{202c}\\u{200b}"),
             ("]]>\nx", "]]&gt; x"),
         ] {
             assert_eq!(escaped(text), expected);
