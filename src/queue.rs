@@ -111,6 +111,13 @@ impl Queues {
         passed.sort_unstable();
         passed.into_iter().map(|&(_, seq)| seq).collect()
     }
+
+    /// Forgets the passed deadlines of a task: they were none of its own.
+    pub fn not_overdue(&mut self, seq: u64, now: Timestamp) {
+        for queue in self.agents.values_mut() {
+            queue.deadlines.retain(|&(deadline, of)| of != seq || deadline > now);
+        }
+    }
 }
 
 /// Tasks of one line, by [`Entry::since`].

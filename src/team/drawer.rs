@@ -150,21 +150,28 @@ pub(crate) struct Written<T> {
 }
 
 /// Changes one document by a pure function, again if somebody else was faster. `Ok(None)`: there is none of this name.
+///
+/// # Errors
+/// The engine's, and those of `by`.
 pub(crate) async fn change<T: Kept + Clone, E: From<engine::Error>>(
     engine: &dyn Engine,
     key: &str,
     now: Timestamp,
     by: impl Fn(&T) -> Result<Written<T>, E>,
 ) -> Result<Option<T>, E> {
+    let mut tried = None;
     loop {
-        // Only what is read is based on, so a conflict says that somebody has changed it.
         let Some(stored) = one::<T>(engine, key).await? else { return Ok(None) };
         let written = by(&stored.value)?;
         let mut documents = vec![document(&written.value, stored.version)];
         documents.extend(written.with);
         match engine.save(documents, written.events, now).await {
             Ok(()) => return Ok(Some(written.value)),
-            Err(engine::Error::DocumentConflict { .. }) => {}
+            // Nobody has changed it: what is written with it is in the way, and stays so.
+            Err(conflict @ engine::Error::DocumentConflict { .. }) if tried == Some(stored.version) => {
+                return Err(conflict.into());
+            }
+            Err(engine::Error::DocumentConflict { .. }) => tried = Some(stored.version),
             Err(error) => return Err(error.into()),
         }
     }

@@ -167,12 +167,13 @@ impl Guards {
         owed.extend(events);
         let mut result = engine.save(vec![document(*version)], owed.clone(), now).await;
         if let Err(engine::Error::DocumentConflict { .. }) = &result {
-            // An earlier save was taken after all, with its events, though we were told it failed.
-            owed.drain(..before);
             result = match engine.documents(BREAKER).await {
                 Ok(stored) => {
                     let stored = stored.iter().find(|stored| stored.key == integration.as_str());
-                    // What is there and cannot be read is known to be ours, and gives way.
+                    // An earlier save was taken after all, with its events, though we were told it failed. What is there and
+                    // cannot be read is known to be ours, and gives way.
+                    let taken = stored.is_some_and(|stored| stored.version > *version);
+                    owed.drain(..if taken { before } else { 0 });
                     *version = stored.map_or(OVER_ANY, |stored| stored.version);
                     engine.save(vec![document(*version)], owed.clone(), now).await
                 }

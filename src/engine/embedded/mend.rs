@@ -10,6 +10,7 @@ use super::store::{Trouble, load};
 use super::unreadable::UnreadableTasks;
 use crate::ledger::{LetterStatus, Record, State};
 use crate::task::AgentName;
+use crate::time::Timestamp;
 
 /// Text as it is stored, whatever it is.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,8 +92,17 @@ pub(super) fn row(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> ru
     let task = &record.task;
     let tenant = task.tenant.as_deref().unwrap_or_default();
     db.execute(
-        "UPDATE task SET type = ?2, effect = ?3, priority = ?4, tenant = ?5 WHERE seq = ?1",
-        params![seq, task.task_type.as_str(), task.effect.as_str(), task.priority.as_str(), tenant],
+        "UPDATE task SET type = ?2, effect = ?3, priority = ?4, tenant = ?5, deadline = ?6, created_at = ?7
+         WHERE seq = ?1",
+        params![
+            seq,
+            task.task_type.as_str(),
+            task.effect.as_str(),
+            task.priority.as_str(),
+            tenant,
+            task.deadline.map(Timestamp::millis),
+            task.created_at.millis()
+        ],
     )?;
     // What it is found by comes last: cut in between, it is found again.
     update_task(db, seq, &record)?;
@@ -102,10 +112,12 @@ pub(super) fn row(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> ru
 fn letter(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> rusqlite::Result<()> {
     let Some(record) = record(db, unreadable, seq)? else { return Ok(()) };
     tracing::error!(task = %record.task.id, "its dead letter says something else than its record, and is written again");
+    // In a transaction or not: a start mends before it begins one.
     db.execute_batch("SAVEPOINT mend")?;
-    db.execute("DELETE FROM letter WHERE seq = ?1", [seq])?;
-    insert_letter(db, seq, &record)?;
-    db.execute_batch("RELEASE mend")
+    let gone = db.execute("DELETE FROM letter WHERE seq = ?1", [seq]);
+    let written = gone.and_then(|_| insert_letter(db, seq, &record));
+    db.execute_batch(if written.is_ok() { "RELEASE mend" } else { "ROLLBACK TO mend; RELEASE mend" })?;
+    written
 }
 
 fn record(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> rusqlite::Result<Option<Record>> {

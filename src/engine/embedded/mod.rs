@@ -67,7 +67,14 @@ impl Embedded {
         let path = schema::prepare(dir)?;
         let unreadable = Arc::new(UnreadableTasks::default());
         let begin = || -> rusqlite::Result<Store> {
-            let mut store = Store::open(&path, Arc::clone(&unreadable))?;
+            let opened = Store::open(&path, Arc::clone(&unreadable));
+            let mut store = match opened {
+                Err(failed) if schema::is_corrupt(&failed) => {
+                    schema::reindex(&path, &failed);
+                    Store::open(&path, Arc::clone(&unreadable))?
+                }
+                opened => opened?,
+            };
             store.begin()?;
             store.start_epoch()?;
             store.told(now);

@@ -183,6 +183,21 @@ pub(super) fn checkpoint(file: &Connection) -> rusqlite::Result<Option<u64>> {
     Ok((!held_up).then(|| u64::try_from(pages).unwrap_or(0)))
 }
 
+/// Whether a failure says that an index does not fit its table, or a page of the file is no such thing.
+pub(super) fn is_corrupt(failed: &rusqlite::Error) -> bool {
+    failed.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt)
+}
+
+/// Makes the indexes anew from their tables: where those are sound, all is well again. Through a connection of its own, which
+/// sorts in files: those of a million tasks need not have room in memory.
+pub(super) fn reindex(path: &Path, why: &rusqlite::Error) {
+    tracing::error!(path = %path.display(), error = %why, "the store is damaged; its indexes are made anew");
+    let outcome = connect_writer(path).and_then(|file| file.execute_batch("PRAGMA temp_store=FILE; REINDEX"));
+    if let Err(failed) = outcome {
+        tracing::error!(path = %path.display(), error = %failed, "its indexes cannot be made anew: what lies there is lost");
+    }
+}
+
 /// Writes the file anew without its free pages.
 pub(super) fn compact(path: &Path) -> rusqlite::Result<()> {
     let file = connect_writer(path)?;

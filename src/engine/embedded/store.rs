@@ -88,17 +88,9 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens the file and reads what waits. Indexes that do not fit their tables are made anew from them.
+    /// Opens the file and reads what waits.
     pub(super) fn open(path: &Path, unreadable: Arc<UnreadableTasks>) -> rusqlite::Result<Self> {
-        let (db, failed) = match Self::over(schema::connect_writer(path)?, Arc::clone(&unreadable)) {
-            Ok(store) => return Ok(store),
-            Err(failed) => *failed,
-        };
-        if failed.sqlite_error_code() != Some(rusqlite::ErrorCode::DatabaseCorrupt) {
-            return Err(failed);
-        }
-        reindex(&db, path, &failed)?;
-        Self::over(db, unreadable).map_err(|failed| failed.1)
+        Self::over(schema::connect_writer(path)?, unreadable).map_err(|failed| failed.1)
     }
 
     /// Reads what waits through this connection; gives it back when that fails.
@@ -251,8 +243,26 @@ impl Store {
     }
 
     pub(super) fn overdue(&mut self, now: Timestamp, limit: u32) -> Work<Vec<Record>> {
-        let passed = self.queues.overdue(now);
-        readable(passed.into_iter().map(|seq| self.load(seq)), limit as usize)
+        let mut overdue = Vec::new();
+        for seq in self.queues.overdue(now) {
+            if overdue.len() >= limit as usize {
+                break;
+            }
+            let record = match self.load(seq) {
+                Err(Trouble::Unreadable(_)) => continue,
+                record => record?,
+            };
+            let entry = Entry::of(&record);
+            if entry.as_ref().is_some_and(|entry| entry.deadline.is_some_and(|deadline| deadline <= now)) {
+                overdue.push(record);
+                continue;
+            }
+            // Its row says another deadline than its record, which is the one that holds.
+            self.queues.not_overdue(seq, now);
+            entry.iter().for_each(|entry| self.queues.enter(seq, entry));
+            mend::row(&self.db, &self.unreadable, seq)?;
+        }
+        Ok(overdue)
     }
 
     pub(super) fn submit(&mut self, task: Task, integration: Integration, now: Timestamp) -> Work<Submitted> {
@@ -446,7 +456,7 @@ impl Store {
             if stored != *version && *version != OVER_ANY {
                 return Err(Error::DocumentConflict { kind: kind.clone(), key: key.clone() }.into());
             }
-            versions.insert((kind, key), next(stored));
+            versions.insert((kind, key), next(*version));
         }
         self.tasks_of(events)?;
         for Document { kind, key, version, body } in &documents {
@@ -535,12 +545,6 @@ impl Store {
         }
         Ok(insert_letter(&self.db, seq, record)?)
     }
-}
-
-/// Makes the indexes anew, for one of them does not fit its table. Where the tables are sound, all is well again.
-pub(super) fn reindex(db: &Connection, path: &Path, why: &rusqlite::Error) -> rusqlite::Result<()> {
-    tracing::error!(path = %path.display(), error = %why, "the store is damaged; its indexes are made anew");
-    db.execute_batch("REINDEX")
 }
 
 /// The version a document is stored under that is based on this one.

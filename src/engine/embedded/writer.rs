@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
 
-use super::schema::{checkpoint, io};
-use super::store::{Store, Trouble, Work, reindex};
+use super::schema::{checkpoint, io, is_corrupt, reindex};
+use super::store::{Store, Trouble, Work};
 use super::unreadable::UnreadableTasks;
 use crate::engine::{Error, Pending};
 use crate::query::Unreadable;
@@ -155,8 +155,16 @@ struct Loop {
     store: Option<Store>,
     shared: Shared,
     pages_max: u32,
-    /// The last failure, where it was an index that does not fit its table.
-    corrupt: Option<Arc<rusqlite::Error>>,
+    /// Set by the first failure of this run that may be of an index.
+    corrupt: Option<Indexes>,
+}
+
+/// What is done about indexes that may not fit their tables.
+enum Indexes {
+    /// By this failure; nothing yet.
+    Doubted(Arc<rusqlite::Error>),
+    /// All that can be done.
+    MadeAnew,
 }
 
 impl Loop {
@@ -207,8 +215,10 @@ impl Loop {
             Err(failed) => {
                 tracing::error!(path = %self.shared.path.display(), error = %failed, "the store failed; opening it anew");
                 self.store = None;
-                self.corrupt = Some(Arc::clone(failed))
-                    .filter(|failed| failed.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt));
+                // Once: what that does not help is a page of a table, and only who touches it fails.
+                if is_corrupt(failed) && self.corrupt.is_none() {
+                    self.corrupt = Some(Indexes::Doubted(Arc::clone(failed)));
+                }
             }
         }
         let failed = outcome.err();
@@ -220,10 +230,11 @@ impl Loop {
             Some(store) => store,
             None => {
                 self.pages_max = 0;
-                let store = Store::open(&self.shared.path, Arc::clone(&self.shared.unreadable))?;
-                if let Some(corrupt) = self.corrupt.take() {
-                    reindex(&store.db, &self.shared.path, &corrupt)?;
+                if let Some(Indexes::Doubted(failed)) = &self.corrupt {
+                    reindex(&self.shared.path, failed);
+                    self.corrupt = Some(Indexes::MadeAnew);
                 }
+                let store = Store::open(&self.shared.path, Arc::clone(&self.shared.unreadable))?;
                 store.renew_log()?;
                 store
             }
