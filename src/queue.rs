@@ -103,19 +103,19 @@ impl Queues {
             .min()
     }
 
-    /// Tasks that wait although their deadline has passed (`deadline <= now`), the longest passed first.
+    /// Tasks that wait although their deadline has passed (`deadline <= now`), the longest passed first, with that deadline.
     #[must_use]
-    pub fn overdue(&self, now: Timestamp) -> Vec<u64> {
-        let mut passed: Vec<_> =
-            self.agents.values().flat_map(|queue| queue.deadlines.range(..=(now, u64::MAX))).collect();
+    pub fn overdue(&self, now: Timestamp) -> Vec<(Timestamp, u64)> {
+        let passed = self.agents.values().flat_map(|queue| queue.deadlines.range(..=(now, u64::MAX)));
+        let mut passed: Vec<_> = passed.copied().collect();
         passed.sort_unstable();
-        passed.into_iter().map(|&(_, seq)| seq).collect()
+        passed
     }
 
-    /// Forgets the passed deadlines of a task: they were none of its own.
-    pub fn not_overdue(&mut self, seq: u64, now: Timestamp) {
+    /// Forgets a deadline: it was none of this task's.
+    pub fn not_overdue(&mut self, deadline: Timestamp, seq: u64) {
         for queue in self.agents.values_mut() {
-            queue.deadlines.retain(|&(deadline, of)| of != seq || deadline > now);
+            queue.deadlines.remove(&(deadline, seq));
         }
     }
 }
@@ -419,10 +419,10 @@ mod tests {
         let mut queues = Queues::default();
         queues.enter(1, &entries[1]);
         assert_eq!(queues.next_due(Timestamp::from_millis(0)), Some(Timestamp::from_millis(7)));
-        assert_eq!(queues.overdue(Timestamp::from_millis(6)), Vec::<u64>::new());
-        assert_eq!(queues.overdue(Timestamp::from_millis(7)), [1]);
+        assert_eq!(queues.overdue(Timestamp::from_millis(6)), []);
+        assert_eq!(queues.overdue(Timestamp::from_millis(7)), [(Timestamp::from_millis(7), 1)]);
         queues.leave(1, &entries[1]);
-        assert_eq!(queues.overdue(Timestamp::from_millis(7)), Vec::<u64>::new());
+        assert_eq!(queues.overdue(Timestamp::from_millis(7)), []);
         assert_eq!(queues.next(&entries[1].agent, Timestamp::from_millis(6), &[]), None);
     }
 }

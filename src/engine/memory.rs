@@ -531,7 +531,7 @@ impl Engine for Memory {
     fn overdue(&self, now: Timestamp, limit: u32) -> Pending<'_, Vec<Record>> {
         self.read(|shelf| {
             let passed = shelf.queues.overdue(now).into_iter().take(limit as usize);
-            Ok(passed.map(|seq| shelf.at(seq).clone()).collect())
+            Ok(passed.map(|(_, seq)| shelf.at(seq).clone()).collect())
         })
     }
 

@@ -188,18 +188,20 @@ async fn absorb(office: &Office) -> Result<(), engine::Error> {
 }
 
 async fn remind(office: &Office) -> Result<(), engine::Error> {
-    let now = office.now();
+    let (now, mut outcome) = (office.now(), Ok(()));
     for incident in office.kept::<Incident>().await?.iter().map(|stored| &stored.value) {
         let Some(open) = incident.standing() else { continue };
         for step in escalation::remind(&open, now) {
-            match step {
-                Step::Update => change(office, &incident.id, IncidentCommand::Update).await?,
-                Step::Repage => change(office, &incident.id, IncidentCommand::Repage).await?,
-                Step::Open(_) | Step::Append(_) => {}
-            }
+            let command = match step {
+                Step::Update => IncidentCommand::Update,
+                Step::Repage => IncidentCommand::Repage,
+                Step::Open(_) | Step::Append(_) => continue,
+            };
+            // One that cannot be changed keeps nobody from being reminded of the others.
+            outcome = outcome.and(change(office, &incident.id, command).await);
         }
     }
-    Ok(())
+    outcome
 }
 
 /// Opens an incident with its pages, in one transaction.

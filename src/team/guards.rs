@@ -48,6 +48,8 @@ struct Saved {
     /// What happened while the store took nothing: stored with the next save, in its order. No more than what was
     /// running then brings about, for nothing new is handed out, and what people do.
     owed: Vec<NewEvent>,
+    /// How many of them the last save had that was told to have failed.
+    tried: usize,
     /// Is what is stored older than the guard itself, because the store took nothing?
     behind: bool,
 }
@@ -155,7 +157,8 @@ impl Guards {
     ) -> Result<(), engine::Error> {
         let Some(saved) = self.saved.get(integration) else { return engine.publish(events, now).await };
         let mut saved = saved.lock().await;
-        let Saved { version, owed, behind } = &mut *saved;
+        let Saved { version, owed, tried, behind } = &mut *saved;
+        owed.extend(events);
         let body = self.with(integration, |guard| serde_json::to_value(guard.snapshot()).unwrap_or(Value::Null));
         let document = |version: u64| Document {
             kind: BREAKER.to_owned(),
@@ -163,27 +166,32 @@ impl Guards {
             version,
             body: body.clone().unwrap_or(Value::Null),
         };
-        let before = owed.len();
-        owed.extend(events);
-        let mut result = engine.save(vec![document(*version)], owed.clone(), now).await;
-        if let Err(engine::Error::DocumentConflict { .. }) = &result {
-            result = match engine.documents(BREAKER).await {
-                Ok(stored) => {
-                    let stored = stored.iter().find(|stored| stored.key == integration.as_str());
-                    // An earlier save was taken after all, with its events, though we were told it failed. What is there and
-                    // cannot be read is known to be ours, and gives way.
-                    let taken = stored.is_some_and(|stored| stored.version > *version);
-                    owed.drain(..if taken { before } else { 0 });
-                    *version = stored.map_or(OVER_ANY, |stored| stored.version);
-                    engine.save(vec![document(*version)], owed.clone(), now).await
+        let stored = async || {
+            let documents = engine.documents(BREAKER).await?;
+            let stored = documents.into_iter().find(|stored| stored.key == integration.as_str());
+            Ok::<_, engine::Error>(stored.map(|stored| stored.version))
+        };
+        let outcome = async {
+            // Of the save that was told to have failed nobody knows whether it was taken: with what was in it.
+            if *behind && let Some(stored) = stored().await? {
+                owed.drain(..if stored > *version { *tried } else { 0 });
+                *version = stored;
+            }
+            (*behind, *tried) = (true, owed.len());
+            match engine.save(vec![document(*version)], owed.clone(), now).await {
+                Err(engine::Error::DocumentConflict { .. }) => {
+                    // What is there and cannot be read is known to be ours, and gives way.
+                    let over = stored().await?.unwrap_or(OVER_ANY);
+                    *version = if over == OVER_ANY { 0 } else { over };
+                    engine.save(vec![document(over)], owed.clone(), now).await
                 }
-                Err(error) => Err(error),
-            };
-        }
-        match result {
+                result => result,
+            }
+        };
+        match outcome.await {
             Ok(()) => {
-                *version = if *version == OVER_ANY { 1 } else { *version + 1 };
-                *behind = false;
+                *version += 1;
+                (*behind, *tried) = (false, 0);
                 owed.clear();
                 Ok(())
             }

@@ -18,8 +18,8 @@ use crate::time::Timestamp;
 
 pub(super) fn record(db: &Connection, unreadable: &UnreadableTasks, id: TaskId) -> Work<Option<Record>> {
     let mut found = db.prepare_cached("SELECT seq FROM task WHERE id = ?1")?;
-    let seq = found.query_row([id.to_string()], |row| row.get(0)).optional()?;
-    seq.map(|seq| load(db, unreadable, seq)).transpose()
+    let seq: Option<i64> = found.query_row([id.to_string()], |row| row.get(0)).optional()?;
+    seq.map(|seq| load(db, unreadable, unreadable.seq(seq)?)).transpose()
 }
 
 pub(super) fn lapsed(
@@ -55,7 +55,8 @@ fn all(
 ) -> Work<Vec<Record>> {
     let mut found = db.prepare_cached(sql)?;
     let seqs = found.query_map(params, |row| row.get(0))?;
-    readable(seqs.map(|seq| load(db, unreadable, seq?)), limit)
+    let read = |seq: rusqlite::Result<i64>| load(db, unreadable, unreadable.seq(seq?)?);
+    readable(seqs.map(read), limit)
 }
 
 /// Conditions joined by `AND`, with their values.
@@ -237,16 +238,17 @@ fn listing(
 ) -> Work<Page<Record>> {
     // One more than asked for tells whether there is another page.
     wanted.values.push(Value::from(i64::try_from(page.size() + 1).unwrap_or(i64::MAX)));
-    let mut keys: Vec<(i64, u64)> = db
+    let mut keys: Vec<(i64, i64)> = db
         .prepare_cached(sql)?
         .query_map(params_from_iter(wanted.values), |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     let more = keys.len() > page.size();
     keys.truncate(page.size());
-    let next = keys.last().filter(|_| more).map(|key| cursor(*key).to_string());
+    let last = keys.iter().rev().find_map(|(at, seq)| Some((*at, u64::try_from(*seq).ok()?)));
+    let next = last.filter(|_| more).map(|key| cursor(key).to_string());
     let (mut items, mut unreadable) = (Vec::with_capacity(keys.len()), Vec::new());
     for (_, seq) in keys {
-        match load(db, tasks, seq) {
+        match tasks.seq(seq).and_then(|seq| load(db, tasks, seq)) {
             Ok(record) => items.push(record),
             Err(Trouble::Unreadable(one)) => unreadable.push(one),
             Err(failed) => return Err(failed),

@@ -1,7 +1,7 @@
 //! The rows by which tasks, dead letters and deaths are found: what the record of a task says, said again where an index
 //! leads to it.
 
-use rusqlite::{Connection, Row, named_params, params};
+use rusqlite::{Connection, Row, Statement, named_params, params};
 
 use super::row;
 use crate::ledger::Record;
@@ -109,14 +109,19 @@ pub(super) fn insert_death(db: &Connection, death: &Death) -> rusqlite::Result<(
     Ok(())
 }
 
-/// Where a task stands in line, as its row says it.
-pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    let of_record = |column| row.get::<_, String>(column).ok().and_then(|time| Timestamp::parse(&time).ok());
-    let due = match of_record(9) {
-        Some(due) => due,
-        None => row::time(row, 6)?,
+/// Where a task stands in line, as its row says it; where that was moved, by the times of its record, if they can be read.
+pub(super) fn entry(row: &Row<'_>, times: &mut Statement<'_>) -> rusqlite::Result<Entry> {
+    let due = row::time(row, 6)?;
+    let of_record = if due == row::time(row, 8)? {
+        None
+    } else {
+        let time = |text: Option<String>| text.and_then(|time| Timestamp::parse(&time).ok());
+        let read = times.query_row([row.get::<_, u64>(0)?], |row| Ok((time(row.get(0)?), time(row.get(1)?))));
+        // Its page may be lost: that is told when it is claimed.
+        read.ok()
     };
-    let since = of_record(8);
+    let (moved, since) = of_record.unwrap_or_default();
+    let due = moved.unwrap_or(due);
     Ok(Entry {
         agent: row::word(row, 1)?,
         priority: row::word(row, 2)?,

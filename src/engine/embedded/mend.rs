@@ -78,8 +78,9 @@ fn strange(
         }
         if !sound {
             let mut those = db.prepare(those)?;
-            let seqs = those.query_map(params![pair.0, pair.1], |row| row.get(0))?;
-            found.extend(seqs.collect::<Result<Vec<u64>, _>>()?);
+            let seqs = those.query_map(params![pair.0, pair.1], |row| row.get::<_, i64>(0))?;
+            let seqs = seqs.collect::<Result<Vec<_>, _>>()?;
+            found.extend(seqs.into_iter().filter_map(|seq| u64::try_from(seq).ok()));
         }
         last = Some(pair);
     }
@@ -116,8 +117,8 @@ fn letter(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> rusqlite::
     db.execute_batch("SAVEPOINT mend")?;
     let gone = db.execute("DELETE FROM letter WHERE seq = ?1", [seq]);
     let written = gone.and_then(|_| insert_letter(db, seq, &record));
-    db.execute_batch(if written.is_ok() { "RELEASE mend" } else { "ROLLBACK TO mend; RELEASE mend" })?;
-    written
+    let ended = db.execute_batch(if written.is_ok() { "RELEASE mend" } else { "ROLLBACK TO mend; RELEASE mend" });
+    written.and(ended)
 }
 
 fn record(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> rusqlite::Result<Option<Record>> {

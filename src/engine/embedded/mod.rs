@@ -70,7 +70,7 @@ impl Embedded {
             let opened = Store::open(&path, Arc::clone(&unreadable));
             let mut store = match opened {
                 Err(failed) if schema::is_corrupt(&failed) => {
-                    schema::reindex(&path, &failed);
+                    schema::reindex(&path, &failed)?;
                     Store::open(&path, Arc::clone(&unreadable))?
                 }
                 opened => opened?,

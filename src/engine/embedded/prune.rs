@@ -169,9 +169,11 @@ fn look(db: &Connection, unreadable: &UnreadableTasks, ask: &PruneAsk, now: Time
     let mut rows = asked.query(params![after, STRETCH])?;
     let (mut tasks, mut looked_at, mut last) = (Vec::new(), 0, None);
     while let Some(row) = rows.next()? {
-        (looked_at, last) = (looked_at + 1, Some(row.get(0)?));
+        looked_at += 1;
+        let Ok(seq) = unreadable.seq(row.get(0)?) else { continue };
+        last = Some(seq);
         match found(row, &ask.needed).map_err(of_row) {
-            Err(Trouble::Damaged(why)) => drop(unreadable.note_row(db, row.get(0)?, &why)?),
+            Err(Trouble::Damaged(why)) => drop(unreadable.note_row(db, seq, &why)?),
             read => tasks.push(read?),
         }
     }

@@ -188,14 +188,30 @@ pub(super) fn is_corrupt(failed: &rusqlite::Error) -> bool {
     failed.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt)
 }
 
-/// Makes the indexes anew from their tables: where those are sound, all is well again. Through a connection of its own, which
-/// sorts in files: those of a million tasks need not have room in memory.
-pub(super) fn reindex(path: &Path, why: &rusqlite::Error) {
+/// Makes the indexes anew from their tables, one by one: where those are sound, all is well again. Through a connection of its
+/// own, which sorts in files: those of a million tasks need not have room in memory.
+///
+/// # Errors
+/// When there is no room, or somebody else writes: it can be tried again.
+pub(super) fn reindex(path: &Path, why: &rusqlite::Error) -> rusqlite::Result<()> {
     tracing::error!(path = %path.display(), error = %why, "the store is damaged; its indexes are made anew");
-    let outcome = connect_writer(path).and_then(|file| file.execute_batch("PRAGMA temp_store=FILE; REINDEX"));
-    if let Err(failed) = outcome {
-        tracing::error!(path = %path.display(), error = %failed, "its indexes cannot be made anew: what lies there is lost");
+    let file = connect_writer(path)?;
+    file.execute_batch("PRAGMA temp_store=FILE")?;
+    let mut named = file.prepare("SELECT name FROM sqlite_schema WHERE type = 'index' ORDER BY name")?;
+    let names = named.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    for name in names {
+        match file.execute_batch(&format!("REINDEX \"{name}\"")) {
+            Err(failed) if is_corrupt(&failed) || is_constraint(&failed) => {
+                tracing::error!(index = name, error = %failed, "its table is damaged, too, and what lies there lost");
+            }
+            outcome => outcome?,
+        }
     }
+    Ok(())
+}
+
+fn is_constraint(failed: &rusqlite::Error) -> bool {
+    failed.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
 }
 
 /// Writes the file anew without its free pages.

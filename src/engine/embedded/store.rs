@@ -138,19 +138,18 @@ impl Store {
 
     /// What waits, as its rows say it; those that cannot be read are mended first.
     fn load_queues(&mut self) -> rusqlite::Result<()> {
-        // What was never moved stands in line since it was submitted. A record that cannot be read is told when it is claimed.
         let mut waiting = self.db.prepare(
-            "SELECT seq, agent, priority, tenant, integration, again, due, deadline,
-               CASE WHEN due <> created_at THEN
-                 (SELECT record ->> '$.since' FROM progress WHERE progress.seq = task.seq AND json_valid(record)) END,
-               CASE WHEN due <> created_at THEN
-                 (SELECT record ->> '$.due' FROM progress WHERE progress.seq = task.seq AND json_valid(record)) END
+            "SELECT seq, agent, priority, tenant, integration, again, due, deadline, created_at
              FROM task WHERE state IN ('ready', 'scheduled', 'parked')",
+        )?;
+        // What was never moved stands in line since it was submitted. A record that cannot be read is told when it is claimed.
+        let mut times = self.db.prepare(
+            "SELECT record ->> '$.due', record ->> '$.since' FROM progress WHERE seq = ?1 AND json_valid(record)",
         )?;
         let mut rows = waiting.query([])?;
         while let Some(row) = rows.next()? {
-            let seq = row.get(0)?;
-            let entry = match row::sound(listed::entry(row))? {
+            let Ok(seq) = self.unreadable.seq(row.get(0)?) else { continue };
+            let entry = match row::sound(listed::entry(row, &mut times))? {
                 Some(entry) => Some(entry),
                 None => mend::row(&self.db, &self.unreadable, seq)?.and_then(|record| Entry::of(&record)),
             };
@@ -244,8 +243,9 @@ impl Store {
 
     pub(super) fn overdue(&mut self, now: Timestamp, limit: u32) -> Work<Vec<Record>> {
         let mut overdue = Vec::new();
-        for seq in self.queues.overdue(now) {
-            if overdue.len() >= limit as usize {
+        let mut mended = 0;
+        for (passed, seq) in self.queues.overdue(now) {
+            if overdue.len() + mended >= limit as usize {
                 break;
             }
             let record = match self.load(seq) {
@@ -258,7 +258,8 @@ impl Store {
                 continue;
             }
             // Its row says another deadline than its record, which is the one that holds.
-            self.queues.not_overdue(seq, now);
+            mended += 1;
+            self.queues.not_overdue(passed, seq);
             entry.iter().for_each(|entry| self.queues.enter(seq, entry));
             mend::row(&self.db, &self.unreadable, seq)?;
         }
@@ -484,7 +485,8 @@ impl Store {
             return Ok(Some(seq));
         }
         let mut found = self.db.prepare_cached("SELECT seq FROM task WHERE id = ?1")?;
-        Ok(found.query_row([id.to_string()], |row| row.get(0)).optional()?)
+        let seq: Option<i64> = found.query_row([id.to_string()], |row| row.get(0)).optional()?;
+        seq.map(|seq| self.unreadable.seq(seq)).transpose()
     }
 
     pub(super) fn load(&mut self, seq: u64) -> Work<Record> {
@@ -564,8 +566,17 @@ pub(super) fn load(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> W
 
 /// The same, with how many bytes it takes there.
 fn load_measured(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> Work<(Record, usize)> {
+    if let Some(lost) = unreadable.lost(seq) {
+        return Err(Trouble::Unreadable(lost));
+    }
     match record(db, seq) {
         Err(Trouble::Damaged(why)) => Err(Trouble::Unreadable(unreadable.note_row(db, seq, &why)?)),
+        // No index leads to these rows, so their page is lost. SQLite lets nothing be written in a transaction that met such
+        // a page: this one fails, and from the next on it is not looked at again.
+        Err(Trouble::Sqlite(why)) if schema::is_corrupt(&why) => {
+            unreadable.lose(seq, &why);
+            Err(Trouble::Sqlite(why))
+        }
         read => read,
     }
 }

@@ -1,6 +1,7 @@
 //! Rows that do not hold what was written, most of them of tasks. Each is told once for each run of the process, and is kept
 //! for whoever calls a person; what is done for all others goes on without it.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 
@@ -18,7 +19,11 @@ const WHY_MAX: usize = 300;
 
 /// Those this run of the process has come across, in that order.
 #[derive(Debug, Default)]
-pub(super) struct UnreadableTasks(Mutex<Vec<Unreadable>>);
+pub(super) struct UnreadableTasks {
+    noted: Mutex<Vec<Unreadable>>,
+    /// Tasks on a page that is no such thing: to look at it again would fail others again.
+    lost: Mutex<BTreeMap<u64, Unreadable>>,
+}
 
 impl UnreadableTasks {
     /// The task in this row cannot be read.
@@ -28,6 +33,24 @@ impl UnreadableTasks {
         // It may not be readable either.
         let id = found.query_row([seq], written).optional()?.flatten();
         Ok(self.note(&id.unwrap_or_else(|| format!("(row {seq})")), why))
+    }
+
+    /// The number of a task, from where it stands in a row.
+    pub(super) fn seq(&self, stored: i64) -> Work<u64> {
+        u64::try_from(stored).map_err(|_| {
+            Trouble::Unreadable(self.note(&format!("(row {stored})"), &"it has no number that a task can have"))
+        })
+    }
+
+    /// Is the page of this row known to be lost?
+    pub(super) fn lost(&self, seq: u64) -> Option<Unreadable> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).get(&seq).cloned()
+    }
+
+    /// The page of this row is lost.
+    pub(super) fn lose(&self, seq: u64, why: &dyn Display) {
+        let one = self.note(&format!("(row {seq})"), why);
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, one);
     }
 
     /// All that can be read of these rows. Of the others it is noted what they are of, and what stands in their first column.
@@ -74,7 +97,7 @@ impl UnreadableTasks {
     /// What is named so, a task by its id, cannot be read.
     pub(super) fn note(&self, id: &str, why: &dyn Display) -> Unreadable {
         let one = Unreadable { id: one_line(id, 80), why: one_line(&redact(&why.to_string()), WHY_MAX) };
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         // Tasks and other rows apart, so that neither takes the place of the other.
         let like = kept.iter().filter(|known| known.id.starts_with('(') == one.id.starts_with('('));
         if like.count() < KEPT_MAX && !kept.iter().any(|known| known.id == one.id) {
@@ -86,6 +109,6 @@ impl UnreadableTasks {
 
     /// All of them.
     pub(super) fn all(&self) -> Vec<Unreadable> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

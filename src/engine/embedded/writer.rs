@@ -231,8 +231,11 @@ impl Loop {
             None => {
                 self.pages_max = 0;
                 if let Some(Indexes::Doubted(failed)) = &self.corrupt {
-                    reindex(&self.shared.path, failed);
-                    self.corrupt = Some(Indexes::MadeAnew);
+                    match reindex(&self.shared.path, failed) {
+                        Ok(()) => self.corrupt = Some(Indexes::MadeAnew),
+                        // When the store fails the next time. What needs none of them can be done meanwhile.
+                        Err(failed) => tracing::error!(error = %failed, "the indexes are not made anew yet"),
+                    }
                 }
                 let store = Store::open(&self.shared.path, Arc::clone(&self.shared.unreadable))?;
                 store.renew_log()?;
