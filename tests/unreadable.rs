@@ -17,9 +17,9 @@ use backstop::llm::simulated::{Scripted, Simulated};
 use backstop::query::{Filter, PageAsk};
 use backstop::retention::Retention;
 use backstop::task::{Effect, TaskType};
-use backstop::team::Team;
 use backstop::team::clock::Clock;
 use backstop::team::desk::Desk;
+use backstop::team::{Builder, Team};
 
 use crate::engine::Scratch;
 use crate::team::{Inbox, integration};
@@ -32,6 +32,19 @@ const DEAD: [u64; 2] = [5, 6];
 /// Where a task's record stands, and its journal: table, column, and the task's number.
 const RECORD: (&str, &str, &str) = ("progress", "record", "seq");
 const JOURNAL: (&str, &str, &str) = ("step", "step", "task");
+
+/// A worker of one provider, that answers whatever it is asked.
+fn config() -> Config {
+    Config::new("acme").agent(Agent::new("cto", "primary/opus").expect("an agent").handling("code_review"))
+}
+
+fn builder(config: Config, engine: Arc<Embedded>) -> Builder {
+    Team::builder(config)
+        .engine(engine)
+        .provider(Simulated::new(integration("primary"), |_, _| Scripted::text("done")))
+        .clock(Clock::starting_at(at(1), 600.0))
+        .seed(7)
+}
 
 /// Something to stand in a journal.
 async fn asks(engine: &Embedded, held: &Record) {
@@ -109,20 +122,10 @@ async fn goes_on_beside(
         assert_eq!(page.items.len(), 6 - damaged.len());
     }
     let inbox = Inbox::default();
-    let mut config = Config::new("acme")
-        .agent(Agent::new("cto", "primary/opus").expect("an agent").handling("code_review"))
-        .agent(Agent::new("ceo", "primary/opus").expect("an agent"));
+    let mut config = config().agent(Agent::new("ceo", "primary/opus").expect("an agent"));
     let mutates = TaskTypeConfig { effect: Some(Effect::Mutation), ..TaskTypeConfig::default() };
     config.task_types.insert(TaskType::new("code_review").expect("a name"), mutates);
-    let team = Team::builder(config)
-        .engine(engine)
-        .provider(Simulated::new(integration("primary"), |_, _| Scripted::text("done")))
-        .on_call("ana", vec![Arc::new(inbox.clone())])
-        .clock(Clock::starting_at(at(1), 600.0))
-        .seed(7)
-        .start()
-        .await
-        .expect("a team");
+    let team = builder(config, engine).on_call("ana", vec![Arc::new(inbox.clone())]).start().await.expect("a team");
     let desk = team.desk();
     for n in WAIT.into_iter().chain(RUN).filter(|n| !damaged.contains(n)) {
         assert_eq!(desk.wait(id(n)).await.expect("an end").state, State::Done, "task {n}");
@@ -203,16 +206,7 @@ async fn an_end_that_cannot_be_read_wakes_whoever_waits() {
     let damages = "CREATE TRIGGER damages AFTER INSERT ON event BEGIN
                      UPDATE event SET what = '{' WHERE seq = NEW.seq; END";
     db.execute_batch(damages).expect("damaging");
-    let config =
-        Config::new("acme").agent(Agent::new("cto", "primary/opus").expect("an agent").handling("code_review"));
-    let team = Team::builder(config)
-        .engine(engine)
-        .provider(Simulated::new(integration("primary"), |_, _| Scripted::text("done")))
-        .clock(Clock::starting_at(at(1), 600.0))
-        .seed(7)
-        .start()
-        .await
-        .expect("a team");
+    let team = builder(config(), engine).start().await.expect("a team");
     let desk = team.desk();
     for n in 1..=5 {
         let record =

@@ -24,7 +24,15 @@ impl Desk {
         if let Some(why) = self.unanswered(&record, &decision).await? {
             return Err(DeskError::Policy(why));
         }
-        let integration = self.office.integration_after(&record, &decision);
+        let command = self.decided(&record, decision, vec![reason.to_owned()], by);
+        let record = self.office.engine.command(id, command, self.now()).await?;
+        self.office.kick();
+        Ok(record)
+    }
+
+    /// The command that a person's decision about this task is.
+    pub(super) fn decided(&self, record: &Record, decision: Decision, reasons: Vec<String>, by: &str) -> Command {
+        let integration = self.office.integration_after(record, &decision);
         let decided = Decided {
             number: 0,
             generation: record.generation,
@@ -32,13 +40,10 @@ impl Desk {
             by: DeciderKind::Human,
             who: Some(by.to_owned()),
             at: self.now(),
-            reasons: vec![reason.to_owned()],
+            reasons,
             rejected: Vec::new(),
         };
-        let command = Command::Decide { decided, seen: None, integration };
-        let record = self.office.engine.command(id, command, self.now()).await?;
-        self.office.kick();
-        Ok(record)
+        Command::Decide { decided, seen: None, integration }
     }
 
     /// Are the agent and the model of a decision there?

@@ -19,7 +19,7 @@ use crate::ledger::{Command, Letter, Record, Refused, State};
 use crate::letter::DeadLetter;
 use crate::query::Death;
 use crate::task::TaskId;
-use crate::triage::{Decided, DeciderKind, Decision};
+use crate::triage::Decision;
 use crate::why::{self, Why};
 
 /// The calls of a task of which nobody knows whether they happened, to be shown.
@@ -166,19 +166,7 @@ impl Desk {
 
     /// The command by which a task goes on when nothing is in doubt any more.
     fn go_on(&self, record: &Record, reasons: Vec<String>, by: &str) -> Command {
-        let decision = Decision::RunAgain { amendment: None };
-        let integration = self.office.integration_after(record, &decision);
-        let decided = Decided {
-            number: 0,
-            generation: record.generation,
-            decision,
-            by: DeciderKind::Human,
-            who: Some(by.to_owned()),
-            at: self.now(),
-            reasons,
-            rejected: Vec::new(),
-        };
-        Command::Decide { decided, seen: None, integration }
+        self.decided(record, Decision::RunAgain { amendment: None }, reasons, by)
     }
 
     /// Why a decision must wait for an answer, if it must: what has the task done again would meet the doubt at once.

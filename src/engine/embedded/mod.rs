@@ -70,7 +70,8 @@ impl Embedded {
             let opened = Store::open(&path, Arc::clone(&unreadable));
             let mut store = match opened {
                 Err(failed) if schema::is_corrupt(&failed) => {
-                    schema::reindex(&path, &failed)?;
+                    tracing::error!(path = %path.display(), error = %failed, "the store cannot be opened yet");
+                    schema::reindex(&path)?;
                     Store::open(&path, Arc::clone(&unreadable))?
                 }
                 opened => opened?,
@@ -88,10 +89,11 @@ impl Embedded {
             high_water: Arc::new(watch::Sender::new(store.high_water())),
             pages_max: Arc::new(AtomicU32::new(0)),
             unreadable,
+            doubted: Arc::default(),
             path,
         };
         let no_thread = |source| io(&shared.path, "start its threads", source);
-        let readers = Readers::spawn(&shared.path).map_err(no_thread)?;
+        let readers = Readers::spawn(&shared).map_err(no_thread)?;
         let writer = Writer::spawn(store, shared.clone()).map_err(no_thread)?;
         Ok(Self { writer, readers, shared, epoch, lock: std::sync::Mutex::new(Some(lock)) })
     }

@@ -193,8 +193,8 @@ pub(super) fn is_corrupt(failed: &rusqlite::Error) -> bool {
 ///
 /// # Errors
 /// When there is no room, or somebody else writes: it can be tried again.
-pub(super) fn reindex(path: &Path, why: &rusqlite::Error) -> rusqlite::Result<()> {
-    tracing::error!(path = %path.display(), error = %why, "the store is damaged; its indexes are made anew");
+pub(super) fn reindex(path: &Path) -> rusqlite::Result<()> {
+    tracing::error!(path = %path.display(), "the store is damaged; its indexes are made anew");
     let file = connect_writer(path)?;
     file.execute_batch("PRAGMA temp_store=FILE")?;
     let mut named = file.prepare("SELECT name FROM sqlite_schema WHERE type = 'index' ORDER BY name")?;

@@ -549,9 +549,10 @@ impl Store {
     }
 }
 
-/// The version a document is stored under that is based on this one.
+/// The version a document is stored under that is based on this one. At the end of what a column holds it begins anew, so that
+/// a damaged one can be written over: what it is based on is still another.
 const fn next(version: u64) -> u64 {
-    if version == OVER_ANY { 1 } else { version + 1 }
+    if version >= i64::MAX.unsigned_abs() { 1 } else { version + 1 }
 }
 
 /// So many of those that can be read; the others are noted. One damaged row must not hold up what is done for all the rest.

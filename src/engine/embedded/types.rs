@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, OptionalExtension, Params, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use super::row;
 use crate::task::TaskType;
@@ -65,10 +65,10 @@ impl Types {
         while let Some(row) = rows.next()? {
             let span = |row| Ok((row::word(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?));
             match row::sound(span(row))? {
-                Some((task_type, tasks, first, last)) => {
+                Some((task_type, tasks, first, last)) if tasks > 0 => {
                     self.spans.insert(task_type, Span { tasks, first, last });
                 }
-                None => whole = false,
+                Some(_) | None => whole = false,
             }
         }
         Ok(whole)
@@ -131,12 +131,15 @@ impl Types {
     }
 }
 
-/// Between which numbers the tasks of a type stand, both ends among them; none when there are none.
+/// Between which numbers the tasks of a type stand, both ends among them; none when there are none. Ends that cannot be read
+/// may be anywhere: the next start counts anew.
 pub(super) fn between(db: &Connection, task_type: &TaskType) -> rusqlite::Result<Option<(u64, u64)>> {
     let sql =
         "SELECT first.value, last.value FROM meta AS first JOIN meta AS last WHERE first.key = ?1 AND last.key = ?2";
     let ends = params![format!("{FIRST}{task_type}"), format!("{LAST}{task_type}")];
-    db.prepare_cached(sql)?.query_row(ends, |row| Ok((row.get(0)?, row.get(1)?))).optional()
+    let span = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let found = db.prepare_cached(sql)?.query_row(ends, |row| row::sound(span(row))).optional()?;
+    Ok(found.map(|span| span.unwrap_or((0, u64::MAX))))
 }
 
 #[cfg(test)]
@@ -195,6 +198,14 @@ mod tests {
         again.write(&db, 5).expect("stored");
         assert_eq!(stored(&db), expect(None, Some((5, 5))));
         assert_eq!(Types::read(&db, 5).expect("read").spans.len(), 1);
+    }
+
+    #[test]
+    fn ends_that_cannot_be_read_may_be_anywhere() {
+        let db = store(&[(1, "audit")], &[("type_first/audit", 1), ("type_last/audit", 1)]);
+        assert_eq!(between(&db, &named("audit")).expect("read"), Some((1, 1)));
+        db.execute("UPDATE meta SET value = -1 WHERE key = 'type_last/audit'", []).expect("damaged");
+        assert_eq!(between(&db, &named("audit")).expect("read"), Some((0, u64::MAX)));
     }
 
     #[test]

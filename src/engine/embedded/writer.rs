@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -91,6 +91,8 @@ pub(super) struct Shared {
     pub(super) pages_max: Arc<AtomicU32>,
     /// What cannot be read.
     pub(super) unreadable: Arc<UnreadableTasks>,
+    /// A reader met what may be an index that does not fit its table; only who writes can mend it.
+    pub(super) doubted: Arc<AtomicBool>,
 }
 
 /// The handle of the writer's thread.
@@ -105,7 +107,7 @@ impl Writer {
         let (inbox, messages) = channel();
         let thread = std::thread::Builder::new()
             .name("backstop-writer".to_owned())
-            .spawn(move || Loop { store: Some(store), shared, pages_max: 0, corrupt: None }.run(&messages))?;
+            .spawn(move || Loop { store: Some(store), shared, pages_max: 0, made_anew: false }.run(&messages))?;
         Ok(Self { inbox: Some(inbox), thread: Some(thread) })
     }
 
@@ -155,16 +157,8 @@ struct Loop {
     store: Option<Store>,
     shared: Shared,
     pages_max: u32,
-    /// Set by the first failure of this run that may be of an index.
-    corrupt: Option<Indexes>,
-}
-
-/// What is done about indexes that may not fit their tables.
-enum Indexes {
-    /// By this failure; nothing yet.
-    Doubted(Arc<rusqlite::Error>),
-    /// All that can be done.
-    MadeAnew,
+    /// Were the indexes made anew in this run? Once is all that helps.
+    made_anew: bool,
 }
 
 impl Loop {
@@ -215,9 +209,8 @@ impl Loop {
             Err(failed) => {
                 tracing::error!(path = %self.shared.path.display(), error = %failed, "the store failed; opening it anew");
                 self.store = None;
-                // Once: what that does not help is a page of a table, and only who touches it fails.
-                if is_corrupt(failed) && self.corrupt.is_none() {
-                    self.corrupt = Some(Indexes::Doubted(Arc::clone(failed)));
+                if is_corrupt(failed) {
+                    self.shared.doubted.store(true, Ordering::Relaxed);
                 }
             }
         }
@@ -226,13 +219,18 @@ impl Loop {
     }
 
     fn transact(&mut self, group: &mut [Box<dyn Job>]) -> Result<(u64, Timestamp), Arc<rusqlite::Error>> {
+        // Once: what that does not help is a page of a table, and only who touches it fails.
+        let doubted = self.shared.doubted.swap(false, Ordering::Relaxed) && !self.made_anew;
+        if doubted {
+            self.store = None;
+        }
         let mut store = match self.store.take() {
             Some(store) => store,
             None => {
                 self.pages_max = 0;
-                if let Some(Indexes::Doubted(failed)) = &self.corrupt {
-                    match reindex(&self.shared.path, failed) {
-                        Ok(()) => self.corrupt = Some(Indexes::MadeAnew),
+                if doubted {
+                    match reindex(&self.shared.path) {
+                        Ok(()) => self.made_anew = true,
                         // When the store fails the next time. What needs none of them can be done meanwhile.
                         Err(failed) => tracing::error!(error = %failed, "the indexes are not made anew yet"),
                     }

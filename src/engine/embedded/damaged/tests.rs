@@ -391,18 +391,56 @@ async fn indexes_that_do_not_fit_are_made_anew() {
     }
 }
 
-/// What lies on this page of a table is no more; nobody has the store open.
-fn lose(path: &Path, table: &str, leaf: impl Fn(&[u8]) -> bool) {
+/// The page that a table or an index begins at.
+fn root(path: &Path, name: &str) -> usize {
     let db = Connection::open(path).expect("a store");
     let root = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
-    let root: usize = db.query_row(root, [table], |row| row.get(0)).expect("a table");
-    drop(db);
+    db.query_row(root, [name], |row| row.get(0)).expect("it has one")
+}
+
+fn page(number: usize) -> std::ops::Range<usize> {
+    (number - 1) * 4096..number * 4096
+}
+
+/// What lies on this page of a table is no more; nobody has the store open.
+fn lose(path: &Path, table: &str, leaf: impl Fn(&[u8]) -> bool) {
+    let root = root(path, table);
     let mut bytes = std::fs::read(path).expect("read");
-    let page = |number: usize| (number - 1) * 4096..number * 4096;
     let count = bytes.len() / 4096;
     let lost = std::iter::once(root).chain(1..=count).find(|number| leaf(&bytes[page(*number)])).expect("a page");
     bytes[page(lost)][0] = 0xff;
     std::fs::write(path, bytes).expect("written");
+}
+
+/// The entries of an index of one page no longer say where their values begin; nobody has the store open.
+fn garble(path: &Path, index: &str) {
+    let root = root(path, index);
+    let mut bytes = std::fs::read(path).expect("read");
+    let page = &mut bytes[page(root)];
+    assert_eq!(page[0], 0x0a, "a leaf of an index");
+    let cells = usize::from(u16::from_be_bytes([page[3], page[4]]));
+    assert!(cells > 0, "nothing is damaged");
+    for cell in 0..cells {
+        let place = usize::from(u16::from_be_bytes([page[8 + cell * 2], page[9 + cell * 2]]));
+        page[place + 1] = 0x7f;
+    }
+    std::fs::write(path, bytes).expect("written");
+}
+
+/// Who only read through an index that was garbled was failed for ever: nobody told the writer, who alone can mend it.
+#[tokio::test]
+async fn an_index_that_fails_a_reader_is_made_anew() {
+    let site = Site::of_two_that_wait("reader").await;
+    let path = site.0.join("backstop.db");
+    garble(&path, "event_task");
+    let engine = Embedded::open(&site.0, at(0)).expect("a start");
+    let of_first = task(1, at(0)).id;
+    engine.history(of_first).await.expect_err("the index is garbled");
+    engine.writable().await.expect("whoever writes next mends it first");
+    assert_eq!(engine.history(of_first).await.expect("read").len(), 1);
+    engine.close().await.expect("closed");
+    drop(engine);
+    assert_eq!(integrity(&path), "ok");
 }
 
 /// One task on a page that was lost failed whatever was written at the same time, whenever its turn came: first in its line, it
@@ -470,25 +508,62 @@ async fn a_deadline_is_its_records() {
     engine.close().await.expect("closed");
 }
 
+/// A document whose damaged version was the highest there is failed whoever saved it, with all that was written at that time.
+#[tokio::test]
+async fn a_document_of_the_last_version_is_saved_like_another() {
+    let document = |version| Document {
+        kind: "incident".to_owned(),
+        key: "INC-1".to_owned(),
+        version,
+        body: serde_json::json!({ "n": 1 }),
+    };
+    let site = Site::new("version", async |engine: &Embedded| {
+        engine.save(vec![document(0)], Vec::new(), at(0)).await.expect("saved");
+    })
+    .await;
+    let db = Connection::open(site.0.join("backstop.db")).expect("a store");
+    assert_eq!(db.execute("UPDATE document SET version = ?1", [i64::MAX]), Ok(1));
+    drop(db);
+    let engine = Embedded::open(&site.0, at(0)).expect("a store");
+    let version = async || engine.documents("incident").await.expect("read")[0].version;
+    let last = version().await;
+    engine.save(vec![document(last)], Vec::new(), at(1)).await.expect("saved");
+    assert_eq!(version().await, 1);
+    engine.save(vec![document(last)], Vec::new(), at(1)).await.expect_err("it was saved meanwhile");
+    engine.close().await.expect("closed");
+}
+
 /// Counts are of rows that are there, so they are made again.
 #[tokio::test]
 async fn counts_that_cannot_be_read_are_counted_anew() {
-    let site = Site::of_two_that_wait("anew").await;
-    let engine = Embedded::open(&site.0, at(0)).expect("a store");
-    let sound = engine.balance().await.expect("read");
-    assert_eq!(sound.waiting, 2);
-    engine.close().await.expect("closed");
-    drop(engine);
-    let db = Connection::open(site.0.join("backstop.db")).expect("a store");
-    assert_eq!(db.execute("UPDATE depth SET state = 'gone', tasks = 7", []), Ok(1));
-    assert_eq!(db.execute("UPDATE meta SET value = -1 WHERE key GLOB 'type_tasks/*'", []), Ok(1));
-    drop(db);
-    let engine = Embedded::open(&site.0, at(0)).expect("a store");
-    assert_eq!(engine.balance().await.expect("read"), sound);
-    let of_type = Filter { task_type: Some(task(1, at(0)).task_type), ..Filter::default() };
-    assert_eq!(engine.records(of_type, PageAsk::default()).await.expect("read").items.len(), 2);
-    assert_eq!(engine.unreadable(), []);
-    engine.close().await.expect("closed");
+    for damage in ["type_tasks", "type_first", "type_last"] {
+        let site = Site::of_two_that_wait("anew").await;
+        let path = site.0.join("backstop.db");
+        let engine = Embedded::open(&site.0, at(0)).expect("a store");
+        let sound = engine.balance().await.expect("read");
+        assert_eq!(sound.waiting, 2);
+        engine.close().await.expect("closed");
+        drop(engine);
+        let counts = |db: &Connection| -> Vec<(String, i64)> {
+            let mut all = db.prepare("SELECT key, value FROM meta WHERE key GLOB 'type_*' ORDER BY key").expect("read");
+            let rows = all.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("read");
+            rows.collect::<Result<_, _>>().expect("read")
+        };
+        let db = Connection::open(&path).expect("a store");
+        let before = counts(&db);
+        assert_eq!(db.execute("UPDATE depth SET state = 'gone', tasks = 7", []), Ok(1));
+        let damaged = db.execute("UPDATE meta SET value = -1 WHERE key GLOB ?1 || '/*'", [damage]);
+        assert_eq!(damaged, Ok(1));
+        drop(db);
+        let engine = Embedded::open(&site.0, at(0)).expect("a store");
+        assert_eq!(engine.balance().await.expect("read"), sound);
+        let of_type = Filter { task_type: Some(task(1, at(0)).task_type), ..Filter::default() };
+        assert_eq!(engine.records(of_type, PageAsk::default()).await.expect("read").items.len(), 2);
+        assert_eq!(engine.unreadable(), []);
+        engine.close().await.expect("closed");
+        drop(engine);
+        assert_eq!(counts(&Connection::open(&path).expect("a store")), before, "{damage}");
+    }
 }
 
 /// A number that stood at the end of its range was counted further: in a build with checks that ended the writer's thread,
