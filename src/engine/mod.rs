@@ -253,7 +253,7 @@ pub struct Document {
     pub kind: String,
     /// Its name among its kind.
     pub key: String,
-    /// The version this is based on: 0 for a new one. [`Engine::save`] stores it as one more.
+    /// The version this is based on: 0 for a new one. [`Engine::save`] stores another, one more as a rule.
     pub version: u64,
     /// Its content.
     pub body: Value,

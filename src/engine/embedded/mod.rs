@@ -10,6 +10,7 @@
 pub mod damaged;
 mod depth;
 mod find;
+mod indexes;
 mod listed;
 mod mend;
 mod prune;
@@ -38,6 +39,7 @@ use crate::ledger::{Balance, Command, Record};
 use crate::query::{Death, Depth, FailureRate, Filter, Page, PageAsk, Unreadable};
 use crate::task::{AgentName, Integration, Task, TaskId};
 use crate::time::Timestamp;
+use indexes::{Indexes, is_corrupt};
 use reader::Readers;
 use schema::{DirLock, io};
 use store::{Store, Work};
@@ -66,12 +68,14 @@ impl Embedded {
         let lock = DirLock::take(dir)?;
         let path = schema::prepare(dir)?;
         let unreadable = Arc::new(UnreadableTasks::default());
+        let indexes = Arc::new(Indexes::default());
         let begin = || -> rusqlite::Result<Store> {
             let opened = Store::open(&path, Arc::clone(&unreadable));
             let mut store = match opened {
-                Err(failed) if schema::is_corrupt(&failed) => {
+                Err(failed) if is_corrupt(&failed) => {
                     tracing::error!(path = %path.display(), error = %failed, "the store cannot be opened yet");
-                    schema::reindex(&path)?;
+                    indexes.failed_the_writer(&failed);
+                    indexes.mend(&path)?;
                     Store::open(&path, Arc::clone(&unreadable))?
                 }
                 opened => opened?,
@@ -89,7 +93,7 @@ impl Embedded {
             high_water: Arc::new(watch::Sender::new(store.high_water())),
             pages_max: Arc::new(AtomicU32::new(0)),
             unreadable,
-            doubted: Arc::default(),
+            indexes,
             path,
         };
         let no_thread = |source| io(&shared.path, "start its threads", source);
@@ -118,13 +122,28 @@ impl Embedded {
         Ok((before, size()?))
     }
 
-    /// Reads rows, and notes those that cannot be read.
+    /// Reads rows, and notes those that cannot be read. Where an index may not fit its table, they are read again once the
+    /// writer has seen to that: whoever only asks would be failed by it for ever.
     fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection, &UnreadableTasks) -> Work<T> + Send + 'static,
+        work: impl Fn(&Connection, &UnreadableTasks) -> Work<T> + Send + Sync + 'static,
     ) -> Pending<'_, T> {
-        let unreadable = Arc::clone(&self.shared.unreadable);
-        self.readers.ask(move |db| work(db, &unreadable))
+        let work = Arc::new(work);
+        let ask = move || {
+            let (work, unreadable) = (Arc::clone(&work), Arc::clone(&self.shared.unreadable));
+            self.readers.ask(move |db| work(db, &unreadable))
+        };
+        let asked = ask();
+        Box::pin(async move {
+            match asked.await {
+                Err(_) if self.shared.indexes.doubted() => {
+                    // It mends them before it does anything; what else it says is for who wants something written.
+                    let _nothing_asked = self.writer.ask(|_| Ok(())).await;
+                    ask().await
+                }
+                answer => answer,
+            }
+        })
     }
 
     /// Lets the file grow to so many pages of 4 KiB and no further, as a full disk would; 0: no bound.

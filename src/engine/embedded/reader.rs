@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use super::indexes::Indexes;
 use super::schema;
 use super::store::{Trouble, Work};
 use super::writer::{Shared, spoken};
@@ -24,13 +24,13 @@ type Job = Box<dyn FnOnce(Result<&mut Connection, Error>, &Path) -> bool + Send>
 #[derive(Debug)]
 pub(super) struct Readers {
     desk: Arc<Desk>,
-    doubted: Arc<AtomicBool>,
+    indexes: Arc<Indexes>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Readers {
     pub(super) fn spawn(shared: &Shared) -> std::io::Result<Self> {
-        let mut readers = Self { desk: Arc::default(), doubted: Arc::clone(&shared.doubted), threads: Vec::new() };
+        let mut readers = Self { desk: Arc::default(), indexes: Arc::clone(&shared.indexes), threads: Vec::new() };
         readers.desk.line().readers = READERS;
         for number in 0..READERS {
             let (path, desk) = (shared.path.clone(), Serving { desk: Arc::clone(&readers.desk), number });
@@ -46,7 +46,7 @@ impl Readers {
         work: impl FnOnce(&Connection) -> Work<T> + Send + 'static,
     ) -> Pending<'_, T> {
         let (reply, answer) = oneshot::channel();
-        let doubted = Arc::clone(&self.doubted);
+        let indexes = Arc::clone(&self.indexes);
         let job: Job = Box::new(move |connection, path| {
             let outcome = match connection {
                 Ok(connection) => in_one_moment(connection, work),
@@ -55,10 +55,7 @@ impl Readers {
             let mut sound = true;
             if let Err(Trouble::Sqlite(failed)) = &outcome {
                 sound = false;
-                if schema::is_corrupt(failed) {
-                    tracing::error!(path = %path.display(), error = %failed, "the store failed who read it");
-                    doubted.store(true, Ordering::Relaxed);
-                }
+                indexes.failed_a_reader(failed);
             }
             // Whoever asked may have stopped waiting.
             let _nobody_waits = reply.send(outcome.map_err(|trouble| spoken(trouble, path)));
@@ -133,6 +130,7 @@ impl Desk {
         let mut line = self.line();
         loop {
             if let Some(job) = line.jobs.pop_front() {
+                line.idle.retain(|idle| *idle != number);
                 return Some(job);
             }
             if line.closed {

@@ -183,37 +183,6 @@ pub(super) fn checkpoint(file: &Connection) -> rusqlite::Result<Option<u64>> {
     Ok((!held_up).then(|| u64::try_from(pages).unwrap_or(0)))
 }
 
-/// Whether a failure says that an index does not fit its table, or a page of the file is no such thing.
-pub(super) fn is_corrupt(failed: &rusqlite::Error) -> bool {
-    failed.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt)
-}
-
-/// Makes the indexes anew from their tables, one by one: where those are sound, all is well again. Through a connection of its
-/// own, which sorts in files: those of a million tasks need not have room in memory.
-///
-/// # Errors
-/// When there is no room, or somebody else writes: it can be tried again.
-pub(super) fn reindex(path: &Path) -> rusqlite::Result<()> {
-    tracing::error!(path = %path.display(), "the store is damaged; its indexes are made anew");
-    let file = connect_writer(path)?;
-    file.execute_batch("PRAGMA temp_store=FILE")?;
-    let mut named = file.prepare("SELECT name FROM sqlite_schema WHERE type = 'index' ORDER BY name")?;
-    let names = named.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
-    for name in names {
-        match file.execute_batch(&format!("REINDEX \"{name}\"")) {
-            Err(failed) if is_corrupt(&failed) || is_constraint(&failed) => {
-                tracing::error!(index = name, error = %failed, "its table is damaged, too, and what lies there lost");
-            }
-            outcome => outcome?,
-        }
-    }
-    Ok(())
-}
-
-fn is_constraint(failed: &rusqlite::Error) -> bool {
-    failed.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
-}
-
 /// Writes the file anew without its free pages.
 pub(super) fn compact(path: &Path) -> rusqlite::Result<()> {
     let file = connect_writer(path)?;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::depth::Depths;
+use super::indexes::is_corrupt;
 use super::listed::{self, insert_death, insert_letter, insert_task, update_task};
 use super::mend;
 use super::recent::Recent;
@@ -574,7 +575,7 @@ fn load_measured(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> Wor
         Err(Trouble::Damaged(why)) => Err(Trouble::Unreadable(unreadable.note_row(db, seq, &why)?)),
         // No index leads to these rows, so their page is lost. SQLite lets nothing be written in a transaction that met such
         // a page: this one fails, and from the next on it is not looked at again.
-        Err(Trouble::Sqlite(why)) if schema::is_corrupt(&why) => {
+        Err(Trouble::Sqlite(why)) if is_corrupt(&why) => {
             unreadable.lose(seq, &why);
             Err(Trouble::Sqlite(why))
         }

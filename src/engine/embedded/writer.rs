@@ -7,13 +7,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
 
-use super::schema::{checkpoint, io, is_corrupt, reindex};
+use super::indexes::Indexes;
+use super::schema::{checkpoint, io};
 use super::store::{Store, Trouble, Work};
 use super::unreadable::UnreadableTasks;
 use crate::engine::{Error, Pending};
@@ -91,8 +92,8 @@ pub(super) struct Shared {
     pub(super) pages_max: Arc<AtomicU32>,
     /// What cannot be read.
     pub(super) unreadable: Arc<UnreadableTasks>,
-    /// A reader met what may be an index that does not fit its table; only who writes can mend it.
-    pub(super) doubted: Arc<AtomicBool>,
+    /// What is known of the indexes.
+    pub(super) indexes: Arc<Indexes>,
 }
 
 /// The handle of the writer's thread.
@@ -107,7 +108,7 @@ impl Writer {
         let (inbox, messages) = channel();
         let thread = std::thread::Builder::new()
             .name("backstop-writer".to_owned())
-            .spawn(move || Loop { store: Some(store), shared, pages_max: 0, made_anew: false }.run(&messages))?;
+            .spawn(move || Loop { store: Some(store), shared, pages_max: 0 }.run(&messages))?;
         Ok(Self { inbox: Some(inbox), thread: Some(thread) })
     }
 
@@ -157,8 +158,6 @@ struct Loop {
     store: Option<Store>,
     shared: Shared,
     pages_max: u32,
-    /// Were the indexes made anew in this run? Once is all that helps.
-    made_anew: bool,
 }
 
 impl Loop {
@@ -209,9 +208,7 @@ impl Loop {
             Err(failed) => {
                 tracing::error!(path = %self.shared.path.display(), error = %failed, "the store failed; opening it anew");
                 self.store = None;
-                if is_corrupt(failed) {
-                    self.shared.doubted.store(true, Ordering::Relaxed);
-                }
+                self.shared.indexes.failed_the_writer(failed);
             }
         }
         let failed = outcome.err();
@@ -219,22 +216,15 @@ impl Loop {
     }
 
     fn transact(&mut self, group: &mut [Box<dyn Job>]) -> Result<(u64, Timestamp), Arc<rusqlite::Error>> {
-        // Once: what that does not help is a page of a table, and only who touches it fails.
-        let doubted = self.shared.doubted.swap(false, Ordering::Relaxed) && !self.made_anew;
-        if doubted {
-            self.store = None;
+        // Beside the store, if it is open: what it holds is as it was.
+        if let Err(failed) = self.shared.indexes.mend(&self.shared.path) {
+            // What needs none of them can be done meanwhile.
+            tracing::error!(error = %failed, "the indexes are not made anew yet");
         }
         let mut store = match self.store.take() {
             Some(store) => store,
             None => {
                 self.pages_max = 0;
-                if doubted {
-                    match reindex(&self.shared.path) {
-                        Ok(()) => self.made_anew = true,
-                        // When the store fails the next time. What needs none of them can be done meanwhile.
-                        Err(failed) => tracing::error!(error = %failed, "the indexes are not made anew yet"),
-                    }
-                }
                 let store = Store::open(&self.shared.path, Arc::clone(&self.shared.unreadable))?;
                 store.renew_log()?;
                 store
