@@ -54,6 +54,11 @@ impl Indexes {
         *self.known() == Known::Doubted
     }
 
+    /// Is it no index that fails whoever is failed now?
+    pub(super) fn made_anew(&self) -> bool {
+        *self.known() == Known::MadeAnew
+    }
+
     /// Makes them anew if they are doubted. Nobody may be in the middle of writing.
     ///
     /// # Errors

@@ -70,13 +70,13 @@ impl Embedded {
         let unreadable = Arc::new(UnreadableTasks::default());
         let indexes = Arc::new(Indexes::default());
         let begin = || -> rusqlite::Result<Store> {
-            let opened = Store::open(&path, Arc::clone(&unreadable));
+            let opened = Store::open(&path, Arc::clone(&unreadable), &indexes);
             let mut store = match opened {
                 Err(failed) if is_corrupt(&failed) => {
                     tracing::error!(path = %path.display(), error = %failed, "the store cannot be opened yet");
                     indexes.failed_the_writer(&failed);
                     indexes.mend(&path)?;
-                    Store::open(&path, Arc::clone(&unreadable))?
+                    Store::open(&path, Arc::clone(&unreadable), &indexes)?
                 }
                 opened => opened?,
             };

@@ -8,10 +8,10 @@ use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use super::depth::Depths;
-use super::indexes::is_corrupt;
+use super::indexes::{Indexes, is_corrupt};
 use super::listed::{self, insert_death, insert_letter, insert_task, update_task};
 use super::mend;
 use super::recent::Recent;
@@ -90,14 +90,15 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens the file and reads what waits.
-    pub(super) fn open(path: &Path, unreadable: Arc<UnreadableTasks>) -> rusqlite::Result<Self> {
-        Self::over(schema::connect_writer(path)?, unreadable).map_err(|failed| failed.1)
+    pub(super) fn open(path: &Path, unreadable: Arc<UnreadableTasks>, indexes: &Indexes) -> rusqlite::Result<Self> {
+        Self::over(schema::connect_writer(path)?, unreadable, indexes).map_err(|failed| failed.1)
     }
 
     /// Reads what waits through this connection; gives it back when that fails.
     pub(super) fn over(
         db: Connection,
         unreadable: Arc<UnreadableTasks>,
+        indexes: &Indexes,
     ) -> Result<Self, Box<(Connection, rusqlite::Error)>> {
         let mut store = Self {
             db,
@@ -112,13 +113,13 @@ impl Store {
             high_water: Timestamp::from_millis(0),
             saved_high_water: Timestamp::from_millis(0),
         };
-        match store.read() {
+        match store.read(indexes) {
             Ok(()) => Ok(store),
             Err(source) => Err(Box::new((store.db, source))),
         }
     }
 
-    fn read(&mut self) -> rusqlite::Result<()> {
+    fn read(&mut self, indexes: &Indexes) -> rusqlite::Result<()> {
         let number = |sql: &str| self.db.query_row(sql, [], |row| row.get::<_, i64>(0));
         let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
         // What bore the last number may be forgotten.
@@ -134,20 +135,48 @@ impl Store {
         mend::rows(&self.db, &self.unreadable)?;
         self.depths = Depths::read(&self.db)?;
         self.types = Types::read(&self.db, self.last_task)?;
-        self.load_queues()
+        self.load_queues(indexes)
     }
 
-    /// What waits, as its rows say it; those that cannot be read are mended first.
-    fn load_queues(&mut self) -> rusqlite::Result<()> {
-        let mut waiting = self.db.prepare(
-            "SELECT seq, agent, priority, tenant, integration, again, due, deadline, created_at
-             FROM task WHERE state IN ('ready', 'scheduled', 'parked')",
-        )?;
+    /// What waits. Where a page of the table is lost, all but what lies on it; an index that leads nowhere looks the same until
+    /// it is made anew.
+    fn load_queues(&mut self, indexes: &Indexes) -> rusqlite::Result<()> {
+        match self.load_waiting("state IN ('ready', 'scheduled', 'parked')", []) {
+            Err(failed) if is_corrupt(&failed) && indexes.made_anew() => {
+                tracing::error!(error = %failed, "what waits cannot be read at once; it is read one by one");
+            }
+            loaded => return loaded,
+        }
+        self.queues = Queues::default();
+        for number in self.numbers_of_waiting()? {
+            match self.load_waiting("seq = ?1", [number]) {
+                Err(failed) if is_corrupt(&failed) => {
+                    if let Ok(seq) = self.unreadable.seq(number) {
+                        self.unreadable.lose(seq, &failed);
+                    }
+                }
+                loaded => loaded?,
+            }
+        }
+        Ok(())
+    }
+
+    /// By their index alone.
+    fn numbers_of_waiting(&self) -> rusqlite::Result<Vec<i64>> {
+        let mut found = self.db.prepare("SELECT seq FROM task WHERE state IN ('ready', 'scheduled', 'parked')")?;
+        found.query_map([], |row| row.get(0))?.collect()
+    }
+
+    /// These, as their rows say it; those that cannot be read are mended first.
+    fn load_waiting(&mut self, which: &str, params: impl Params) -> rusqlite::Result<()> {
+        let mut waiting = self.db.prepare_cached(&format!(
+            "SELECT seq, agent, priority, tenant, integration, again, due, deadline, created_at FROM task WHERE {which}",
+        ))?;
         // What was never moved stands in line since it was submitted. A record that cannot be read is told when it is claimed.
-        let mut times = self.db.prepare(
+        let mut times = self.db.prepare_cached(
             "SELECT record ->> '$.due', record ->> '$.since' FROM progress WHERE seq = ?1 AND json_valid(record)",
         )?;
-        let mut rows = waiting.query([])?;
+        let mut rows = waiting.query(params)?;
         while let Some(row) = rows.next()? {
             let Ok(seq) = self.unreadable.seq(row.get(0)?) else { continue };
             let entry = match row::sound(listed::entry(row, &mut times))? {

@@ -225,7 +225,7 @@ impl Loop {
             Some(store) => store,
             None => {
                 self.pages_max = 0;
-                let store = Store::open(&self.shared.path, Arc::clone(&self.shared.unreadable))?;
+                let store = Store::open(&self.shared.path, Arc::clone(&self.shared.unreadable), &self.shared.indexes)?;
                 store.renew_log()?;
                 store
             }

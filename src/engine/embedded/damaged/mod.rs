@@ -9,6 +9,7 @@ use rusqlite::types::{Type, Value};
 use rusqlite::{Connection, ErrorCode, params_from_iter};
 
 use super::find;
+use super::indexes::Indexes;
 use super::row;
 use super::schema::{self, DirLock};
 use super::store::{Store, Trouble, Work};
@@ -177,7 +178,7 @@ impl Damaged {
             said("history", find::history(&db, noted, *id).map(drop));
             said("steps", find::steps(&db, noted, *id).map(drop));
         }
-        let mut store = match Store::over(db, Arc::clone(noted)) {
+        let mut store = match Store::over(db, Arc::clone(noted), &Indexes::default()) {
             Ok(store) => store,
             Err(failed) => {
                 let (db, source) = *failed;

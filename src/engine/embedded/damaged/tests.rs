@@ -178,7 +178,7 @@ async fn those_that_cannot_be_read_take_nobodys_place() {
     assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 3]);
     let lapsed = find::lapsed(&db, &noted, at(1_000), 9, 1).expect("read");
     assert_eq!(lapsed.iter().map(|record| record.task.id).collect::<Vec<_>>(), [ids[1]]);
-    let mut store = Store::over(db, Arc::clone(&noted)).expect("a start");
+    let mut store = Store::over(db, Arc::clone(&noted), &Indexes::default()).expect("a start");
     let overdue = store.overdue(at(10), 1).expect("read");
     assert_eq!(overdue.iter().map(|record| record.task.id).collect::<Vec<_>>(), [ids[3]]);
     assert_eq!(noted.all().len(), 3);
@@ -412,8 +412,8 @@ fn lose(path: &Path, table: &str, leaf: impl Fn(&[u8]) -> bool) {
     std::fs::write(path, bytes).expect("written");
 }
 
-/// The entries of an index of one page no longer say where their values begin; nobody has the store open.
-fn garble(path: &Path, index: &str) {
+/// Changes each entry of an index of one page; nobody has the store open.
+fn garble(path: &Path, index: &str, change: impl Fn(&mut [u8])) {
     let root = root(path, index);
     let mut bytes = std::fs::read(path).expect("read");
     let page = &mut bytes[page(root)];
@@ -422,9 +422,27 @@ fn garble(path: &Path, index: &str) {
     assert!(cells > 0, "nothing is damaged");
     for cell in 0..cells {
         let place = usize::from(u16::from_be_bytes([page[8 + cell * 2], page[9 + cell * 2]]));
-        page[place + 1] = 0x7f;
+        change(&mut page[place..]);
     }
     std::fs::write(path, bytes).expect("written");
+}
+
+/// Where an index of what waits leads nowhere it looks as if a page of tasks were lost: what lay there was not, and is found.
+#[tokio::test]
+async fn an_index_that_leads_nowhere_loses_no_task() {
+    let site = Site::of_two_that_wait("nowhere").await;
+    let path = site.0.join("backstop.db");
+    // The first task's number, twice, as the constant 1: the constant 0, which no task has.
+    garble(&path, "task_waiting", |entry| {
+        if entry.starts_with(&[3, 3, 9, 9]) {
+            entry[2..4].copy_from_slice(&[8, 8]);
+        }
+    });
+    assert_ne!(integrity(&path), "ok", "nothing is damaged");
+    let engine = Embedded::open(&site.0, at(0)).expect("a start");
+    assert_eq!(engine.lease(ask(1, 2), at(1)).await.expect("leased").len(), 2);
+    assert_eq!(engine.unreadable(), []);
+    engine.close().await.expect("closed");
 }
 
 /// Who only read through an index that was garbled was failed for ever: nobody told the writer, who alone can mend it.
@@ -432,7 +450,8 @@ fn garble(path: &Path, index: &str) {
 async fn an_index_that_fails_a_reader_is_made_anew() {
     let site = Site::of_two_that_wait("reader").await;
     let path = site.0.join("backstop.db");
-    garble(&path, "event_task");
+    // They no longer say where their values begin.
+    garble(&path, "event_task", |entry| entry[1] = 0x7f);
     let engine = Embedded::open(&site.0, at(0)).expect("a start");
     // Somebody looks at it from a shell meanwhile: the log cannot be written into the file.
     let shell = Connection::open(&path).expect("a store");
@@ -447,7 +466,7 @@ async fn an_index_that_fails_a_reader_is_made_anew() {
 }
 
 /// One task on a page that was lost failed whatever was written at the same time, whenever its turn came: first in its line, it
-/// let no other pass.
+/// let no other pass. Where the page was of the table of tasks, no start came any further.
 #[tokio::test]
 async fn a_task_on_a_page_that_is_lost_lets_the_others_pass() {
     let work = async |engine: &Embedded| {
@@ -455,20 +474,24 @@ async fn a_task_on_a_page_that_is_lost_lets_the_others_pass() {
             engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
         }
     };
-    let site = Site::new("lost", work).await;
     let first = task(1, at(0)).id.to_string().into_bytes();
     let holds = |page: &[u8], what: &[u8]| page.windows(what.len()).any(|bytes| bytes == what);
-    // A leaf of a table that holds what was asked of the first task.
-    lose(&site.0.join("backstop.db"), "body", |page| page[0] == 0x0d && holds(page, &first) && holds(page, b"payload"));
-    let engine = Embedded::open(&site.0, at(0)).expect("a start");
-    let mut held = 0;
-    for _ in 0..60 {
-        // A claim that meets it fails once; then it is left aside.
-        held += engine.lease(ask(1, 60), at(1)).await.map_or(0, |claimed| claimed.len());
+    // A leaf of the table that holds what was asked of the first task, or of the one that says where it stands.
+    for (table, of_table) in [("body", &b"payload"[..]), ("task", b"anthropicready")] {
+        let site = Site::new("lost", work).await;
+        lose(&site.0.join("backstop.db"), table, |page| {
+            page[0] == 0x0d && holds(page, &first) && holds(page, of_table)
+        });
+        let engine = Embedded::open(&site.0, at(0)).expect("a start");
+        let mut held = 0;
+        for _ in 0..60 {
+            // A claim that meets it fails once; then it is left aside.
+            held += engine.lease(ask(1, 60), at(1)).await.map_or(0, |claimed| claimed.len());
+        }
+        let lost = engine.unreadable().len();
+        assert!(lost > 0 && held > 0 && held + lost == 60, "{table}: {held} claimed, {lost} lost");
+        engine.close().await.expect("closed");
     }
-    let lost = engine.unreadable().len();
-    assert!(lost > 0 && held > 0 && held + lost == 60, "{held} claimed, {lost} lost");
-    engine.close().await.expect("closed");
 }
 
 /// Damage that no index can mend failed every change from then on, of whatever: each began with making the indexes anew.
