@@ -59,17 +59,17 @@ impl Indexes {
         *self.known() == Known::MadeAnew
     }
 
-    /// Makes them anew if they are doubted. Nobody may be in the middle of writing.
+    /// Makes them anew if they are doubted, and tells whether it did. Nobody may be in the middle of writing.
     ///
     /// # Errors
     /// When there is no room, or another process writes.
-    pub(super) fn mend(&self, path: &Path) -> rusqlite::Result<()> {
+    pub(super) fn mend(&self, path: &Path) -> rusqlite::Result<bool> {
         if !self.doubted() {
-            return Ok(());
+            return Ok(false);
         }
         let made = make_anew(path);
         *self.known() = if made.is_ok() { Known::MadeAnew } else { Known::NotYet };
-        made
+        made.map(|()| true)
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
         indexes.failed_a_reader(&rusqlite::Error::QueryReturnedNoRows);
         indexes.failed_the_writer(&rusqlite::Error::QueryReturnedNoRows);
         assert!(!indexes.doubted());
-        indexes.mend(Path::new("/nowhere")).expect("nothing to mend");
+        assert!(!indexes.mend(Path::new("/nowhere")).expect("nothing to mend"));
         indexes.failed_a_reader(&corrupt());
         assert!(indexes.doubted());
         indexes.mend(Path::new("/nowhere")).expect_err("there is no such file");

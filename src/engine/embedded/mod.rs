@@ -133,10 +133,11 @@ impl Embedded {
             let (work, unreadable) = (Arc::clone(&work), Arc::clone(&self.shared.unreadable));
             self.readers.ask(move |db| work(db, &unreadable))
         };
-        let asked = ask();
+        let indexes = &self.shared.indexes;
+        let (before, asked) = (indexes.made_anew(), ask());
         Box::pin(async move {
             match asked.await {
-                Err(_) if self.shared.indexes.doubted() => {
+                Err(_) if indexes.doubted() || indexes.made_anew() != before => {
                     // It mends them before it does anything; what else it says is for who wants something written.
                     let _nothing_asked = self.writer.ask(|_| Ok(())).await;
                     ask().await

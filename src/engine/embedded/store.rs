@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, MAIN_DB, OptionalExtension, Params, Row, params};
 
 use super::depth::Depths;
 use super::indexes::{Indexes, is_corrupt};
@@ -603,10 +603,10 @@ fn load_measured(db: &Connection, unreadable: &UnreadableTasks, seq: u64) -> Wor
     match record(db, seq) {
         Err(Trouble::Damaged(why)) => Err(Trouble::Unreadable(unreadable.note_row(db, seq, &why)?)),
         // No index leads to these rows, so their page is lost. SQLite lets nothing be written in a transaction that met such
-        // a page: this one fails, and from the next on it is not looked at again.
+        // a page: who writes fails, and from the next time on it is not looked at again.
         Err(Trouble::Sqlite(why)) if is_corrupt(&why) => {
-            unreadable.lose(seq, &why);
-            Err(Trouble::Sqlite(why))
+            let lost = unreadable.lose(seq, &why);
+            Err(if db.is_readonly(MAIN_DB)? { Trouble::Unreadable(lost) } else { Trouble::Sqlite(why) })
         }
         read => read,
     }

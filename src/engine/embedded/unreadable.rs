@@ -48,9 +48,10 @@ impl UnreadableTasks {
     }
 
     /// The page of this row is lost.
-    pub(super) fn lose(&self, seq: u64, why: &dyn Display) {
+    pub(super) fn lose(&self, seq: u64, why: &dyn Display) -> Unreadable {
         let one = self.note(&format!("(row {seq})"), why);
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, one);
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, one.clone());
+        one
     }
 
     /// All that can be read of these rows. Of the others it is noted what they are of, and what stands in their first column.

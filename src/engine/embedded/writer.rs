@@ -216,16 +216,20 @@ impl Loop {
     }
 
     fn transact(&mut self, group: &mut [Box<dyn Job>]) -> Result<(u64, Timestamp), Arc<rusqlite::Error>> {
-        // Beside the store, if it is open: what it holds is as it was.
-        if let Err(failed) = self.shared.indexes.mend(&self.shared.path) {
+        match self.shared.indexes.mend(&self.shared.path) {
+            // What waits was read by them, and is read again; the store that is open is well, if that should fail.
+            Ok(true) if self.store.is_some() => match self.open() {
+                Ok(store) => self.store = Some(store),
+                Err(failed) => tracing::error!(error = %failed, "what waits is not read again yet"),
+            },
+            Ok(_) => {}
             // What needs none of them can be done meanwhile.
-            tracing::error!(error = %failed, "the indexes are not made anew yet");
+            Err(failed) => tracing::error!(error = %failed, "the indexes are not made anew yet"),
         }
         let mut store = match self.store.take() {
             Some(store) => store,
             None => {
-                self.pages_max = 0;
-                let store = Store::open(&self.shared.path, Arc::clone(&self.shared.unreadable), &self.shared.indexes)?;
+                let store = self.open()?;
                 store.renew_log()?;
                 store
             }
@@ -239,6 +243,11 @@ impl Loop {
         let told = (store.last_event(), store.high_water());
         self.store = Some(store);
         Ok(told)
+    }
+
+    fn open(&mut self) -> rusqlite::Result<Store> {
+        self.pages_max = 0;
+        Store::open(&self.shared.path, Arc::clone(&self.shared.unreadable), &self.shared.indexes)
     }
 
     /// All that is in the log is synced there already: what fails here is tried again the next time, as with the

@@ -494,6 +494,27 @@ async fn a_task_on_a_page_that_is_lost_lets_the_others_pass() {
     }
 }
 
+/// Whoever looked through tasks on a page that was lost was failed once for each of them, and had all indexes made anew.
+#[tokio::test]
+async fn a_listing_tells_all_that_lie_on_a_page_that_is_lost() {
+    let work = async |engine: &Embedded| {
+        for n in 1..=60 {
+            engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
+        }
+    };
+    let site = Site::new("listing-lost", work).await;
+    let first = task(1, at(0)).id.to_string().into_bytes();
+    let holds = |page: &[u8], what: &[u8]| page.windows(what.len()).any(|bytes| bytes == what);
+    lose(&site.0.join("backstop.db"), "body", |page| page[0] == 0x0d && holds(page, &first) && holds(page, b"payload"));
+    let engine = Embedded::open(&site.0, at(0)).expect("a start");
+    let all = PageAsk { limit: 100, ..PageAsk::default() };
+    let page = engine.records(Filter::default(), all).await.expect("read");
+    assert!(page.unreadable.len() > 1, "{:?}", page.unreadable);
+    assert_eq!(page.items.len() + page.unreadable.len(), 60);
+    assert!(!engine.shared.indexes.made_anew(), "no index leads there");
+    engine.close().await.expect("closed");
+}
+
 /// Damage that no index can mend failed every change from then on, of whatever: each began with making the indexes anew.
 #[tokio::test]
 async fn a_page_that_is_lost_fails_who_touches_it_and_nobody_else() {
