@@ -117,7 +117,7 @@ impl Desk {
         }
         line.jobs.push_back(job);
         // The one that read last: its statements are prepared and its pages are at hand. The other opens no connection, and
-        // keeps no cache, before two are needed.
+        // keeps no cache, before two are needed; but for a question that comes before who answered the last is back in line.
         if let Some(bell) = line.idle.pop().and_then(|number| self.bells.get(number)) {
             bell.notify_one();
         }

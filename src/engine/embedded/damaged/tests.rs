@@ -25,8 +25,12 @@ impl Site {
     }
 
     async fn of_two_that_wait(name: &str) -> Self {
+        Self::of_those_that_wait(name, 2).await
+    }
+
+    async fn of_those_that_wait(name: &str, count: u64) -> Self {
         let work = async |engine: &Embedded| {
-            for n in 1..=2 {
+            for n in 1..=count {
                 engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
             }
         };
@@ -287,12 +291,7 @@ async fn the_views_show_what_can_be_read() {
 /// every look of the dispatcher.
 #[tokio::test]
 async fn a_task_of_two_ids_is_nobodys_to_work_on() {
-    let work = async |engine: &Embedded| {
-        for n in 1..=2 {
-            engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
-        }
-    };
-    let site = Site::new("two-ids", work).await;
+    let site = Site::of_two_that_wait("two-ids").await;
     let mut store = site.open();
     let [first, second] = [store.ids[0].1, store.ids[1].1];
     let (ids, bodies) = (store.column("task", "id"), store.column("body", "task"));
@@ -412,6 +411,13 @@ fn lose(path: &Path, table: &str, leaf: impl Fn(&[u8]) -> bool) {
     std::fs::write(path, bytes).expect("written");
 }
 
+/// Is this the leaf of a table that holds the first task, and these words of the table?
+fn is_first_leaf(page: &[u8], of_table: &[u8]) -> bool {
+    let first = task(1, at(0)).id.to_string().into_bytes();
+    let holds = |what: &[u8]| page.windows(what.len()).any(|bytes| bytes == what);
+    page[0] == 0x0d && holds(&first) && holds(of_table)
+}
+
 /// Changes each entry of an index of one page; nobody has the store open.
 fn garble(path: &Path, index: &str, change: impl Fn(&mut [u8])) {
     let root = root(path, index);
@@ -469,19 +475,10 @@ async fn an_index_that_fails_a_reader_is_made_anew() {
 /// let no other pass. Where the page was of the table of tasks, no start came any further.
 #[tokio::test]
 async fn a_task_on_a_page_that_is_lost_lets_the_others_pass() {
-    let work = async |engine: &Embedded| {
-        for n in 1..=60 {
-            engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
-        }
-    };
-    let first = task(1, at(0)).id.to_string().into_bytes();
-    let holds = |page: &[u8], what: &[u8]| page.windows(what.len()).any(|bytes| bytes == what);
     // A leaf of the table that holds what was asked of the first task, or of the one that says where it stands.
     for (table, of_table) in [("body", &b"payload"[..]), ("task", b"anthropicready")] {
-        let site = Site::new("lost", work).await;
-        lose(&site.0.join("backstop.db"), table, |page| {
-            page[0] == 0x0d && holds(page, &first) && holds(page, of_table)
-        });
+        let site = Site::of_those_that_wait("lost", 60).await;
+        lose(&site.0.join("backstop.db"), table, |page| is_first_leaf(page, of_table));
         let engine = Embedded::open(&site.0, at(0)).expect("a start");
         let mut held = 0;
         for _ in 0..60 {
@@ -497,15 +494,8 @@ async fn a_task_on_a_page_that_is_lost_lets_the_others_pass() {
 /// Whoever looked through tasks on a page that was lost was failed once for each of them, and had all indexes made anew.
 #[tokio::test]
 async fn a_listing_tells_all_that_lie_on_a_page_that_is_lost() {
-    let work = async |engine: &Embedded| {
-        for n in 1..=60 {
-            engine.submit(task(n, at(0)), integration("anthropic"), at(0)).await.expect("accepted");
-        }
-    };
-    let site = Site::new("listing-lost", work).await;
-    let first = task(1, at(0)).id.to_string().into_bytes();
-    let holds = |page: &[u8], what: &[u8]| page.windows(what.len()).any(|bytes| bytes == what);
-    lose(&site.0.join("backstop.db"), "body", |page| page[0] == 0x0d && holds(page, &first) && holds(page, b"payload"));
+    let site = Site::of_those_that_wait("listing-lost", 60).await;
+    lose(&site.0.join("backstop.db"), "body", |page| is_first_leaf(page, b"payload"));
     let engine = Embedded::open(&site.0, at(0)).expect("a start");
     let all = PageAsk { limit: 100, ..PageAsk::default() };
     let page = engine.records(Filter::default(), all).await.expect("read");
