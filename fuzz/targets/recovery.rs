@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use backstop::engine::conformance::{ack, ask, at, dead, failure, integration, settle, task};
@@ -146,8 +147,8 @@ impl Left {
         for name in ["backstop.db-shm", "backstop.db-journal", "backstop.db.new", "lock"] {
             let _not_there = fs::remove_file(self.scratch.file(name));
         }
-        fs::write(self.scratch.file("backstop.db"), &db).expect("written");
-        fs::write(self.scratch.file("backstop.db-wal"), &log).expect("written");
+        over(&self.scratch.file("backstop.db"), &db).expect("written");
+        over(&self.scratch.file("backstop.db-wal"), &log).expect("written");
         let opened = Embedded::open(&self.scratch.0, at(10));
         match opened {
             Ok(engine) => {
@@ -192,6 +193,13 @@ impl Left {
         let closed = engine.close().await;
         assert!(closed.is_ok(), "{closed:?}");
     }
+}
+
+/// Writes a file over what it was. `fs::write` would first give all of it back, to take it again.
+fn over(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)
 }
 
 /// How far two are the same. Page by page: a comparison byte by byte is a fifth of what an execution takes.

@@ -172,16 +172,24 @@ pub(crate) async fn run(asked: Asked) -> Outcome<()> {
     );
     for ((mode, phase), (struck, missed, failed, took)) in &tally {
         let points = struck + missed + failed;
+        // A sync cannot be short: what a mode cannot do at an operation is nothing that was passed.
         let seconds = took.as_secs_f64();
         println!(
-            "{:<14} {:<10} {points:>7} {:>8} {failed:>7} {missed:>10} {seconds:>8.1}",
+            "{:<14} {:<10} {points:>7} {struck:>8} {failed:>7} {missed:>10} {seconds:>8.1}",
             mode.word(),
-            phase.word(),
-            struck + missed
+            phase.word()
         );
     }
-    let points: u32 = tally.values().map(|row| row.0 + row.1 + row.2).sum();
-    println!("{points} points, {} failed, {:.0} s", failed.len(), began.elapsed().as_secs_f64());
+    let (struck, missed) =
+        tally.values().fold((0, 0), |(struck, missed), row| (struck + row.0 + row.2, missed + row.1));
+    println!(
+        "{struck} points struck, {} failed, {missed} not struck, {:.0} s",
+        failed.len(),
+        began.elapsed().as_secs_f64()
+    );
+    if struck == 0 && missed > 0 {
+        return Err("nothing was struck: nothing was tried".to_owned());
+    }
     if failed.is_empty() { Ok(()) } else { Err(format!("{} points failed", failed.len())) }
 }
 
@@ -446,7 +454,7 @@ impl Stage {
         while refused < 3 {
             let submitted = client.post("/api/v1/tasks", &asked).await;
             match submitted {
-                Ok((status @ 500.., said)) if said["detail"].as_str().is_some_and(|detail| !detail.is_empty()) => {
+                Ok((status @ 500.., said)) if says_why(&said) => {
                     refused += 1;
                     full += u32::from(status == 507 && said["title"] == "No room is left");
                 }
@@ -475,13 +483,17 @@ impl Stage {
     /// Whoever was refused was told why, in the words of the system.
     fn words(&self) -> Outcome<()> {
         for (status, said) in &self.ledger.refusals() {
-            let detail = said["detail"].as_str().unwrap_or_default();
-            if !detail.contains("full") && !detail.contains("I/O error") {
+            if !says_why(said) {
                 return Err(format!("a client was refused with {status} and not told why: {said}"));
             }
         }
         Ok(())
     }
+}
+
+/// Does a refusal say why, in the words of the system?
+fn says_why(said: &Value) -> bool {
+    said["detail"].as_str().is_some_and(|detail| detail.contains("full") || detail.contains("I/O error"))
 }
 
 fn copied(from: &Path, to: &Path) -> Outcome<()> {

@@ -6,6 +6,7 @@
 mod dice;
 mod judge;
 mod load;
+mod orphans;
 mod outside;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use self::dice::{Dice, End, Fault, QUIET, Round};
 use self::judge::{Counts, Wrong, judge, settle};
 use self::load::{Kind, Load};
+use self::orphans::{Orphans, spread};
 use self::outside::Outside;
 use crate::disk::{Disk, Mode, Scratch, compiled};
 use crate::project::{Client, Project, Started, Up};
@@ -31,8 +33,6 @@ const TEAM: &str = "chaos";
 /// How long a drain may take by the team's word, and what closing the store and the process may take beyond it.
 const DRAIN: Duration = Duration::from_secs(5);
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
-/// What is orphaned is to run again so soon.
-const AGAIN_WITHIN: Duration = Duration::from_secs(2);
 /// How many things that are wrong are told in full.
 const TOLD_MAX: usize = 10;
 /// When nothing is broken any more every client has its answer within this.
@@ -83,19 +83,6 @@ impl Cut {
     fn within(&self, first: Instant, second: Instant) -> bool {
         self.from <= second && self.to >= first
     }
-}
-
-/// How long the orphans of one kill took to be asked about again.
-#[derive(Clone, Debug, Default)]
-struct Orphans {
-    /// From the start of the process, of every orphan.
-    each: Vec<Duration>,
-    /// The last of each restart.
-    last: Vec<Duration>,
-    /// Restarts with orphans that are not measured: the provider was failing, or the disk full, when they came.
-    unmeasured: u32,
-    /// Orphans that had not come again when the next round began.
-    not_again: Vec<String>,
 }
 
 /// Everything that was counted while it went on.
@@ -252,7 +239,7 @@ impl Stage {
         while Instant::now() < end {
             let round = dice::round(&mut dice, number, &mut wrong);
             self.suffer(&up, started, &round, end, &mut weather).await?;
-            self.measure(&orphaned, started, disturbed, &mut tally);
+            self.measure(&up, &orphaned, started, disturbed, &mut tally).await?;
             let from = Instant::now();
             disturbed = from < weather.outage_until || held_back(&up.client).await;
             let told = round.end == End::Terminate;
@@ -296,7 +283,7 @@ impl Stage {
             ended.map_err(|_| "a client hangs")?.map_err(|error| error.to_string())?;
         }
         sleep_until(started + QUIET).await;
-        self.measure(&orphaned, started, disturbed, &mut tally);
+        self.measure(&up, &orphaned, started, disturbed, &mut tally).await?;
         let settled = settle(&up.client, &self.outside, SETTLES).await;
         println!("at rest after {:.0} s", began.elapsed().as_secs_f64());
         let (mut found, counts) = judge(&up.client, &self.load, &self.outside, &cuts, &weather.spells).await?;
@@ -305,9 +292,7 @@ impl Stage {
         found.other.extend(tally.wrong.iter().cloned());
         self.table(&tally, &weather, &found, &counts).await?;
         let mut all = found.all();
-        if let Some(late) = percentile(&tally.orphans.each, 99).filter(|late| *late > AGAIN_WITHIN) {
-            all.push(format!("LATE: orphans ran again after {late:.1?} (p99), the goal is {AGAIN_WITHIN:?}"));
-        }
+        all.extend(tally.orphans.late());
         if all.is_empty() {
             return Ok(());
         }
@@ -411,29 +396,22 @@ impl Stage {
     }
 
     /// How long orphans took to be asked about again, now that the round is over.
-    fn measure(&self, orphaned: &[String], started: Instant, disturbed: bool, tally: &mut Tally) {
+    async fn measure(
+        &self,
+        up: &Up,
+        orphaned: &[String],
+        started: Instant,
+        disturbed: bool,
+        tally: &mut Tally,
+    ) -> Outcome<()> {
         if orphaned.is_empty() {
-            return;
+            return Ok(());
         }
         if disturbed {
-            tally.orphans.unmeasured += 1;
-            return;
+            tally.orphans.pass_over();
+            return Ok(());
         }
-        let again = self.outside.look(|books| books.since(started, |call| Some(call.at)));
-        let (mut last, mut each) = (Duration::ZERO, Vec::new());
-        for ticket in orphaned {
-            let took = match again.get(ticket) {
-                Some(at) => *at - started,
-                None => {
-                    tally.orphans.not_again.push(ticket.clone());
-                    started.elapsed()
-                }
-            };
-            last = last.max(took);
-            each.push(took);
-        }
-        tally.orphans.last.push(last);
-        tally.orphans.each.extend(each);
+        tally.orphans.measure(orphaned, started, &up.client, &self.load, &self.outside).await
     }
 
     async fn line(&self, minute: u64, client: &Client, tally: &Tally, weather: &Weather) -> String {
@@ -448,7 +426,7 @@ impl Stage {
             tally.kills,
             tally.told,
             weather.words(),
-            spread(&tally.orphans.last),
+            tally.orphans.brief(),
         )
     }
 
@@ -456,7 +434,7 @@ impl Stage {
         let promises = self.load.promises();
         let (requests, by_status) = self.outside.traffic().await?;
         let refused = self.outside.look(|books| books.refused);
-        let rows: Vec<(&str, String)> = vec![
+        let before = [
             (
                 "tasks",
                 format!("{} of {} tickets acknowledged: {:?}", counts.tasks, promises.tickets.len(), counts.states),
@@ -468,23 +446,8 @@ impl Stage {
             ("pager", format!("{} incidents, {} pages, {refused} refused", counts.incidents, counts.pages)),
             ("kills", format!("{}, {} stops on demand, {}", tally.kills, tally.told, weather.words())),
             ("drains", format!("{} (limit {DRAIN:?})", spread(&tally.drains))),
-            (
-                "restarts",
-                format!(
-                    "the last orphan of each: {}; every orphan: {}; {} restarts in an outage not measured",
-                    spread(&tally.orphans.last),
-                    spread(&tally.orphans.each),
-                    tally.orphans.unmeasured
-                ),
-            ),
-            (
-                "not again",
-                format!(
-                    "{} orphans in the round after: {:?}",
-                    tally.orphans.not_again.len(),
-                    tally.orphans.not_again.iter().take(5).collect::<Vec<_>>()
-                ),
-            ),
+        ];
+        let after = [
             (
                 "sent again",
                 format!("{} pages, under their key, after a cut between the sending and its record", counts.sent_again),
@@ -497,7 +460,7 @@ impl Stage {
             ("otherwise wrong", found.other.len().to_string()),
         ];
         println!();
-        for (name, said) in rows {
+        for (name, said) in before.into_iter().chain(tally.orphans.rows()).chain(after) {
             println!("{name:<24} {said}");
         }
         Ok(())
@@ -511,19 +474,4 @@ async fn held_back(client: &Client) -> bool {
         |item: &serde_json::Value| item["state"] == "closed" && item["gate_closed"] != true && item["ramp"].is_null();
     let all_well = |said: &serde_json::Value| said["items"].as_array().is_some_and(|items| items.iter().all(well));
     !matches!(breakers, Ok((200, said)) if all_well(&said))
-}
-
-/// The value below which so many of a hundred are.
-fn percentile(all: &[Duration], percent: usize) -> Option<Duration> {
-    let mut all = all.to_vec();
-    all.sort_unstable();
-    let nth = (all.len() * percent).div_ceil(100).checked_sub(1)?;
-    all.get(nth).copied()
-}
-
-fn spread(all: &[Duration]) -> String {
-    match (percentile(all, 50), percentile(all, 99), all.iter().max()) {
-        (Some(half), Some(most), Some(max)) => format!("{}, p50 {half:.2?}, p99 {most:.2?}, most {max:.2?}", all.len()),
-        _ => "none".to_owned(),
-    }
 }
