@@ -18,6 +18,7 @@ mod events;
 mod explain;
 mod incident;
 mod init;
+mod log;
 mod outage;
 mod page;
 mod prune;

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::up::{Stop, start_log};
+use super::log::Log;
+use super::up::Stop;
 use super::{Context, Error};
 use crate::sim::breakage;
 use crate::sim::outage::{self, Options, OutageServer};
@@ -97,7 +98,7 @@ impl Serve {
 
 /// Serves this script until the process is told to stop.
 pub(super) async fn serve(script: Script, options: Options, context: &Context) -> Result<(), Error> {
-    start_log(context);
+    let log = Log::start(context);
     let beyond = !options.listen.ip().is_loopback();
     let server = OutageServer::open(script, options).await.map_err(not_started)?;
     let mut stop = Stop::listen();
@@ -107,13 +108,13 @@ pub(super) async fn serve(script: Script, options: Options, context: &Context) -
     let raw = json!({"url": url, "wires": bases, "control": format!("{url}/_outage")});
     context.out.data(&raw, "/url", || table(&server))?;
     if beyond {
-        context.out.say("whoever reaches this address is answered; /_outage is for this machine only");
+        log.tell("whoever reaches this address is answered; /_outage is for this machine only");
     }
-    context.out.next(&format!("curl -d '{{\"add\": {{\"fault\": \"overloaded\", \"for\": \"30s\"}}}}' {url}/_outage"));
+    log.next(&format!("curl -d '{{\"add\": {{\"fault\": \"overloaded\", \"for\": \"30s\"}}}}' {url}/_outage"));
     stop.told().await;
     let counters = server.counters();
     server.shutdown().await;
-    context.out.say(&format!("stopped after {} requests", counters.requests));
+    log.tell(&format!("stopped after {} requests", counters.requests));
     Ok(())
 }
 

@@ -103,17 +103,26 @@ impl Output {
 
     /// Words for people, on stderr.
     pub fn say(&self, words: &str) {
-        if !self.quiet && !words.is_empty() {
-            let _ = writeln!(io::stderr().lock(), "{}", visible_lines(words));
+        if let Some(words) = self.said(words) {
+            let _ = writeln!(io::stderr().lock(), "{words}");
         }
+    }
+
+    /// What [`Self::say`] writes, if anything; for those that write it elsewhere.
+    pub(super) fn said(&self, words: &str) -> Option<String> {
+        (!self.quiet && !words.is_empty()).then(|| visible_lines(words))
     }
 
     /// The likely next command, on stderr.
     pub fn next(&self, command: &str) {
-        if !self.quiet {
-            let words = format!("next: {}", visible(command));
-            let _ = writeln!(io::stderr().lock(), "{}", self.dim(&words));
+        if let Some(words) = self.said_next(command) {
+            let _ = writeln!(io::stderr().lock(), "{words}");
         }
+    }
+
+    /// What [`Self::next`] writes, if anything.
+    pub(super) fn said_next(&self, command: &str) -> Option<String> {
+        (!self.quiet).then(|| self.dim(&format!("next: {}", visible(command))))
     }
 
     /// What belongs to a listing and could not be read. An error, as what was printed is not all there is.

@@ -8,10 +8,10 @@ use std::time::Duration;
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use super::check::{env, lines};
-use super::{Context, Error, LogFormat, now};
+use super::log::Log;
+use super::{Context, Error, now};
 use crate::api::{self, guard};
 use crate::config::Config;
 use crate::definitions::{self, Purpose};
@@ -44,10 +44,10 @@ struct Running {
 
 impl Up {
     pub(super) async fn run(self, context: &Context) -> Result<(), Error> {
-        start_log(context);
+        let log = Log::start(context);
         let mut config = match definitions::load(&self.dir, &env, Purpose::Run) {
             Ok(loaded) => {
-                tell(context, lines(&loaded.warnings, "warning").trim_end());
+                log.tell(lines(&loaded.warnings, "warning").trim_end());
                 loaded.config
             }
             Err(problems) => {
@@ -83,19 +83,17 @@ impl Up {
         let serving = tokio::spawn(api::serve(running.team.desk(), listener, tokens, told.clone().cancelled_owned()));
         let forgetting = tokio::spawn(running.team.desk().keep_retention());
         let mut stop = Stop::listen();
-        tell(context, &format!("{team}: {agents} agents, http://{address}, data in {}", data.display()));
-        if context.log == LogFormat::Text {
-            context.out.next("backstop status");
-        }
+        log.tell(&format!("{team}: {agents} agents, http://{address}, data in {}", data.display()));
+        log.next("backstop status");
         stop.told().await;
         // Between two of its batches or in the middle of one: what is written is sound.
         forgetting.abort();
-        tell(context, "draining; once more to stop at once");
+        log.tell("draining; once more to stop at once");
         tokio::select! {
             biased;
             ended = drain(running, serving, told) => ended,
-            () = stop.told() => {
-                tell(context, "stopped at once; what was running will be delivered again");
+            () = stop.told_again() => {
+                log.tell("stopped at once; what was running will be delivered again");
                 Err(Error::Silent(130))
             }
         }
@@ -137,78 +135,95 @@ fn not_started(error: &dyn std::error::Error, data: &Path) -> Error {
     Error::Config { message, next: Some(if in_use { next } else { "backstop check".to_owned() }) }
 }
 
-/// SIGTERM and SIGINT, heard from one moment on: a second one that comes while the first is being obeyed is not missed.
+/// SIGTERM, SIGINT and SIGHUP, heard from one moment on: a second one that comes while the first is being obeyed is not
+/// missed.
 pub(super) struct Stop {
     #[cfg(unix)]
     terminate: Option<tokio::signal::unix::Signal>,
     #[cfg(unix)]
     interrupt: Option<tokio::signal::unix::Signal>,
+    #[cfg(unix)]
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
+#[cfg(unix)]
 impl Stop {
-    #[cfg(unix)]
     pub(super) fn listen() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
         // Where one cannot be heard its default applies: the process ends, and what ran is delivered again.
         let hear = |kind| signal(kind).ok();
-        Self { terminate: hear(SignalKind::terminate()), interrupt: hear(SignalKind::interrupt()) }
-    }
-
-    #[cfg(not(unix))]
-    pub(super) fn listen() -> Self {
-        Self {}
-    }
-
-    /// Returns when the process was told to stop, once for each time it was told.
-    #[cfg(unix)]
-    pub(super) async fn told(&mut self) {
-        use tokio::signal::unix::Signal;
-        async fn heard(signal: &mut Option<Signal>) {
-            let heard = match signal {
-                Some(signal) => signal.recv().await,
-                None => None,
-            };
-            if heard.is_none() {
-                std::future::pending().await
-            }
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self {
+            terminate: hear(SignalKind::terminate()),
+            interrupt: hear(SignalKind::interrupt()),
+            hangup: if goes_on_without_terminal(&status) { None } else { hear(SignalKind::hangup()) },
         }
+    }
+
+    /// Returns when the process was told to stop, for the first time.
+    pub(super) async fn told(&mut self) {
+        tokio::select! {
+            () = heard(&mut self.terminate) => {}
+            () = heard(&mut self.interrupt) => {}
+            () = heard(&mut self.hangup) => {}
+        }
+    }
+
+    /// Returns when it was told once more. A terminal that goes away says so twice, by itself and by its shell: that is no
+    /// second word.
+    pub(super) async fn told_again(&mut self) {
         tokio::select! {
             () = heard(&mut self.terminate) => {}
             () = heard(&mut self.interrupt) => {}
         }
     }
+}
+
+#[cfg(unix)]
+async fn heard(signal: &mut Option<tokio::signal::unix::Signal>) {
+    let heard = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if heard.is_none() {
+        std::future::pending().await
+    }
+}
+
+/// Was it started to outlive its terminal (`nohup`)? Whoever listens for SIGHUP no longer ignores it. `status` is
+/// `/proc/self/status`: signal 1 is the lowest bit of `SigIgn`. Where nobody knows, nobody listens: the default applies.
+#[cfg(unix)]
+fn goes_on_without_terminal(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_none_or(|mask| mask & 1 != 0)
+}
+
+#[cfg(not(unix))]
+impl Stop {
+    pub(super) fn listen() -> Self {
+        Self {}
+    }
 
     /// Returns when the process was told to stop.
-    #[cfg(not(unix))]
     pub(super) async fn told(&mut self) {
         let _ = tokio::signal::ctrl_c().await;
     }
-}
 
-/// Words for people; in a log of JSON they are a line of it, so that whatever reads it can read every line.
-fn tell(context: &Context, words: &str) {
-    match context.log {
-        LogFormat::Text => context.out.say(words),
-        LogFormat::Json => words.lines().for_each(|line| tracing::info!("{line}")),
+    /// Returns when it was told once more.
+    pub(super) async fn told_again(&mut self) {
+        self.told().await;
     }
 }
 
-/// Logs go to stderr, as text or JSON; `BACKSTOP_LOG` filters them as `RUST_LOG` does elsewhere.
-pub(super) fn start_log(context: &Context) {
-    let default = match (context.out.quiet, context.verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn,backstop=info",
-        (false, 1) => "info,backstop=debug",
-        (false, _) => "debug,backstop=trace",
-    };
-    let filter = env("BACKSTOP_LOG").and_then(|filter| EnvFilter::try_new(filter).ok());
-    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
-    // The MCP SDK logs what servers say as it came, arguments and results among it; what matters of that we say, redacted.
-    let filter = filter.add_directive("rmcp=off".parse().expect("a directive"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second start in one process keeps the first one's log.
-    let _ = match context.log {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.with_ansi(context.out.color).try_init(),
-    };
+#[cfg(test)]
+mod tests {
+    #[cfg(unix)]
+    #[test]
+    fn who_was_started_by_nohup_goes_on_without_its_terminal() {
+        let status = |mask: &str| format!("Name:\tbackstop\nSigBlk:\t0000000000000000\nSigIgn:\t{mask}\nSigCgt:\t0\n");
+        assert!(super::goes_on_without_terminal(&status("0000000000001001")));
+        assert!(!super::goes_on_without_terminal(&status("0000000000001000")));
+        assert!(super::goes_on_without_terminal(""), "nobody knows");
+    }
 }

@@ -1,6 +1,6 @@
 //! `backstop up` as a process of its own, in a project directory of its own: started, listened to, killed.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -87,16 +87,70 @@ impl Project {
 
     /// Starts it and waits until it says where it is.
     pub(crate) fn up(&self, arguments: &[&str]) -> Up {
-        let mut child = self.command(arguments).spawn().expect("the binary runs");
+        Self::up_by(self.command(arguments))
+    }
+
+    /// The same, by `env` with an option: whoever runs the tests may have ignored signals for all that they start.
+    pub(crate) fn up_with(&self, option: &str) -> Up {
+        let plain = self.command(&[]);
+        let mut command = Command::new("env");
+        command.arg(option).arg(plain.get_program()).args(plain.get_args()).env_clear();
+        command.current_dir(self.dir()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Self::up_by(command)
+    }
+
+    fn up_by(mut command: Command) -> Up {
+        let mut child = command.spawn().expect("the binary runs");
         let said = Arc::new(Said::default());
         said.listen(child.stdout.take().expect("stdout"));
         said.listen(child.stderr.take().expect("stderr"));
         let mut up = Up { child, url: String::new(), said, http: client() };
-        let line = up.says(", data in ");
-        let from = line.find("http://").expect("an address");
-        up.url = line[from..].split(',').next().expect("its end").to_owned();
+        up.url = address(&up.says(", data in "));
         up
     }
+
+    /// Starts it, and listens to its log no longer than until it says where it is.
+    pub(crate) fn up_unheard(&self, reader: Reader) -> Up {
+        let (from, to) = std::io::pipe().expect("a pipe");
+        let mut command = self.command(&[]);
+        let mut child = command.stderr(to.try_clone().expect("its other end")).spawn().expect("the binary runs");
+        // It has a copy of the end that is written to.
+        drop(command);
+        let said = Arc::new(Said::default());
+        said.listen(child.stdout.take().expect("stdout"));
+        let mut from = BufReader::new(from);
+        let mut line = String::new();
+        while !line.contains(", data in ") {
+            line.clear();
+            assert!(from.read_line(&mut line).expect("a line") > 0, "it ended without saying where it is");
+        }
+        match reader {
+            Reader::Gone => {}
+            Reader::StandsStill => drop(std::thread::spawn(move || full_for_ever(to, from))),
+        }
+        Up { child, url: address(&line), said, http: client() }
+    }
+}
+
+/// What became of whoever read the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reader {
+    /// It is gone: what is written fails, as on a full disk.
+    Gone,
+    /// It reads no more: what is written waits.
+    StandsStill,
+}
+
+/// Fills the pipe, and waits in it.
+fn full_for_ever(mut to: PipeWriter, _unread: BufReader<PipeReader>) {
+    while to.write_all(b"nobody reads this\n").is_ok() {}
+}
+
+/// The address in the line that says it.
+fn address(line: &str) -> String {
+    let from = line.find("http://").expect("an address");
+    line[from..].split(',').next().expect("its end").to_owned()
 }
 
 const TEAM: &str = r#"team: process

@@ -11,7 +11,7 @@ use backstop::sim::script::{Answer, Behaviour, Script, When};
 use serde_json::{Value, json};
 
 use crate::support::{Play, Stub, response};
-use house::{KEY, Project, Up};
+use house::{KEY, Project, Reader, Up};
 
 /// A provider that answers, unless the prompt asks for something else.
 async fn provider() -> OutageServer {
@@ -246,6 +246,59 @@ async fn told_to_stop_it_gives_running_work_back_uncounted() {
     up.happens(&task, "done").await;
     let record = up.task(&task).await;
     assert_eq!((failures(&record), &record["attempt"]), (Vec::new(), &json!(1)), "{record}");
+    provider.shutdown().await;
+}
+
+/// A terminal that goes away says so twice, by itself and by its shell: that is no word to stop at once.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn when_its_terminal_goes_away_it_stops_as_it_would_when_told() {
+    let provider = provider().await;
+    let project = Project::new(&provider.url());
+    let mut up = project.up_with("--default-signal=HUP");
+    let task = up.submit("review", "hang once");
+    provider.seen(1).await;
+    up.signal("HUP");
+    up.says("draining");
+    up.signal("HUP");
+    let status = up.ended();
+    assert_eq!(status.code(), Some(0), "{}", up.said().join("\n"));
+    let up = project.up(&[]);
+    up.happens(&task, "done").await;
+    assert_eq!(failures(&up.task(&task).await), Vec::<String>::new());
+    provider.shutdown().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn started_by_nohup_it_goes_on_without_its_terminal() {
+    let provider = provider().await;
+    let project = Project::new(&provider.url());
+    let mut up = project.up_with("--ignore-signal=HUP");
+    up.signal("HUP");
+    let task = up.submit("review", "this");
+    up.happens(&task, "done").await;
+    up.signal("TERM");
+    assert_eq!(up.ended().code(), Some(0), "{}", up.said().join("\n"));
+    provider.shutdown().await;
+}
+
+/// A log on a full disk stopped the whole team: what `tracing` said about it went to the log as well, and panicked in the
+/// agent that had logged, between its call and its record. Its tasks were running for ever, and told to stop the process
+/// went on. One whose reader stood still did the same, by waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_nobody() {
+    let provider = provider().await;
+    for reader in [Reader::Gone, Reader::StandsStill] {
+        let project = Project::new(&provider.url());
+        let mut up = project.up_unheard(reader);
+        let failing = up.submit("review", "please fail");
+        up.happens(&failing, "decided").await;
+        let well = up.submit("review", "this");
+        up.happens(&well, "done").await;
+        up.signal("TERM");
+        assert_eq!(up.ended().code(), Some(0), "{reader:?}");
+    }
     provider.shutdown().await;
 }
 
