@@ -86,7 +86,7 @@ pub struct ProviderConfig {
     /// Run by the operator? Then a refused connection is infrastructure, not weather.
     pub self_hosted: bool,
     /// More headers for each request, such as Azure's or OpenRouter's.
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Setting>,
     /// Its own retry policy, above the team's.
     pub retry: Option<RetryPolicy>,
     /// Its own breaker.
@@ -228,8 +228,8 @@ pub enum ChannelConfig {
     },
     /// A signed POST.
     Webhook {
-        /// Where.
-        url: String,
+        /// Where. Some services take whoever knows the address for the one who may post.
+        url: SecretString,
         /// The key of its HMAC-SHA256 signature.
         secret: SecretString,
     },

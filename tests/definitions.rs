@@ -10,7 +10,7 @@ use backstop::config::{Config, Verify, Wire};
 use backstop::definitions::{Diagnostic, Problems, Purpose, load, templates};
 use backstop::prompt;
 use backstop::retry::{Backoff, Jitter, RetryPolicy};
-use backstop::task::{Effect, TaskType};
+use backstop::task::{Effect, Integration, TaskType};
 use backstop::tool::{KeyPlace, Probe, Sign, ToolRef, ToolRule};
 use backstop::tools::servers;
 use proptest::prelude::*;
@@ -468,6 +468,42 @@ fn secrets_are_not_printed_and_not_in_the_fingerprint() {
     assert_eq!(load(&dir.0, &env, Purpose::Run).expect("sound").config.fingerprint, first.fingerprint);
     fs::write(dir.0.join("agents/cto.md"), CTO.replace("CTO of", "chief of")).expect("a file");
     assert_ne!(load(&dir.0, &env, Purpose::Run).expect("sound").config.fingerprint, first.fingerprint);
+}
+
+#[test]
+fn what_came_from_the_environment_is_not_printed_wherever_it_stands() {
+    let team = "team: t
+providers:
+  anthropic: { api-key: \"${ANTHROPIC_API_KEY}\", headers: { x-org: acme, api-key: \"${AZURE_KEY}\", x-route: \"${AZURE_KEY}\" } }
+task-types: { code_review: { effect: read-only } }
+escalation:
+  on-call: [{ name: ana, channels: [{ webhook: { url: \"https://hooks.example/${HOOK}\", secret: \"${HOOK}\" } }] }]
+";
+    let dir = but(&[("backstop.yaml", team.as_bytes())]);
+    let env = |name: &str| match name {
+        "AZURE_KEY" => Some("azure-1b2f3c4d5e6f".to_owned()),
+        "HOOK" => Some("T0/B0/s3cr3t-path".to_owned()),
+        _ => env(name),
+    };
+    let config =
+        load(&dir.0, &env, Purpose::Run).unwrap_or_else(|problems| panic!("{}", told(&problems.errors))).config;
+    let printed = format!("{config:?}");
+    assert!(!printed.contains("azure-1b2f") && !printed.contains("s3cr3t"), "{printed}");
+    assert!(printed.contains("acme"), "what stands in the file is no secret");
+    let headers = &config.providers[&Integration::new("anthropic").expect("a name")].headers;
+    assert_eq!(headers["api-key"].expose(), "azure-1b2f3c4d5e6f");
+}
+
+/// A key in a provider's header was taken from the file, where a tool's is refused.
+#[test]
+fn a_secret_of_a_header_does_not_stand_in_the_file() {
+    let text = TEAM.replace("} }\ntask", ", headers: { api-key: \"azure-1b2f3c4d5e6f\" } } }\ntask");
+    assert_ne!(text, TEAM);
+    let dir = but(&[("backstop.yaml", text.as_bytes())]);
+    let problems = load(&dir.0, &env, Purpose::Run).expect_err("a mistake");
+    let said = told(&problems.errors);
+    assert!(said.contains("headers.api-key") && said.contains("a secret stands in the file"), "{said}");
+    assert!(!said.contains("azure-1b2f"), "{said}");
 }
 
 #[test]

@@ -229,7 +229,7 @@ async fn words_of_others_are_shown_and_never_obeyed() {
 #[tokio::test]
 async fn a_webhook_is_signed_over_time_and_body() {
     let (url, mut told) = http(Some("HTTP/1.1 204 No Content\r\n\r\n")).await;
-    let config = ChannelConfig::Webhook { url, secret: "hook-secret".into() };
+    let config = ChannelConfig::Webhook { url: url.into(), secret: "hook-secret".into() };
     let channel = pager::channel(&config, "acme").expect("a channel");
     let page = first_page();
     channel.send(&page).await.expect("taken");
@@ -249,6 +249,18 @@ async fn a_webhook_is_signed_over_time_and_body() {
     assert_eq!(body["details"]["dead_letters"], 3);
 }
 
+/// The address of a webhook may be all that somebody needs to post there: who repeats it in an answer is not repeated.
+#[tokio::test]
+async fn a_webhook_that_repeats_its_address_is_not_repeated() {
+    let answer = "HTTP/1.1 404 Not Found\r\ncontent-length: 42\r\nconnection: close\r\n\r\nno hook at /v2/enqueue?token=url-secret....";
+    let (url, _told) = http(Some(answer)).await;
+    let config = ChannelConfig::Webhook { url: url.into(), secret: "hook-secret".into() };
+    let channel = pager::channel_within(&config, "acme", Duration::from_secs(5)).expect("a channel");
+    let error = channel.send(&first_page()).await.expect_err("refused");
+    let text = format!("{error} {error:?}");
+    assert!(text.contains("no hook at") && !text.contains("enqueue") && !text.contains("url-secret"), "{text}");
+}
+
 #[tokio::test]
 async fn the_log_takes_every_page() {
     let channel = pager::channel(&ChannelConfig::Log, "acme").expect("a channel");
@@ -265,8 +277,8 @@ fn a_channel_that_can_never_work_is_refused_without_telling_its_secrets() {
             webhook_secret: None,
         },
         ChannelConfig::PagerDuty { routing_key: "k".into(), url: "no url s3cret".to_owned(), webhook_secret: None },
-        ChannelConfig::Webhook { url: "ftp://example.com/s3cret".to_owned(), secret: "x".into() },
-        ChannelConfig::Webhook { url: "https://example.com".to_owned(), secret: "".into() },
+        ChannelConfig::Webhook { url: "ftp://example.com/s3cret".into(), secret: "x".into() },
+        ChannelConfig::Webhook { url: "https://example.com".into(), secret: "".into() },
         ChannelConfig::Email { smtp: "http://u:s3cret@host".into(), from: "a@example.com".to_owned(), to: Vec::new() },
     ];
     for config in bad {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use backstop::cause::{BODY_LIMIT, Fault, Phase, Usage};
-use backstop::config::{ProviderConfig, Timeouts, Wire};
+use backstop::config::{ProviderConfig, Setting, Timeouts, Wire};
 use backstop::llm::{self, Progress, Request};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ async fn each_wire_is_spoken_as_its_provider_wants_it() {
     for wire in WIRES {
         let stub = Stub::answering(200, JSON, &document(wire, "{}", stops(wire).0)).await;
         let mut config = config(wire, &stub.url());
-        config.headers.insert("x-title".to_owned(), "backstop".to_owned());
+        config.headers.insert("x-title".to_owned(), Setting::Plain("backstop".to_owned()));
         let asked = Request { schema: Some(schema.clone()), ..request() };
         build("stub", &config).expect("sound").ask(&asked, &Progress::default()).await.expect("an answer");
         let heard = stub.heard();
@@ -600,7 +600,7 @@ async fn a_configuration_that_cannot_work_is_refused_before_anything_is_asked() 
         assert!(error.contains(says) && !error.contains("hunter2"), "{error}");
     }
     let mut bad = config(Wire::OpenAi, "https://api.example.com");
-    bad.headers.insert("two words".to_owned(), "x".to_owned());
+    bad.headers.insert("two words".to_owned(), Setting::Plain("x".to_owned()));
     assert!(matches!(build("stub", &bad), Err(llm::Error::BadHeader { .. })));
     bad.headers.clear();
     bad.api_key = Some(SecretString::from("line\nbreak"));
@@ -612,7 +612,7 @@ async fn a_configuration_that_cannot_work_is_refused_before_anything_is_asked() 
 async fn configured_headers_win() {
     let stub = Stub::answering(200, JSON, &document(Wire::Anthropic, "ok", "end_turn")).await;
     let mut config = config(Wire::Anthropic, &format!("{}/v1", stub.url()));
-    config.headers.insert("Anthropic-Version".to_owned(), "2026-10-21".to_owned());
+    config.headers.insert("Anthropic-Version".to_owned(), Setting::Plain("2026-10-21".to_owned()));
     ask("stub", &config, &Progress::default()).await.expect("an answer");
     let heard = &stub.heard()[0];
     assert_eq!(heard.line, "POST /v1/messages HTTP/1.1");

@@ -96,7 +96,7 @@ fn channel(value: &Value, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<Ch
                 table.must("url", "write where to POST", notes).and_then(|v| url(&v, &["http", "https"], files, notes));
             let secret = must_secret(&mut table, "secret", files, notes);
             table.finish(&ours_only, notes);
-            Some(ChannelConfig::Webhook { url: at?, secret })
+            Some(ChannelConfig::Webhook { url: at?.into(), secret })
         }
         (None, None, None) | (Some(_), _, _) | (_, Some(_), _) => {
             value.error(notes, "one channel is wanted", KINDS);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::decode::{Notes, Secret, Value, ours_only};
 use super::files::Files;
 use super::policies::{breaker, retry};
-use super::secrets::{UNSET_URL, filled, secret, url};
+use super::secrets::{UNSET_URL, secret, settings, url};
 use super::team_file::TeamWide;
 use crate::breaker::BreakerConfig;
 use crate::config::{ModelFacts, ProviderConfig, Timeouts, Wire};
@@ -70,20 +70,9 @@ pub(super) fn provider(
         Some(value) => value.flag(notes).unwrap_or(false),
         None => wire == Some(Wire::Ollama),
     };
-    let mut headers = BTreeMap::new();
-    if let Some(value) = table.take("headers", notes) {
-        for (name, value) in value.named::<HeaderName>("a header", notes) {
-            if let Some(text) = value.text(notes)
-                && let Some(text) = filled(&value, &text, files, notes)
-            {
-                if text.chars().any(|c| c.is_control()) {
-                    value.error(notes, "a header cannot hold control characters", "write it on one line");
-                } else {
-                    headers.insert(name.0, text);
-                }
-            }
-        }
-    }
+    let headers = table.take("headers", notes).map_or_else(BTreeMap::new, |value| {
+        settings::<HeaderName>(&value, "a header", "the provider would be without it", files, notes)
+    });
     let retry = table.take("retry", notes).map(|value| retry(&value, team_retry, notes));
     let breaker = table.take("breaker", notes).map(|value| breaker(&value, team_breaker, notes));
     let timeouts = table.take("timeouts", notes).map_or_else(Timeouts::default, |value| timeouts(&value, notes));

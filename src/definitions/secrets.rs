@@ -1,10 +1,15 @@
 //! Secrets and addresses: never in a file, always from the environment or from a file of their own.
 
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
 use secrecy::{ExposeSecret, SecretString};
 
 use super::decode::{ENVIRONMENT, Notes, Secret, Table, Unset, Value, interpolate};
 use super::files::{Files, SECRET_LIMIT};
 use super::yaml::Kind;
+use crate::redact::{is_secret_header, redact};
+use crate::tool_config::Setting;
 
 /// Stands where an address could not be made; `.invalid` never resolves (RFC 2606).
 pub(super) const UNSET_URL: &str = "http://unset.invalid";
@@ -89,8 +94,42 @@ pub(super) fn must_secret(table: &mut Table, key: &str, files: &Files<'_>, notes
     SecretString::from(String::new())
 }
 
+/// Texts that may be secrets: what looks like one comes from the environment. `without` says what it would mean if one were
+/// not set there.
+pub(super) fn settings<T: FromStr<Err = &'static str> + Into<String>>(
+    value: &Value,
+    what: &str,
+    without: &str,
+    files: &Files<'_>,
+    notes: &mut Notes<'_>,
+) -> BTreeMap<String, Setting> {
+    let mut found = BTreeMap::new();
+    for (name, value) in value.named::<T>(what, notes) {
+        let name: String = name.into();
+        let Some(text) = value.text(notes) else { continue };
+        match interpolate(&text, files.env) {
+            Ok((_, false)) if is_secret_header(&name) || redact(&text) != text => {
+                let remedy = "write ${NAME} for the secret part and set it in the environment; then change the secret, it has been seen";
+                value.error(notes, "a secret stands in the file", remedy);
+            }
+            Ok((text, _)) if text.chars().any(char::is_control) => {
+                value.error(notes, "it cannot hold control characters", "write it on one line");
+            }
+            Ok((text, from_env)) => {
+                let secret = || Setting::Secret(SecretString::from(text.clone()));
+                found.insert(name, if from_env { secret() } else { Setting::Plain(text) });
+            }
+            Err(Unset::Variables(names)) => files.unset(&value.path, &names, without, notes),
+            Err(Unset::Malformed) => {
+                value.error(notes, "`${` without a name and `}`", "write ${NAME} with letters, digits and `_`");
+            }
+        }
+    }
+    found
+}
+
 /// A text that may hold `${NAME}`.
-pub(super) fn filled(value: &Value, text: &str, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<String> {
+fn filled(value: &Value, text: &str, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<String> {
     match interpolate(text, files.env) {
         Ok((text, _)) => Some(text),
         Err(Unset::Variables(names)) => {

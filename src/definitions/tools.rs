@@ -4,24 +4,23 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use serde_json::{Map, Value as Json};
 
-use super::decode::{Notes, Table, Unset, Value, interpolate, ours_only};
+use super::decode::{Notes, Table, Value, ours_only};
 use super::files::Files;
 use super::providers::HeaderName;
-use super::secrets::{UNSET_URL, url};
+use super::secrets::{UNSET_URL, settings, url};
 use super::team_file::effect;
 use super::yaml::{Kind, Node, cut};
-use crate::redact::{is_secret_header, redact};
 use crate::task::{AgentName, Integration};
 use crate::tool::{KeyPlace, Probe, Sign, ToolRule};
 use crate::tool_config::{
-    CALL_WITHIN, Host, HostRule, HttpConfig, McpConfig, START_WITHIN, Setting, ToolsConfig, Transport, VERIFY_WITHIN,
-    Verify,
+    CALL_WITHIN, Host, HostRule, HttpConfig, McpConfig, START_WITHIN, ToolsConfig, Transport, VERIFY_WITHIN, Verify,
 };
 use crate::verdict;
 
+/// What it means when a variable of a header is not set.
+const WITHOUT: &str = "the server would be without it";
 const SHORT: Duration = Duration::from_millis(10);
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -62,14 +61,15 @@ fn mcp(value: &Value, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<McpCon
     let transport = match (command, address) {
         (Some(command), None) => {
             misplaced(headers, "a program has no headers", "give it what it needs under `env`", notes);
-            let env =
-                env.map_or_else(BTreeMap::new, |value| secrets::<VariableName>(&value, "a variable", files, notes));
+            let env = env.map_or_else(BTreeMap::new, |value| {
+                settings::<VariableName>(&value, "a variable", WITHOUT, files, notes)
+            });
             Transport::Stdio { command: self::command(&command, notes)?, env }
         }
         (None, Some(address)) => {
             misplaced(env, "a server elsewhere has no environment of ours", "use `headers`", notes);
-            let headers =
-                headers.map_or_else(BTreeMap::new, |value| secrets::<HeaderName>(&value, "a header", files, notes));
+            let headers = headers
+                .map_or_else(BTreeMap::new, |value| settings::<HeaderName>(&value, "a header", WITHOUT, files, notes));
             Transport::Http { url: url(&address, &["http", "https"], files, notes)?, headers }
         }
         (None, None) | (Some(_), Some(_)) => {
@@ -106,38 +106,6 @@ fn command(value: &Value, notes: &mut Notes<'_>) -> Option<Vec<String>> {
     None
 }
 
-/// Texts that may be secrets: what looks like one comes from the environment.
-fn secrets<T: FromStr<Err = &'static str> + Into<String>>(
-    value: &Value,
-    what: &str,
-    files: &Files<'_>,
-    notes: &mut Notes<'_>,
-) -> BTreeMap<String, Setting> {
-    let mut found = BTreeMap::new();
-    for (name, value) in value.named::<T>(what, notes) {
-        let name: String = name.into();
-        let Some(text) = value.text(notes) else { continue };
-        match interpolate(&text, files.env) {
-            Ok((_, false)) if is_secret_header(&name) || redact(&text) != text => {
-                let remedy = "write ${NAME} for the secret part and set it in the environment; then change the secret, it has been seen";
-                value.error(notes, "a secret stands in the file", remedy);
-            }
-            Ok((text, _)) if text.chars().any(char::is_control) => {
-                value.error(notes, "it cannot hold control characters", "write it on one line");
-            }
-            Ok((text, from_env)) => {
-                let secret = || Setting::Secret(SecretString::from(text.clone()));
-                found.insert(name, if from_env { secret() } else { Setting::Plain(text) });
-            }
-            Err(Unset::Variables(names)) => files.unset(&value.path, &names, "the server would be without it", notes),
-            Err(Unset::Malformed) => {
-                value.error(notes, "`${` without a name and `}`", "write ${NAME} with letters, digits and `_`");
-            }
-        }
-    }
-    found
-}
-
 struct VariableName(String);
 
 impl FromStr for VariableName {
@@ -168,8 +136,8 @@ fn http(mut table: Table, files: &Files<'_>, notes: &mut Notes<'_>) -> HttpConfi
                 items.iter().filter_map(|item| item.word::<Method>(METHODS, notes)).map(|method| method.0).collect()
             });
             let headers = table.take("headers", notes);
-            let headers =
-                headers.map_or_else(BTreeMap::new, |value| secrets::<HeaderName>(&value, "a header", files, notes));
+            let headers = headers
+                .map_or_else(BTreeMap::new, |value| settings::<HeaderName>(&value, "a header", WITHOUT, files, notes));
             let private = table.take("private", notes).and_then(|v| v.flag(notes)).unwrap_or(false);
             table.finish(&ours_only, notes);
             config.hosts.insert(host, HostRule { methods, headers, private });

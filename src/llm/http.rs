@@ -26,7 +26,7 @@ use super::wire::{self, Outgoing, Reader, Trouble};
 use super::{Call, Clock, Error, Progress, Provider, Reply, Request};
 use super::{anthropic, diagnosis, gemini, ollama, openai, responses};
 use crate::cause::{BODY_LIMIT, Fault, LlmFailure, Phase};
-use crate::config::{ProviderConfig, Timeouts, Wire};
+use crate::config::{ProviderConfig, Setting, Timeouts, Wire};
 use crate::redact::Redactor;
 use crate::task::Integration;
 
@@ -75,7 +75,7 @@ impl Adapter {
         check_url(&integration, &config.base_url)?;
         let extra_headers = headers(&integration, config)?;
         let key = config.api_key.iter().map(|key| key.expose_secret().to_owned());
-        let of_headers = config.headers.iter().filter(|(name, _)| is_credential(name)).map(|(_, value)| value.clone());
+        let of_headers = config.headers.iter().flat_map(|(name, value)| hidden(name, value));
         // Short ones are test keys, and removing them would mutilate the evidence.
         let secrets = Redactor::new(key.chain(of_headers).filter(|secret| secret.len() >= 8));
         // An application may have chosen a provider before us; then that one serves.
@@ -236,15 +236,26 @@ fn headers(integration: &Integration, config: &ProviderConfig) -> Result<HeaderM
     let bad = |name: &str, why| Error::BadHeader { integration: integration.clone(), name: name.to_owned(), why };
     let mut headers = HeaderMap::new();
     for (name, value) in &config.headers {
+        let secret = !hidden(name, value).is_empty();
         let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad(name, "is not a header's name"))?;
-        let mut value = HeaderValue::from_str(value).map_err(|_| bad(name, "has a value that cannot be sent"))?;
-        value.set_sensitive(is_credential(name));
+        let mut value =
+            HeaderValue::from_str(value.expose()).map_err(|_| bad(name, "has a value that cannot be sent"))?;
+        value.set_sensitive(secret);
         headers.insert(key, value);
     }
     if let Some(key) = &config.api_key {
         HeaderValue::from_str(key.expose_secret()).map_err(|_| bad("api_key", "has a value that cannot be sent"))?;
     }
     Ok(headers)
+}
+
+/// What must not be seen of a header: what came from outside of the files, and what its name says is a credential.
+fn hidden(name: &str, value: &Setting) -> Vec<String> {
+    match value {
+        Setting::Secret(_) => value.secrets().iter().map(|secret| secret.expose_secret().to_owned()).collect(),
+        Setting::Plain(text) if is_credential(name) => vec![text.clone()],
+        Setting::Plain(_) => Vec::new(),
+    }
 }
 
 fn is_credential(name: &str) -> bool {

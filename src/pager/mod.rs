@@ -16,6 +16,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
+
 use crate::config::ChannelConfig;
 use crate::incident::Page;
 
@@ -100,7 +102,9 @@ pub fn channel_within(config: &ChannelConfig, team: &str, timeout: Duration) -> 
         ChannelConfig::Email { .. } => {
             return Err(Error::never("email", "this build has no e-mail; build it with the feature `smtp`"));
         }
-        ChannelConfig::Webhook { url, secret } => Arc::new(webhook::Webhook::new(url, secret.clone(), team, timeout)?),
+        ChannelConfig::Webhook { url, secret } => {
+            Arc::new(webhook::Webhook::new(url.expose_secret(), secret.clone(), team, timeout)?)
+        }
         ChannelConfig::Log => last_resort(team),
     })
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{Error, Receipt, details};
 use crate::error_chain::in_full;
@@ -11,14 +12,16 @@ use crate::incident::visible;
 
 /// The most bytes of an answer that are read.
 const ANSWER_MAX: usize = 16 * 1024;
+/// What is shorter is no secret, and taking it out would mutilate what is said (`/`).
+const HIDDEN_MIN: usize = 4;
 
 /// Where one channel posts to, and how long that may take.
 pub(super) struct Post {
     channel: &'static str,
     client: Client,
     url: Url,
-    /// Never to appear in an error, also when the other side repeats it.
-    secret: String,
+    /// Never to appear in an error, also when the other side repeats it: the secret, and an address that may be one.
+    hidden: Vec<SecretString>,
 }
 
 impl Post {
@@ -45,7 +48,12 @@ impl Post {
             _ => builder().build(),
         };
         let client = built.map_err(|why| Error::never(channel, format!("no HTTP client: {}", in_full(&why))))?;
-        Ok(Self { channel, client, url, secret: secret.to_owned() })
+        // The longest first: what is left of it would be a part of a secret.
+        let hidden = [secret, url.as_str(), url.query().unwrap_or_default(), url.path()]
+            .into_iter()
+            .filter(|text| text.len() >= HIDDEN_MIN);
+        let hidden = hidden.map(SecretString::from).collect();
+        Ok(Self { channel, client, url, hidden })
     }
 
     /// The other side's name.
@@ -86,9 +94,9 @@ impl Post {
         Err(Error::never(self.channel, detail))
     }
 
-    /// One visible line of at most 300 characters, without the secret.
+    /// One visible line of at most 300 characters, without what is hidden.
     fn clean(&self, text: &str) -> String {
-        let text = if self.secret.is_empty() { text.to_owned() } else { text.replace(&self.secret, "[secret]") };
-        details::cut(&visible(&text), 300)
+        let hide = |text: String, hidden: &SecretString| text.replace(hidden.expose_secret(), "[secret]");
+        details::cut(&visible(&self.hidden.iter().fold(text.to_owned(), hide)), 300)
     }
 }

@@ -58,7 +58,7 @@ use self::office::{Office, Parts, Person};
 use self::purse::Money;
 pub use self::root::Part;
 use self::root::{Root, RootMessage};
-use crate::config::{ChannelConfig, Config};
+use crate::config::{ChannelConfig, Config, Setting};
 use crate::engine::memory::Memory;
 use crate::engine::{self, Engine};
 use crate::event::Happening;
@@ -235,14 +235,18 @@ fn secrets(config: &Config) -> Vec<String> {
     let channels = channels.flat_map(|channel| match channel {
         ChannelConfig::PagerDuty { routing_key, webhook_secret, .. } => [Some(routing_key), webhook_secret.as_ref()],
         ChannelConfig::Email { smtp, .. } => [Some(smtp), None],
-        ChannelConfig::Webhook { secret, .. } => [Some(secret), None],
+        ChannelConfig::Webhook { url, secret } => [Some(secret), Some(url)],
         ChannelConfig::Log => [None, None],
     });
     let channels = channels.flatten();
     let tokens = config.api.token.iter().chain(&config.api.read_token);
     let known = keys.chain(channels).chain(tokens).map(|secret| secret.expose_secret().to_owned());
     let headers = config.providers.values().flat_map(|provider| &provider.headers);
-    let headers = headers.filter(|(name, _)| redact::is_secret_header(name)).map(|(_, value)| value.clone());
+    let headers = headers.flat_map(|(name, value)| match value {
+        Setting::Plain(text) if redact::is_secret_header(name) => vec![text.clone()],
+        Setting::Plain(_) => Vec::new(),
+        Setting::Secret(_) => value.secrets().iter().map(|secret| secret.expose_secret().to_owned()).collect(),
+    });
     let of_tools = config.tools.secrets().into_iter().map(|secret| secret.expose_secret().to_owned());
     known.chain(headers).chain(of_tools).collect()
 }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use backstop::cause::{Cause, Fault, LlmFailure, Phase, Usage};
-use backstop::config::{ProviderConfig, Timeouts, Wire};
+use backstop::config::{ProviderConfig, Setting, Timeouts, Wire};
 use backstop::failure::{Failure, Kind};
 use backstop::judgement::{Judgement, Scene, classify};
 use backstop::llm::{Message, Progress, Reply, Request, ToolResult, ToolSpec};
@@ -310,7 +310,7 @@ async fn failures(line: &Line) {
         ("disconnect", "1", &[Fault::Eof, Fault::Reset], None, Kind::Network),
         ("latency", "30000", &[Fault::Timeout], None, Kind::Timeout),
     ] {
-        let headers = BTreeMap::from([(format!("x-aimock-chaos-{chaos}"), share.to_owned())]);
+        let headers = BTreeMap::from([(format!("x-aimock-chaos-{chaos}"), Setting::Plain(share.to_owned()))]);
         let first_byte = if chaos == "latency" { SHORT } else { PATIENT.first_byte };
         let timeouts = Timeouts { first_byte, ..PATIENT };
         let (failure, judged) =

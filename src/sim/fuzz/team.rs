@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::bank::{PLAN, PROBE};
 use crate::agent::Agent;
 use crate::config::{
-    AdviserConfig, BudgetConfig, ChannelConfig, Config, ModelFacts, ProviderConfig, TaskTypeConfig, Timeouts, Wire,
+    AdviserConfig, BudgetConfig, ChannelConfig, Config, ModelFacts, ProviderConfig, Setting, TaskTypeConfig, Timeouts,
+    Wire,
 };
 use crate::retry::{Backoff, Jitter, RetryPolicy};
 use crate::task::{Effect, Integration, TaskError, TaskType};
@@ -184,7 +185,7 @@ fn provider(wire: Wire, key: &str) -> ProviderConfig {
         base_url: "https://models.example".to_owned(),
         api_key: Some(SecretString::from(key)),
         self_hosted: false,
-        headers: [("x-api-key".to_owned(), CANARIES[3].to_owned())].into(),
+        headers: [("x-api-key".to_owned(), Setting::Secret(CANARIES[3].into()))].into(),
         retry: None,
         breaker: None,
         timeouts: Timeouts::default(),

@@ -9,7 +9,8 @@ pub(super) fn check(case: &Case<'_>, found: &mut Vec<Violation>) {
     let config = &case.run.config;
     let keys = config.providers.values().filter_map(|provider| provider.api_key.as_ref());
     let mut planted: Vec<String> = keys.map(|key| key.expose_secret().to_owned()).collect();
-    planted.extend(config.providers.values().flat_map(|provider| provider.headers.values().cloned()));
+    let headers = config.providers.values().flat_map(|provider| provider.headers.values());
+    planted.extend(headers.map(|value| value.expose().to_owned()));
     for channel in config.escalation.on_call.iter().flat_map(|person| &person.channels) {
         if let ChannelConfig::PagerDuty { routing_key, .. } = channel {
             planted.push(routing_key.expose_secret().to_owned());
