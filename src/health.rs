@@ -5,13 +5,16 @@
 //! quarter of an hour looks whether it has recovered. Counting deaths in a row, not deaths in a window, is on purpose:
 //! five doubling waits take longer than any short window, so a window alone could never be exceeded. Where an operator
 //! sets `restart: { max, within }` that window counts as well.
+//!
+//! A task that kills its agent every time it is delivered counts once, however often it is tried: it is the task that is
+//! given up on, and not the agent with everything else that waits for it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::words;
+use crate::task::{TaskId, words};
 use crate::time::{self, Timestamp};
 
 /// How an agent is restarted.
@@ -94,6 +97,11 @@ pub struct Health {
     policy: RestartPolicy,
     /// Deaths without a healthy spell in between.
     in_a_row: u32,
+    /// Those of them that count towards a crash loop.
+    counted: u32,
+    /// Who killed it in these.
+    killers: BTreeSet<TaskId>,
+    /// When it died, of what counts.
     recent: VecDeque<Timestamp>,
     up_since: Option<Timestamp>,
     crash_loop_since: Option<Timestamp>,
@@ -104,7 +112,16 @@ impl Health {
     /// An agent that never died.
     #[must_use]
     pub const fn new(policy: RestartPolicy) -> Self {
-        Self { policy, in_a_row: 0, recent: VecDeque::new(), up_since: None, crash_loop_since: None, next_start: None }
+        Self {
+            policy,
+            in_a_row: 0,
+            counted: 0,
+            killers: BTreeSet::new(),
+            recent: VecDeque::new(),
+            up_since: None,
+            crash_loop_since: None,
+            next_start: None,
+        }
     }
 
     /// It was started.
@@ -113,16 +130,22 @@ impl Health {
         self.next_start = None;
     }
 
-    /// It died, or failed to start. `roll` spreads the restarts of agents that died together.
-    pub fn died(&mut self, now: Timestamp, roll: f64) -> AfterDeath {
+    /// It died, or failed to start: of these tasks, where that is known. `roll` spreads the restarts of agents that died
+    /// together.
+    pub fn died(&mut self, now: Timestamp, killers: &BTreeSet<TaskId>, roll: f64) -> AfterDeath {
         self.look(now);
         self.up_since = None;
         self.in_a_row = self.in_a_row.saturating_add(1);
         let within = self.policy.within;
-        self.recent.push_back(now);
+        let known = !killers.is_empty() && killers.is_subset(&self.killers);
+        if !known {
+            self.counted = self.counted.saturating_add(1);
+            self.recent.push_back(now);
+            self.killers.extend(killers);
+        }
         self.recent.retain(|death| now.since(*death) < within);
         let max = usize::try_from(self.policy.max).unwrap_or(usize::MAX);
-        let too_often = self.in_a_row > self.policy.max || self.recent.len() > max;
+        let too_often = self.counted > self.policy.max || self.recent.len() > max;
         if too_often || self.crash_loop_since.is_some() {
             let probe_at = now + self.policy.probe_every;
             self.crash_loop_since.get_or_insert(now);
@@ -139,6 +162,8 @@ impl Health {
         let well = self.well(now);
         if well {
             self.in_a_row = 0;
+            self.counted = 0;
+            self.killers.clear();
         }
         well && self.crash_loop_since.take().is_some()
     }
@@ -298,6 +323,14 @@ mod tests {
         Timestamp::from_millis(seconds * 1_000)
     }
 
+    const fn nobody() -> BTreeSet<TaskId> {
+        BTreeSet::new()
+    }
+
+    fn killer(n: u8) -> TaskId {
+        TaskId::new(at(0), [n; 10])
+    }
+
     #[test]
     fn waits_double_up_to_a_minute_and_jitter_only_adds() {
         let policy = RestartPolicy::default();
@@ -312,20 +345,52 @@ mod tests {
         let mut health = Health::new(RestartPolicy::default());
         for n in 0..5 {
             health.started(at(n));
-            assert!(matches!(health.died(at(n), 0.0), AfterDeath::Restart { .. }), "{n}");
+            assert!(matches!(health.died(at(n), &nobody(), 0.0), AfterDeath::Restart { .. }), "{n}");
             assert_eq!(health.condition(at(n)), Condition::Restarting);
         }
         health.started(at(100));
-        assert_eq!(health.died(at(100), 0.0), AfterDeath::CrashLoop { probe_at: at(1_000) });
+        assert_eq!(health.died(at(100), &nobody(), 0.0), AfterDeath::CrashLoop { probe_at: at(1_000) });
         assert_eq!((health.condition(at(100)), health.next_start()), (Condition::CrashLoop, Some(at(1_000))));
         health.started(at(1_000));
         assert_eq!(health.condition(at(1_000)), Condition::CrashLoop, "a probe is no recovery yet");
-        assert_eq!(health.died(at(1_001), 0.0), AfterDeath::CrashLoop { probe_at: at(1_901) });
+        assert_eq!(health.died(at(1_001), &nobody(), 0.0), AfterDeath::CrashLoop { probe_at: at(1_901) });
         health.started(at(1_901));
         assert!(!health.look(at(2_500)));
         assert_eq!(health.condition(at(2_501)), Condition::Healthy);
         assert!(health.look(at(2_501)), "it left the crash loop");
-        assert!(matches!(health.died(at(2_502), 0.0), AfterDeath::Restart { .. }));
+        assert!(matches!(health.died(at(2_502), &nobody(), 0.0), AfterDeath::Restart { .. }));
+    }
+
+    /// A task that was sent again by two decisions killed its agent six times: the agent was left down, and everything that
+    /// waited for it went to a person.
+    #[test]
+    fn a_task_that_kills_it_again_and_again_counts_once() {
+        let task = |n| BTreeSet::from([killer(n)]);
+        let mut health = Health::new(RestartPolicy { within: Duration::from_secs(3_600), ..RestartPolicy::default() });
+        for n in 0..20 {
+            health.started(at(n));
+            assert!(matches!(health.died(at(n), &task(1), 0.0), AfterDeath::Restart { .. }), "{n}");
+        }
+        assert_eq!(health.died(at(20), &task(1), 0.0), AfterDeath::Restart { after: Duration::from_secs(60) });
+        // Others count, and so does who is not known.
+        for n in 2..=4 {
+            assert!(matches!(health.died(at(20), &task(n), 0.0), AfterDeath::Restart { .. }), "{n}");
+        }
+        let both = BTreeSet::from([killer(1), killer(5)]);
+        assert!(matches!(health.died(at(21), &both, 0.0), AfterDeath::Restart { .. }), "five: one of the two is new");
+        assert!(matches!(health.died(at(22), &both, 0.0), AfterDeath::Restart { .. }));
+        assert!(matches!(health.died(at(23), &nobody(), 0.0), AfterDeath::CrashLoop { .. }), "the sixth");
+    }
+
+    #[test]
+    fn after_a_healthy_spell_a_task_that_killed_it_counts_again() {
+        let mut health = Health::new(RestartPolicy { max: 1, ..RestartPolicy::default() });
+        let one = BTreeSet::from([killer(1)]);
+        health.started(at(0));
+        health.died(at(1), &one, 0.0);
+        health.started(at(2));
+        health.died(at(700), &one, 0.0);
+        assert!(matches!(health.died(at(701), &nobody(), 0.0), AfterDeath::CrashLoop { .. }));
     }
 
     #[test]
@@ -335,7 +400,7 @@ mod tests {
             let mut health = Health::new(policy);
             for n in 0..3 {
                 health.started(at(n * 700));
-                health.died(at(n * 700 + 650), 0.0);
+                health.died(at(n * 700 + 650), &nobody(), 0.0);
             }
             assert_eq!((health.in_a_row(), health.condition(at(2_050))), (1, expected), "within {within} s");
         }

@@ -454,6 +454,64 @@ async fn an_agent_that_panics_is_restarted_and_its_task_delivered_again() {
     assert_eq!((cto.incarnation.0, cto.deaths, cto.state), (2, 1, AgentState::Healthy));
 }
 
+/// Panics over one task, every time it sees it.
+struct Poisoned(Integration);
+
+impl Provider for Poisoned {
+    fn integration(&self) -> &Integration {
+        &self.0
+    }
+
+    fn ask<'a>(&'a self, request: &'a Request, _: &'a Progress) -> backstop::llm::Call<'a> {
+        let asked = serde_json::to_string(request).expect("JSON");
+        Box::pin(async move {
+            assert!(!asked.contains("poison"), "division by zero in the agent's own code");
+            Scripted::text("ok").result
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_kills_its_agent_every_time_is_given_up_and_the_agent_serves_the_others() {
+    let team = Team::builder(config())
+        .provider(Poisoned(integration("primary")))
+        .provider(Poisoned(integration("second")))
+        .clock(Clock::starting_at(Timestamp::from_millis(0), 1.0))
+        .seed(7)
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    let submit = async |text: &str| {
+        let ask = NewTask::new(TaskType::new("code_review").expect("a name"), json!({ "text": text }));
+        desk.submit(ask).await.expect("accepted").record.task.id
+    };
+    let poison = submit("poison").await;
+    let mut others = Vec::new();
+    for n in 0..5 {
+        others.push(submit(&format!("ordinary {n}")).await);
+    }
+    let record = desk.wait(poison).await.expect("an end");
+    assert!(matches!(record.state, State::Dead | State::WaitingHuman), "{record:?}");
+    // Each round of it has three deliveries, and no more.
+    for generation in 1..=record.generation {
+        let of_round: Vec<_> = record.attempts.iter().filter(|attempt| attempt.generation == generation).collect();
+        assert_eq!(of_round.len(), 3, "round {generation}: {record:?}");
+        let crashed = |attempt: &&backstop::delivery::Attempt| {
+            attempt.failure.as_ref().is_some_and(|failure| failure.kind == Kind::Crash)
+        };
+        assert!(of_round.iter().all(crashed), "{record:?}");
+    }
+    for other in others {
+        assert_eq!(desk.wait(other).await.expect("an end").state, State::Done);
+    }
+    let after = submit("after it").await;
+    let record = desk.wait(after).await.expect("an end");
+    assert_eq!(record.state, State::Done, "{record:#?}");
+    let cto = desk.agents().await.expect("agents").into_iter().find(|agent| agent.name.as_str() == "cto");
+    assert_eq!(cto.expect("the cto").state, AgentState::Healthy, "no crash loop");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_is_killed_loses_nothing() {
     let stage = Stage::new(config(), |_, call| {

@@ -141,7 +141,7 @@ impl AgentActor {
     ) -> Result<(), ActorProcessingErr> {
         calls.running.remove(&(task, fence));
         if let Some(text) = panic {
-            self.seat.condemn();
+            self.seat.condemn(task);
             calls.condemned.get_or_insert(text);
         }
         match &calls.condemned {

@@ -179,7 +179,7 @@ impl Crew {
         let (Some(seat), Some(health)) = (self.0.seats.get(&name), roster.health.get_mut(&name)) else { return };
         roster.cells.remove(&name);
         let roll = self.0.dice.roll("restart", name.as_str(), incarnation.0);
-        let restart = health.died(now, roll);
+        let restart = health.died(now, &seat.view().killers, roll);
         let deaths = health.in_a_row();
         let detail = self.0.one_line(&detail, 300);
         let (condition, wait) = match restart {

@@ -2,7 +2,7 @@
 //!
 //! If the CEO cannot be kept alive, the root calls a human itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, SupervisionEvent};
@@ -176,7 +176,7 @@ impl Root {
         tracing::error!(%part, %detail, "a part of the team died; it is started again");
         let Some(health) = tree.health.get_mut(&part) else { return };
         let roll = self.0.dice.roll("restart", part.as_str(), u64::try_from(self.0.now().millis()).unwrap_or(0));
-        let wait = match health.died(self.0.now(), roll) {
+        let wait = match health.died(self.0.now(), &BTreeSet::new(), roll) {
             AfterDeath::Restart { after } => after,
             AfterDeath::CrashLoop { probe_at } => {
                 self.call_a_human(part, &detail).await;

@@ -2,7 +2,7 @@
 //!
 //! A view, not a truth: who holds which task is the engine's to say. Lost with the process, and rebuilt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::addr::Addr;
@@ -29,6 +29,8 @@ pub(crate) struct SeatState {
     pub(crate) last_death: Option<String>,
     pub(crate) died_at: Option<Timestamp>,
     pub(crate) running: BTreeMap<TaskId, u64>,
+    /// Whose calls panicked since it was started.
+    pub(crate) killers: BTreeSet<TaskId>,
 }
 
 impl Seat {
@@ -41,6 +43,7 @@ impl Seat {
             last_death: None,
             died_at: None,
             running: BTreeMap::new(),
+            killers: BTreeSet::new(),
         };
         Self { agent, addr: Addr::default(), state: Mutex::new(state) }
     }
@@ -103,11 +106,14 @@ impl Seat {
         state.since = now;
         state.incarnation = incarnation;
         state.running.clear();
+        state.killers.clear();
     }
 
-    /// It takes nothing new until it is restarted.
-    pub(crate) fn condemn(&self) {
-        self.lock().condition = AgentState::Restarting;
+    /// A call for this task panicked: it takes nothing new until it is restarted.
+    pub(crate) fn condemn(&self, task: TaskId) {
+        let mut state = self.lock();
+        state.condition = AgentState::Restarting;
+        state.killers.insert(task);
     }
 
     /// It is down, in this condition, after so many deaths in a row.
