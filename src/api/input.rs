@@ -347,6 +347,17 @@ mod tests {
         (problem.status, pointer, problem.detail)
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_ends_is_waited_for_half_a_minute() {
+        use axum::body::Body;
+        use futures_util::{StreamExt, stream};
+        let begun = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]).chain(stream::pending());
+        let began = tokio::time::Instant::now();
+        let problem = Input::from_request(Request::new(Body::from_stream(begun)), &()).await.expect_err("refused");
+        assert_eq!((problem.status, began.elapsed()), (408, BODY_PATIENCE));
+        assert!(problem.detail.contains("did not come within 30s"), "{}", problem.detail);
+    }
+
     #[test]
     fn a_bad_body_is_told_where_and_with_the_nearest_word() {
         for (body, pointer, expected) in [

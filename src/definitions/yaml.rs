@@ -280,6 +280,8 @@ mod tests {
             bomb.push_str(&format!("a{level}: &a{level} [{}]\n", [before.as_str(); 10].join(", ")));
         }
         assert!(parse("f", &bomb, 0).is_err_and(|broken| broken.message.contains("grow beyond")));
+        let of_itself = parse("f", "a: &a [*a, *a, *a]\n", 0);
+        assert!(of_itself.is_err_and(|broken| broken.message == "an alias to a value that contains it"));
         assert!(parse("f", &"[".repeat(10_000), 0).is_err());
         assert!(parse("f", &format!("{}x", "- ".repeat(10_000)), 0).is_err());
     }

@@ -123,19 +123,63 @@ const HERE: &[(&str, Play)] = &[
     ("AB-122", a_tools_word_is_no_policy),
 ];
 
-/// The cases of other areas, and who plays them.
-const ELSEWHERE: &[(&str, &[&str], &str)] = &[
-    ("approvals", &["AB-016"], "does not apply yet: nothing is approved by a page"),
-    ("secrets", &["AB-017", "AB-022"], "tests/definitions.rs; planted in everything else: issue 3, bad input"),
-    ("secrets", &["AB-020"], "src/redact.rs, tests/providers.rs"),
-    ("ssrf", &["AB-058", "AB-059", "AB-061", "AB-062", "AB-064", "AB-065", "AB-067"], "tests/tool_http.rs"),
-    ("limits", &["AB-088"], "src/api/listen.rs"),
-    ("limits", &["AB-089"], "does not apply yet: nothing lets an agent submit a task"),
-    ("limits", &["AB-091", "AB-092"], "src/definitions/yaml.rs; there is no TOML"),
-    ("command", &["AB-104"], "tests/pager.rs"),
-    ("nats", &["AB-110", "AB-112"], "does not apply yet: there is no other broker"),
-    ("supply", &["AB-113"], "deny.toml, which refuses `time` in any version, in .ci/run"),
-    ("replay", &["AB-116"], "tests/dlq_replay.rs"),
+/// What of a case is met otherwise than the table says, or not yet; its input is played all the same.
+const OTHERWISE: &[(&str, &str)] = &[
+    ("AB-005", "rejected decisions are in the record of decisions; no counter of their own"),
+    ("AB-011", "a time far away is no admissible choice: rejected, and the rules decide, rather than clamped"),
+    (
+        "AB-025",
+        "there is no page but the report of a simulation, a file without scripts: read as text, not by a browser",
+    ),
+    ("AB-076", "a body of 5 MB for the table's 50; memory is not measured"),
+    ("AB-077", "the limit is 2 MiB; memory is not measured"),
+    ("AB-086", "refused with 400 and the limit there is, rather than clamped in silence"),
+    ("AB-115", "recorded; a model's name cannot be pinned"),
+    ("AB-118", "fails its verification; no alert for a rate of successes"),
+];
+
+/// The cases of other areas, and which tests play them.
+const ELSEWHERE: &[(&str, &[&str], &[&str])] = &[
+    (
+        "secrets",
+        &["AB-017", "AB-022"],
+        &[
+            "tests/definitions.rs::what_came_from_the_environment_is_not_printed_wherever_it_stands",
+            "tests/redaction.rs::thirty_five_planted_secrets_are_in_the_store_and_nowhere_else",
+            "tests/process/mod.rs::a_key_that_the_provider_echoes_is_shown_nowhere",
+        ],
+    ),
+    (
+        "secrets",
+        &["AB-020"],
+        &[
+            "src/redact.rs::keys_of_every_known_shape_go",
+            "tests/providers.rs::a_configuration_that_cannot_work_is_refused_before_anything_is_asked",
+        ],
+    ),
+    (
+        "ssrf",
+        &["AB-058", "AB-059", "AB-061", "AB-062", "AB-064", "AB-065", "AB-067"],
+        &[
+            "src/tools/reach.rs::only_what_is_plainly_written_and_listed_is_asked",
+            "src/tools/reach.rs::a_name_that_leads_inside_is_refused_after_it_was_resolved",
+            "tests/tool_http.rs::what_may_not_be_asked_is_refused_before_anything_is_sent",
+        ],
+    ),
+    ("limits", &["AB-088"], &["src/api/listen.rs::who_says_nothing_keeps_only_so_many_places"]),
+    ("limits", &["AB-091"], &["src/definitions/yaml.rs::bombs_are_refused"]),
+    ("command", &["AB-104"], &["tests/pager.rs::nothing_of_a_subject_becomes_a_header"]),
+    ("replay", &["AB-116"], &["tests/dlq_replay.rs::the_replay_table_holds"]),
+];
+
+/// The cases that no test can play, and why.
+const NOT_HERE: &[(&str, &str)] = &[
+    ("AB-016", "nothing is approved by a page yet"),
+    ("AB-089", "nothing lets an agent submit a task yet"),
+    ("AB-092", "there is no TOML"),
+    ("AB-110", "there is no other broker yet"),
+    ("AB-112", "there is no other broker yet"),
+    ("AB-113", "deny.toml refuses `time` in any version, in .ci/run; advisories are checked by hand"),
 ];
 
 fn cases() -> Vec<Case> {
@@ -146,16 +190,30 @@ fn cases() -> Vec<Case> {
 #[test]
 fn every_case_is_somebodys() {
     let cases: BTreeSet<String> = cases().into_iter().map(|case| case.id).collect();
-    let here = HERE.iter().map(|(id, _)| *id);
-    let assigned: Vec<&str> = here.chain(ELSEWHERE.iter().flat_map(|(_, ids, _)| ids.iter().copied())).collect();
+    let here: BTreeSet<&str> = HERE.iter().map(|(id, _)| *id).collect();
+    let elsewhere = ELSEWHERE.iter().flat_map(|(_, ids, _)| ids.iter().copied());
+    let assigned = HERE.iter().map(|(id, _)| *id).chain(elsewhere).chain(NOT_HERE.iter().map(|(id, _)| *id));
+    let assigned: Vec<&str> = assigned.collect();
     let known: BTreeSet<String> = assigned.iter().map(|id| (*id).to_owned()).collect();
     assert_eq!(assigned.len(), known.len(), "a case is assigned once");
     let nobodys: Vec<&String> = cases.difference(&known).collect();
     assert!(nobodys.is_empty(), "cases without anybody who plays them: {nobodys:?}");
     let gone: Vec<&String> = known.difference(&cases).collect();
     assert!(gone.is_empty(), "cases that are in the table no more: {gone:?}");
-    for (area, ids, whose) in ELSEWHERE {
-        say(&format!("conformance abuse: {} ({area}): {whose}", ids.join(" ")));
+    for (area, ids, tests) in ELSEWHERE {
+        for test in *tests {
+            let (file, name) = test.split_once("::").expect("a file and a test");
+            let there = super::documents::has_test(&super::documents::root().join(file), name);
+            assert!(there, "{}: there is no test {test}", ids.join(" "));
+        }
+        say(&format!("conformance abuse: {} ({area}): {}", ids.join(" "), tests.join(", ")));
+    }
+    for (id, what) in OTHERWISE {
+        assert!(here.contains(id), "{id} is not played here");
+        say(&format!("conformance abuse: {id}, otherwise than the table says: {what}"));
+    }
+    for (id, why) in NOT_HERE {
+        say(&format!("conformance abuse: {id} is not played: {why}"));
     }
 }
 
