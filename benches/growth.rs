@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backstop::agent::Incarnation;
+use backstop::agent::{Agent, Incarnation};
 use backstop::cause::Usage;
 use backstop::conversation::Message;
 use backstop::delivery::Spent;
@@ -18,10 +18,13 @@ use backstop::engine::{Engine, LeaseAsk, PruneAsk};
 use backstop::failure::{Class, Kind};
 use backstop::journal::{Ask, Entry, Intent, Line, Outcome, Purpose, Replied};
 use backstop::ledger::{Command, LetterStatus, Record, State};
+use backstop::llm::simulated::{Scripted, Simulated};
 use backstop::query::{Filter, PageAsk};
 use backstop::retention::Retention;
 use backstop::task::{AgentName, Task, TaskType};
+use backstop::team::clock::Clock;
 use backstop::time::Timestamp;
+use backstop::{Config, Team};
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -96,6 +99,10 @@ async fn column(tasks: u64) -> Column {
     let engine = Embedded::open(&dir, NOW).expect("the store opens");
     questions(&engine, &mut column).await;
     changes(&engine, tasks, &mut column).await;
+    engine.close().await.expect("closed");
+    drop(engine);
+    column.push(("start of a team, to its first call", team_start(&dir).await.as_secs_f64() * 1e3, "ms"));
+    let engine = Embedded::open(&dir, NOW).expect("the store opens");
     forgetting(Arc::new(engine), tasks, &path, &mut column).await;
     let _left_behind = std::fs::remove_dir_all(dir);
     column
@@ -179,6 +186,27 @@ fn start(dir: &Path) -> Duration {
     let engine = Embedded::open(dir, NOW).expect("the store opens");
     let took = now().duration_since(began);
     drop(engine);
+    took
+}
+
+/// From opening the store to the first call of a model by a team of seven: what is open waits for it, and every dead letter
+/// for its CEO.
+async fn team_start(dir: &Path) -> Duration {
+    let (tell, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let model = Simulated::new(integration("anthropic"), move |_, _| {
+        // The first is waited for, and the others are not.
+        let _nobody_listens = tell.send(());
+        Scripted::text("too late").after(Duration::from_secs(3_600))
+    });
+    let agents = AGENTS.map(|name| Agent::new(name, "anthropic/claude-opus-5-5").expect("an agent"));
+    let config = agents.into_iter().fold(Config::new("growth"), Config::agent);
+    let began = now();
+    let engine = Embedded::open(dir, NOW).expect("the store opens");
+    let team = Team::builder(config).engine(Arc::new(engine)).provider(model).clock(Clock::starting_at(NOW, 1.0));
+    let team = team.start().await.expect("a team");
+    asked.recv().await.expect("a call");
+    let took = now().duration_since(began);
+    team.drain(Duration::ZERO).await.expect("closed");
     took
 }
 
