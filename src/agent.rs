@@ -98,7 +98,7 @@ pub struct Agent {
     pub system_prompt: String,
 }
 
-/// How many deaths of an agent are survived within a window; one more is a crash loop.
+/// How many deaths of an agent are survived within a window; one more is a crash loop. Those of one task count once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartLimits {
     /// So many are survived. Turned up: a sick agent burns work for longer.

@@ -85,7 +85,8 @@ pub struct ProviderConfig {
     pub api_key: Option<SecretString>,
     /// Run by the operator? Then a refused connection is infrastructure, not weather.
     pub self_hosted: bool,
-    /// More headers for each request, such as Azure's or OpenRouter's.
+    /// More headers for each request, such as Azure's or OpenRouter's. What came from the environment is taken for a secret,
+    /// and taken out of everything that is shown: what is none stands in the file.
     pub headers: BTreeMap<String, Setting>,
     /// Its own retry policy, above the team's.
     pub retry: Option<RetryPolicy>,

@@ -4,6 +4,7 @@
 //! It was stderr itself once. A log file on a full disk made `tracing` complain to stderr as well, which panicked in whoever
 //! had logged: an agent between a call and its record. And a reader that stands still (Ctrl-S, a pager) held up everybody.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,11 +15,13 @@ use tracing_subscriber::EnvFilter;
 
 use super::check::env;
 use super::output::{Output, visible_lines};
-use super::{Context, LogFormat};
+use super::{Context, Error, LogFormat};
 use crate::redact::redact;
 
 /// Bytes that wait for a reader that stands still. What comes then is lost, and counted.
 const WAITING_MAX: usize = 1 << 20;
+/// What is said under this name (a panic, lines that are lost, why it ends) is said whatever else is wanted.
+const ALWAYS: &str = "backstop::always";
 /// How long the end of the process waits for its last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -56,8 +59,12 @@ impl Log {
         let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
         // The MCP SDK logs what servers say as it came, arguments and results among it; what matters of that we say, redacted.
         let filter = filter.add_directive("rmcp=off".parse().expect("a directive"));
+        let filter = filter.add_directive(format!("{ALWAYS}=error").parse().expect("a directive"));
         let log = Self::to(io::stderr(), |lost| {
-            tracing::warn!("{lost} lines of this log are lost: they could not be written, or nobody took them in time");
+            tracing::error!(
+                target: ALWAYS,
+                "{lost} lines of this log are lost: they could not be written, or nobody took them in time"
+            );
         });
         let line = log.clone();
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || line.clone());
@@ -70,7 +77,11 @@ impl Log {
         if first.is_ok() {
             // Else a panic is told on stderr, by whoever panics, who would wait there; with whatever it has in its words.
             std::panic::set_hook(Box::new(|panic| {
-                tracing::error!("{}", visible_lines(&redact(&panic.to_string())));
+                let thread = thread::current();
+                let stack = Backtrace::capture();
+                let stack = if stack.status() == BacktraceStatus::Captured { stack.to_string() } else { String::new() };
+                let said = format!("thread '{}' {panic}\n{stack}", thread.name().unwrap_or("without a name"));
+                tracing::error!(target: ALWAYS, "{}", visible_lines(&redact(said.trim_end())));
             }));
         }
         Started { log, format: context.log, out: context.out.clone() }
@@ -184,6 +195,19 @@ impl Started {
             LogFormat::Json => {}
             LogFormat::Text => self.leave(self.out.said_next(command)),
         }
+    }
+
+    /// Why it ends; the same with its words said, where there are any.
+    pub(super) fn ends(&self, error: Error) -> Error {
+        if error.quiet() {
+            return error;
+        }
+        let said = self.out.said_error(&error);
+        match self.format {
+            LogFormat::Json => said.lines().for_each(|line| tracing::error!(target: ALWAYS, "{}", line.trim_start())),
+            LogFormat::Text => self.leave(Some(said)),
+        }
+        Error::Silent(error.exit_code())
     }
 
     fn leave(&self, words: Option<String>) {

@@ -139,16 +139,20 @@ impl Output {
         Err(Error::Failed { message, next: Some("backstop incident ls".to_owned()) })
     }
 
-    /// An error, and a command to try.
+    /// An error, and a command to try, on stderr.
     pub fn error(&self, error: &Error) {
+        let _ = writeln!(io::stderr().lock(), "{}", self.said_error(error));
+    }
+
+    /// What [`Self::error`] writes.
+    pub(super) fn said_error(&self, error: &Error) -> String {
         // What is behind it comes from elsewhere: it stays on its line.
         let (said, whole) = (error.to_string(), in_full(error));
         let text = visible_lines(&said) + &visible(whole.strip_prefix(&said).unwrap_or_default());
         let mark = if self.color { "\u{1b}[31merror:\u{1b}[0m" } else { "error:" };
-        let mut stderr = io::stderr().lock();
-        let _ = writeln!(stderr, "{mark} {text}");
-        if let Some(command) = error.try_next() {
-            let _ = writeln!(stderr, "  try: {}", visible(&command));
+        match error.try_next() {
+            Some(command) => format!("{mark} {text}\n  try: {}", visible(&command)),
+            None => format!("{mark} {text}"),
         }
     }
 

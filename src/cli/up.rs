@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::check::{env, lines};
-use super::log::Log;
+use super::log::{Log, Started};
 use super::{Context, Error, now};
 use crate::api::{self, guard};
 use crate::config::Config;
@@ -45,6 +45,10 @@ struct Running {
 impl Up {
     pub(super) async fn run(self, context: &Context) -> Result<(), Error> {
         let log = Log::start(context);
+        self.serve(&log).await.map_err(|error| log.ends(error))
+    }
+
+    async fn serve(self, log: &Started) -> Result<(), Error> {
         let mut config = match definitions::load(&self.dir, &env, Purpose::Run) {
             Ok(loaded) => {
                 log.tell(lines(&loaded.warnings, "warning").trim_end());

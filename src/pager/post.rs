@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
-use secrecy::{ExposeSecret, SecretString};
 
 use super::{Error, Receipt, details};
 use crate::error_chain::in_full;
 use crate::incident::visible;
+use crate::redact::Redactor;
 
 /// The most bytes of an answer that are read.
 const ANSWER_MAX: usize = 16 * 1024;
-/// What is shorter is no secret, and taking it out would mutilate what is said (`/`).
-const HIDDEN_MIN: usize = 4;
 
 /// Where one channel posts to, and how long that may take.
 pub(super) struct Post {
@@ -21,7 +19,7 @@ pub(super) struct Post {
     client: Client,
     url: Url,
     /// Never to appear in an error, also when the other side repeats it: the secret, and an address that may be one.
-    hidden: Vec<SecretString>,
+    hidden: Redactor,
 }
 
 impl Post {
@@ -48,11 +46,7 @@ impl Post {
             _ => builder().build(),
         };
         let client = built.map_err(|why| Error::never(channel, format!("no HTTP client: {}", in_full(&why))))?;
-        // The longest first: what is left of it would be a part of a secret.
-        let hidden = [secret, url.as_str(), url.query().unwrap_or_default(), url.path()]
-            .into_iter()
-            .filter(|text| text.len() >= HIDDEN_MIN);
-        let hidden = hidden.map(SecretString::from).collect();
+        let hidden = Redactor::new([secret, url.as_str(), url.query().unwrap_or_default(), url.path()]);
         Ok(Self { channel, client, url, hidden })
     }
 
@@ -96,7 +90,6 @@ impl Post {
 
     /// One visible line of at most 300 characters, without what is hidden.
     fn clean(&self, text: &str) -> String {
-        let hide = |text: String, hidden: &SecretString| text.replace(hidden.expose_secret(), "[secret]");
-        details::cut(&visible(&self.hidden.iter().fold(text.to_owned(), hide)), 300)
+        details::cut(&visible(&self.hidden.redact(text)), 300)
     }
 }

@@ -48,7 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorRef, SpawnErr};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use self::agent::AgentMessage;
 use self::clock::{Clock, Dice};
@@ -235,7 +235,7 @@ fn secrets(config: &Config) -> Vec<String> {
     let channels = channels.flat_map(|channel| match channel {
         ChannelConfig::PagerDuty { routing_key, webhook_secret, .. } => [Some(routing_key), webhook_secret.as_ref()],
         ChannelConfig::Email { smtp, .. } => [Some(smtp), None],
-        ChannelConfig::Webhook { url, secret } => [Some(secret), Some(url)],
+        ChannelConfig::Webhook { url, secret } => [Some(secret), Some(url).filter(|url| is_more_than_a_host(url))],
         ChannelConfig::Log => [None, None],
     });
     let channels = channels.flatten();
@@ -249,6 +249,12 @@ fn secrets(config: &Config) -> Vec<String> {
     });
     let of_tools = config.tools.secrets().into_iter().map(|secret| secret.expose_secret().to_owned());
     known.chain(headers).chain(of_tools).collect()
+}
+
+/// Is there anything in an address that could be a secret? The name of a host alone would be taken out of every address there.
+fn is_more_than_a_host(url: &SecretString) -> bool {
+    let beyond = url.expose_secret().split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+    beyond.is_some_and(|(_, path)| !path.is_empty())
 }
 
 /// A running team. Dropped without [`Team::drain`] it stops at once, as in a crash: nothing is lost, and what ran is

@@ -106,7 +106,6 @@ impl Seat {
         state.since = now;
         state.incarnation = incarnation;
         state.running.clear();
-        state.killers.clear();
     }
 
     /// A call for this task panicked: it takes nothing new until it is restarted.
@@ -125,9 +124,28 @@ impl Seat {
         state.last_death = Some(how);
         state.died_at = Some(now);
         state.running.clear();
+        // What it dies of next is not theirs, unless they are named again.
+        state.killers.clear();
     }
 
     pub(crate) fn drain(&self) {
         self.lock().condition = AgentState::Draining;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_killed_it_is_not_blamed_for_its_next_death() {
+        let now = Timestamp::from_millis(0);
+        let seat = Seat::new(Arc::new(Agent::new("cto", "local/large").expect("an agent")), now);
+        let task = TaskId::new(now, [1; 10]);
+        seat.up(Incarnation(1), now);
+        seat.condemn(task);
+        assert_eq!(seat.view().killers, BTreeSet::from([task]));
+        seat.down(AgentState::Restarting, 1, "it panicked".to_owned(), now);
+        assert_eq!(seat.view().killers, BTreeSet::new(), "a start that fails, say");
     }
 }

@@ -172,7 +172,6 @@ pub(crate) async fn run(asked: Asked) -> Outcome<()> {
     );
     for ((mode, phase), (struck, missed, failed, took)) in &tally {
         let points = struck + missed + failed;
-        // A sync cannot be short: what a mode cannot do at an operation is nothing that was passed.
         let seconds = took.as_secs_f64();
         println!(
             "{:<14} {:<10} {points:>7} {struck:>8} {failed:>7} {missed:>10} {seconds:>8.1}",
@@ -180,6 +179,7 @@ pub(crate) async fn run(asked: Asked) -> Outcome<()> {
             phase.word()
         );
     }
+    // A sync cannot be short: what a mode cannot do at an operation is nothing that was passed.
     let (struck, missed) =
         tally.values().fold((0, 0), |(struck, missed), row| (struck + row.0 + row.2, missed + row.1));
     println!(

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -127,7 +128,11 @@ impl Project {
         }
         match reader {
             Reader::Gone => {}
-            Reader::StandsStill => drop(std::thread::spawn(move || full_for_ever(to, from))),
+            Reader::StandsStill => {
+                let (tell, full) = std::sync::mpsc::channel();
+                drop(std::thread::spawn(move || full_for_ever(to, from, &tell)));
+                full.recv_timeout(TOO_LONG).expect("it fills");
+            }
         }
         Up { child, url: address(&line), said, http: client() }
     }
@@ -142,9 +147,19 @@ pub(crate) enum Reader {
     StandsStill,
 }
 
-/// Fills the pipe, and waits in it.
-fn full_for_ever(mut to: PipeWriter, _unread: BufReader<PipeReader>) {
-    while to.write_all(b"nobody reads this\n").is_ok() {}
+/// Fills the pipe, and waits in it; tells when next to nothing more goes in.
+fn full_for_ever(mut to: PipeWriter, _unread: BufReader<PipeReader>, tell: &Sender<()>) {
+    let line = [b'.'; 64];
+    for written in 0_usize.. {
+        if to.write_all(&line).is_err() {
+            return;
+        }
+        // A pipe holds 64 KiB.
+        if written * line.len() == 60 * 1024 {
+            // Whoever waited for it may be gone.
+            let _ = tell.send(());
+        }
+    }
 }
 
 /// The address in the line that says it.

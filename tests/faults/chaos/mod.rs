@@ -239,7 +239,7 @@ impl Stage {
         while Instant::now() < end {
             let round = dice::round(&mut dice, number, &mut wrong);
             self.suffer(&up, started, &round, end, &mut weather).await?;
-            self.measure(&up, &orphaned, started, disturbed, &mut tally).await?;
+            self.measure(&up, &orphaned, started, disturbed, &mut tally).await;
             let from = Instant::now();
             disturbed = from < weather.outage_until || held_back(&up.client).await;
             let told = round.end == End::Terminate;
@@ -283,7 +283,7 @@ impl Stage {
             ended.map_err(|_| "a client hangs")?.map_err(|error| error.to_string())?;
         }
         sleep_until(started + QUIET).await;
-        self.measure(&up, &orphaned, started, disturbed, &mut tally).await?;
+        self.measure(&up, &orphaned, started, disturbed, &mut tally).await;
         let settled = settle(&up.client, &self.outside, SETTLES).await;
         println!("at rest after {:.0} s", began.elapsed().as_secs_f64());
         let (mut found, counts) = judge(&up.client, &self.load, &self.outside, &cuts, &weather.spells).await?;
@@ -396,22 +396,15 @@ impl Stage {
     }
 
     /// How long orphans took to be asked about again, now that the round is over.
-    async fn measure(
-        &self,
-        up: &Up,
-        orphaned: &[String],
-        started: Instant,
-        disturbed: bool,
-        tally: &mut Tally,
-    ) -> Outcome<()> {
+    async fn measure(&self, up: &Up, orphaned: &[String], started: Instant, disturbed: bool, tally: &mut Tally) {
         if orphaned.is_empty() {
-            return Ok(());
+            return;
         }
         if disturbed {
             tally.orphans.pass_over();
-            return Ok(());
+            return;
         }
-        tally.orphans.measure(orphaned, started, &up.client, &self.load, &self.outside).await
+        tally.orphans.measure(orphaned, started, &up.client, &self.load, &self.outside).await;
     }
 
     async fn line(&self, minute: u64, client: &Client, tally: &Tally, weather: &Weather) -> String {

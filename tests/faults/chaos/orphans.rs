@@ -7,8 +7,7 @@ use tokio::time::Instant;
 
 use super::load::Load;
 use super::outside::Outside;
-use crate::Outcome;
-use crate::project::Client;
+use crate::project::{Client, Gone};
 
 /// What is orphaned is to run again so soon.
 const AGAIN_WITHIN: Duration = Duration::from_secs(2);
@@ -42,12 +41,12 @@ impl Orphans {
         client: &Client,
         load: &Load,
         outside: &Outside,
-    ) -> Outcome<()> {
+    ) {
         let again = outside.look(|books| books.since(started, |call| Some(call.at)));
         let mut each = Vec::new();
         for ticket in orphaned {
             let came = again.get(ticket).map(|at| *at - started);
-            if came.is_none_or(|took| took > AGAIN_WITHIN) && was_cut_at_its_last(client, load, ticket).await? {
+            if came.is_none_or(|took| took > AGAIN_WITHIN) && was_cut_at_its_last(client, load, ticket).await {
                 self.given_up.push(ticket.clone());
                 continue;
             }
@@ -58,7 +57,6 @@ impl Orphans {
         }
         self.last.extend(each.iter().max());
         self.each.extend(each);
-        Ok(())
     }
 
     /// Why they were too late; none when they were not.
@@ -93,18 +91,21 @@ impl Orphans {
 
 /// Chaos with seed 19 told of an orphan that ran again after 10 s: the delivery that was cut was its third of three, so it
 /// was a dead letter, and had no place in the line to come back to.
-async fn was_cut_at_its_last(client: &Client, load: &Load, ticket: &str) -> Outcome<bool> {
+async fn was_cut_at_its_last(client: &Client, load: &Load, ticket: &str) -> bool {
     let id = load.with(|promises| promises.tickets.get(ticket).cloned().flatten());
     // Nobody was told of it yet: it cannot be asked about.
-    let Some(id) = id else { return Ok(false) };
-    let task = client.read(&format!("/api/v1/tasks/{id}")).await?;
-    let attempts = task["attempts"].as_array().ok_or_else(|| format!("no attempts of {ticket} in {task}"))?;
-    Ok(gave_up(attempts))
+    let Some(id) = id else { return false };
+    match client.get(&format!("/api/v1/tasks/{id}")).await {
+        Ok((200, task)) => task["attempts"].as_array().is_some_and(|attempts| gave_up(attempts)),
+        // Who cannot be asked is not excused.
+        Ok(_) | Err(Gone) => false,
+    }
 }
 
-/// Was it given up on when the process died under it, the last time it did?
+/// Was it given up on when the process died under it, the last time it did? One that has no end yet was cut as well.
 fn gave_up(attempts: &[Value]) -> bool {
-    let cut = attempts.iter().rev().find(|attempt| attempt["failure"]["kind"] == "process_died");
+    let is_cut = |attempt: &&Value| attempt["end"].is_null() || attempt["failure"]["kind"] == "process_died";
+    let cut = attempts.iter().rev().find(is_cut);
     cut.is_some_and(|attempt| attempt["end"] == "dead-letter")
 }
 
