@@ -176,14 +176,21 @@ impl Store {
         let mut times = self.db.prepare_cached(
             "SELECT record ->> '$.due', record ->> '$.since' FROM progress WHERE seq = ?1 AND json_valid(record)",
         )?;
+        // Mended after the look, and once each: of two rows with one number the one that is found by it is written, and whoever
+        // looks on behind that one comes to the other again, for ever.
+        let mut strange = BTreeSet::new();
         let mut rows = waiting.query(params)?;
         while let Some(row) = rows.next()? {
             let Ok(seq) = self.unreadable.seq(row.get(0)?) else { continue };
-            let entry = match row::sound(listed::entry(row, &mut times))? {
-                Some(entry) => Some(entry),
-                None => mend::row(&self.db, &self.unreadable, seq)?.and_then(|record| Entry::of(&record)),
-            };
-            entry.iter().for_each(|entry| self.queues.enter(seq, entry));
+            match row::sound(listed::entry(row, &mut times))? {
+                Some(entry) => self.queues.enter(seq, &entry),
+                None => drop(strange.insert(seq)),
+            }
+        }
+        drop(rows);
+        for seq in strange {
+            let record = mend::row(&self.db, &self.unreadable, seq)?;
+            record.and_then(|record| Entry::of(&record)).iter().for_each(|entry| self.queues.enter(seq, entry));
         }
         Ok(())
     }

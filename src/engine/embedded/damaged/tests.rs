@@ -433,6 +433,38 @@ fn garble(path: &Path, index: &str, change: impl Fn(&mut [u8])) {
     std::fs::write(path, bytes).expect("written");
 }
 
+/// A start over two rows with one number wrote commits until the disk was full: each mend of the second was written to the
+/// first, and the look that went on behind the first came to the second again. That takes a look through the table itself:
+/// the definition of the index it has otherwise was damaged, too. Found by the fuzz target `recovery`.
+#[tokio::test]
+async fn two_rows_of_one_number_are_mended_once() {
+    let site = Site::of_those_that_wait("twice", 3).await;
+    let path = site.0.join("backstop.db");
+    let root = root(&path, "task");
+    let mut bytes = std::fs::read(&path).expect("read");
+    let definition = b"WHERE state IN ('ready', 'scheduled', 'parked')";
+    let places: Vec<usize> = (0..bytes.len()).filter(|from| bytes[*from..].starts_with(definition)).collect();
+    assert!(!places.is_empty(), "nothing is damaged");
+    for place in places {
+        bytes[place + definition.len() - 15] = 0xff;
+    }
+    let page = &mut bytes[page(root)];
+    assert_eq!((page[0], page[4]), (0x0d, 3), "a leaf of a table, of three rows");
+    let place = usize::from(u16::from_be_bytes([page[12], page[13]]));
+    // Its length is one byte, and so is its number.
+    let row = &mut page[place..];
+    assert_eq!((row[0] & 0x80, row[1]), (0, 3), "the third row");
+    row[1] = 2;
+    let agent = row.windows(3).position(|bytes| bytes == b"cto").expect("its agent");
+    row[agent + 1] = 0xff;
+    std::fs::write(&path, bytes).expect("written");
+    let engine = Embedded::open(&site.0, at(0)).expect("a start");
+    assert_eq!(engine.lease(ask(1, 3), at(1)).await.expect("leased")[0].task.id, task(1, at(0)).id);
+    let log = std::fs::metadata(site.0.join("backstop.db-wal")).expect("a log").len();
+    assert!(log < 1 << 20, "a start wrote {log} bytes");
+    engine.close().await.expect("closed");
+}
+
 /// Where an index of what waits leads nowhere it looks as if a page of tasks were lost: what lay there was not, and is found.
 #[tokio::test]
 async fn an_index_that_leads_nowhere_loses_no_task() {
