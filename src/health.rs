@@ -27,7 +27,8 @@ pub struct RestartPolicy {
     /// The longest wait.
     #[serde(with = "time::text")]
     pub delay_max: Duration,
-    /// More deaths in a row than this are a crash loop; those of one task count once. Turned up: more patience, more restarts for nothing.
+    /// More deaths in a row than this are a crash loop; those of one task count once. Turned up: more patience, more restarts
+    /// for nothing.
     pub max: u32,
     /// More deaths than `max` within this are a crash loop too, healthy spells or not; zero: only those in a row count.
     #[serde(with = "time::text")]

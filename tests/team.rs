@@ -24,9 +24,9 @@ use backstop::query::Filter;
 use backstop::replay::{ReplayAsk, ReplayState};
 use backstop::retry::Jitter;
 use backstop::task::{AgentName, Effect, Integration, TaskId, TaskType};
-use backstop::team::Team;
 use backstop::team::clock::Clock;
 use backstop::team::desk::{AgentState, Desk, DeskError, NewTask};
+use backstop::team::{Builder, Team};
 use backstop::time::Timestamp;
 use backstop::triage::{DeciderKind, Decision, DecisionKind};
 use serde_json::{Value, json};
@@ -416,6 +416,11 @@ async fn a_refused_answer_is_asked_again_with_the_exact_error() {
     }
 }
 
+/// Starts it at the beginning of time, with these dice.
+pub(crate) async fn begun(team: Builder) -> Team {
+    team.clock(Clock::starting_at(Timestamp::from_millis(0), 1.0)).seed(7).start().await.expect("a team")
+}
+
 struct Panicking(Integration, AtomicU32);
 
 impl Provider for Panicking {
@@ -434,13 +439,7 @@ impl Provider for Panicking {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_panics_is_restarted_and_its_task_delivered_again() {
-    let team = Team::builder(config())
-        .provider(Panicking(integration("primary"), AtomicU32::new(0)))
-        .clock(Clock::starting_at(Timestamp::from_millis(0), 1.0))
-        .seed(7)
-        .start()
-        .await
-        .expect("a team");
+    let team = begun(Team::builder(config()).provider(Panicking(integration("primary"), AtomicU32::new(0)))).await;
     let desk = team.desk();
     let ask = NewTask::new(TaskType::new("code_review").expect("a name"), json!({}));
     let id = desk.submit(ask).await.expect("accepted").record.task.id;
@@ -473,14 +472,8 @@ impl Provider for Poisoned {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_kills_its_agent_every_time_is_given_up_and_the_agent_serves_the_others() {
-    let team = Team::builder(config())
-        .provider(Poisoned(integration("primary")))
-        .provider(Poisoned(integration("second")))
-        .clock(Clock::starting_at(Timestamp::from_millis(0), 1.0))
-        .seed(7)
-        .start()
-        .await
-        .expect("a team");
+    let both = ["primary", "second"].map(|name| Poisoned(integration(name)));
+    let team = begun(both.into_iter().fold(Team::builder(config()), Builder::provider)).await;
     let desk = team.desk();
     let submit = async |text: &str| {
         let ask = NewTask::new(TaskType::new("code_review").expect("a name"), json!({ "text": text }));
@@ -998,16 +991,12 @@ async fn an_adviser_may_choose_but_never_leave_the_table() {
             max_output_tokens: 200,
             micro_usd_per_hour: 10_000_000,
         });
-        let team = Team::builder(advised)
+        let advised = Team::builder(advised)
             .engine(engine)
             .provider(Simulated::new(integration("primary"), |_, _| hiccup()))
             .provider(Simulated::new(integration("second"), |_, _| Scripted::text("ok")))
-            .provider(Simulated::new(integration("adviser"), move |_, _| Scripted::text(advice)))
-            .clock(Clock::starting_at(Timestamp::from_millis(0), 1.0))
-            .seed(7)
-            .start()
-            .await
-            .expect("a team");
+            .provider(Simulated::new(integration("adviser"), move |_, _| Scripted::text(advice)));
+        let team = begun(advised).await;
         let desk = team.desk();
         let ask = NewTask::new(TaskType::new("code_review").expect("a name"), json!({}));
         let id = desk.submit(ask).await.expect("accepted").record.task.id;

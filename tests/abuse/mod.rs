@@ -25,7 +25,6 @@ use backstop::prompt;
 use backstop::redact::one_line;
 use backstop::task::{AgentName, Effect, Integration, Task, TaskType};
 use backstop::team::Team;
-use backstop::team::clock::Clock;
 use backstop::team::desk::NewTask;
 use backstop::team::metrics::Metrics;
 use backstop::time::Timestamp;
@@ -631,13 +630,7 @@ fn a_model_that_only_keeps_talking_runs_out_of_time(_: &Case) {
     in_paused_time(async {
         let mut config = without_tools(config());
         config.agents.values_mut().for_each(|agent| agent.fallback_models.clear());
-        let team = Team::builder(config)
-            .provider(Talking(integration("primary")))
-            .clock(Clock::starting_at(Timestamp::from_millis(0), 1.0))
-            .seed(7)
-            .start()
-            .await
-            .expect("a team");
+        let team = super::team::begun(Team::builder(config).provider(Talking(integration("primary")))).await;
         let desk = team.desk();
         let ask = NewTask::new(TaskType::new("read").expect("a name"), json!({}));
         let id = desk.submit(ask).await.expect("accepted").record.task.id;
