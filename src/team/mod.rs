@@ -368,3 +368,20 @@ impl Team {
         tokio::time::timeout(span, idle).await.is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_host_alone_is_no_secret() {
+        for (url, secret) in [
+            ("https://ops.example.com", false),
+            ("https://ops.example.com/", false),
+            ("https://hooks.example/services/T0/B0/x", true),
+            ("http://127.0.0.1:9/?token=x", true),
+        ] {
+            assert_eq!(is_more_than_a_host(&url.into()), secret, "{url}");
+        }
+    }
+}
