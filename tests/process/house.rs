@@ -68,14 +68,19 @@ impl Project {
 
     /// The same, where it may open no more than so many files.
     pub(crate) fn refused_with_files(&self, most: u32, code: i32) -> String {
-        let plain = self.command(&[]);
-        let mut command = Command::new("/bin/sh");
         // What whoever runs the tests left open is not ours to count.
         let limited = format!("exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; ulimit -n {most}; exec \"$0\" \"$@\"");
-        command.args(["-c", &limited]).arg(plain.get_program()).args(plain.get_args()).env_clear();
+        Self::refused_by(self.command_by("/bin/sh", &["-c", &limited]), code)
+    }
+
+    /// `backstop up` of this directory, run by a program with these arguments.
+    fn command_by(&self, program: &str, arguments: &[&str]) -> Command {
+        let plain = self.command(&[]);
+        let mut command = Command::new(program);
+        command.args(arguments).arg(plain.get_program()).args(plain.get_args()).env_clear();
         command.current_dir(self.dir()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        Self::refused_by(command, code)
+        command
     }
 
     pub(crate) fn refused_by(mut command: Command, code: i32) -> String {
@@ -93,12 +98,7 @@ impl Project {
 
     /// The same, by `env` with an option: whoever runs the tests may have ignored signals for all that they start.
     pub(crate) fn up_with(&self, option: &str) -> Up {
-        let plain = self.command(&[]);
-        let mut command = Command::new("env");
-        command.arg(option).arg(plain.get_program()).args(plain.get_args()).env_clear();
-        command.current_dir(self.dir()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        Self::up_by(command)
+        Self::up_by(self.command_by("env", &[option]))
     }
 
     fn up_by(mut command: Command) -> Up {
