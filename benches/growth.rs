@@ -4,8 +4,10 @@
 //! callers: of a hundred tasks ten are dead letters, one is open, the others are done by one call of a model. What
 //! stands under `ratio` is the largest store beside the smallest, in the same run: flat is 1.
 
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use backstop::agent::{Agent, Incarnation};
@@ -115,19 +117,21 @@ async fn forgetting(engine: Arc<Embedded>, tasks: u64, path: &Path, column: &mut
     let pruning = tokio::spawn(forget(Arc::clone(&engine)));
     let began = now();
     let mut gone = 0;
+    let disk = Disk::spawn(path);
     let busy = waits(&engine, &mut next, tasks, async { gone = pruning.await.expect("forgotten") }).await;
     let took = now().duration_since(began);
-    for (name, mut spans) in [("submit alone", quiet), ("submit while forgetting", busy)] {
+    let disk = disk.waits();
+    let all = [
+        (["submit alone, median", "submit alone, p99", "submit alone, longest"], quiet),
+        (
+            ["submit beside forgetting, median", "submit beside forgetting, p99", "submit beside forgetting, longest"],
+            busy,
+        ),
+        (["a bare write beside it, median", "a bare write beside it, p99", "a bare write beside it, longest"], disk),
+    ];
+    for (names, mut spans) in all {
         spans.sort_by(f64::total_cmp);
         let at = |share: f64| spans[((spans.len() - 1) as f64 * share) as usize];
-        let names: [&'static str; 3] = match name {
-            "submit alone" => ["submit alone, median", "submit alone, p99", "submit alone, longest"],
-            _ => [
-                "submit beside forgetting, median",
-                "submit beside forgetting, p99",
-                "submit beside forgetting, longest",
-            ],
-        };
         column.extend(names.into_iter().zip([0.5, 0.99, 1.0].map(at)).map(|(name, span)| (name, span, "ms")));
     }
     column.push(("forgotten", gone as f64, "tasks"));
@@ -137,6 +141,47 @@ async fn forgetting(engine: Arc<Embedded>, tasks: u64, path: &Path, column: &mut
     let pages =
         |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0)).expect("a number") as f64;
     column.push(("pages free after it", pages("freelist_count") / pages("page_count") * 100.0, "%"));
+}
+
+/// The least that a commit waits for: a bare write of its size, synced, to another file of the same disk, now and then.
+struct Disk {
+    end: std::sync::mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<Vec<f64>>,
+}
+
+impl Disk {
+    /// Bytes of a commit: 13 pages, as a submission beside forgetting writes.
+    const COMMIT: usize = 13 * 4096;
+    /// After so many commits the file is written over, as a log is.
+    const COMMITS: u64 = 64;
+
+    fn spawn(store: &Path) -> Self {
+        let path = store.with_extension("bare");
+        let (end, ended) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut file = std::fs::File::create(path).expect("a file");
+            let commit = vec![0x5a; Self::COMMIT];
+            let mut spans = Vec::new();
+            loop {
+                let began = now();
+                let place = spans.len() as u64 % Self::COMMITS * Self::COMMIT as u64;
+                file.seek(SeekFrom::Start(place)).expect("a place");
+                file.write_all(&commit).expect("written");
+                file.sync_data().expect("synced");
+                spans.push(now().duration_since(began).as_secs_f64() * 1e3);
+                if ended.recv_timeout(Duration::from_millis(5)) != Err(RecvTimeoutError::Timeout) {
+                    return spans;
+                }
+            }
+        });
+        Self { end, thread }
+    }
+
+    /// Its waits until now, in milliseconds.
+    fn waits(self) -> Vec<f64> {
+        drop(self.end);
+        self.thread.join().expect("it only writes")
+    }
 }
 
 async fn forget(engine: Arc<Embedded>) -> u64 {
