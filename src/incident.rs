@@ -1,5 +1,4 @@
 //! An incident: one per cause, triggered, acknowledged or overridden, resolved; and the pages it sends.
-
 //!
 //! An incident is a value; [`open`] makes one, [`apply`] changes it and says which messages that sends; `outbox.rs`
 //! writes them out, one a channel. What is stored is stored before anything is sent, so a crash sends it again under
@@ -215,6 +214,8 @@ pub enum IncidentCommand {
         decision: String,
         /// For how many tasks.
         tasks: u32,
+        /// How many dead letters the incident had when the person's tasks were read from it.
+        covers: u32,
     },
     /// A person, or the recovery itself, ends it.
     Resolve {
@@ -340,22 +341,25 @@ pub fn apply(
         IncidentCommand::Acknowledge { by, note } => {
             match acknowledgeable(&next, &by)? {
                 false => return Ok(IncidentChange { incident: next, events: Vec::new(), pages: Vec::new() }),
-                true => next.answered(IncidentState::Acknowledged, &by, note, now),
+                true => next.answered(IncidentState::Acknowledged, &by, note, next.size(), now),
             }
             next.repage_at = Some(now + rules.reminder_after);
             let acknowledged = Happening::IncidentAcknowledged { incident: next.id.clone(), by };
             (vec![acknowledged], vec![PageAction::Acknowledge])
         }
-        IncidentCommand::Override { by, note, decision, tasks } => {
+        IncidentCommand::Override { by, note, decision, tasks, covers } => {
             overridable(&next)?;
-            next.answered(IncidentState::Overridden, &by, note, now);
-            next.repage_at = None;
+            next.answered(IncidentState::Overridden, &by, note, covers.min(next.size()), now);
+            // What came while it was carried out nobody has decided about.
+            next.repage_at = (covers < next.size()).then(|| now + rules.reminder_after);
             let overridden = Happening::IncidentOverridden { incident: next.id.clone(), by, decision, tasks };
             (vec![overridden], vec![PageAction::Acknowledge])
         }
         IncidentCommand::Resolve { by, note } => {
-            open_still(&next)?;
-            next.answered(IncidentState::Resolved, &by, note, now);
+            if !resolvable(&next)? {
+                return Ok(IncidentChange { incident: next, events: Vec::new(), pages: Vec::new() });
+            }
+            next.answered(IncidentState::Resolved, &by, note, next.size(), now);
             next.repage_at = None;
             next.update_at = None;
             next.told = next.size();
@@ -416,6 +420,12 @@ fn open_still(incident: &Incident) -> Result<(), IncidentRefused> {
     if incident.is_open() { Ok(()) } else { Err(refused(incident)) }
 }
 
+/// `Ok(false)`: it ended by itself, and whoever ends it too is not told that somebody was faster.
+fn resolvable(incident: &Incident) -> Result<bool, IncidentRefused> {
+    let by_itself = incident.answers.last().is_some_and(|answer| answer.by == BY_ITSELF);
+    if !incident.is_open() && by_itself { Ok(false) } else { open_still(incident).map(|()| true) }
+}
+
 /// `Ok(false)`: the same person again, nothing to do. After the reminder, anybody may take it on anew.
 fn acknowledgeable(incident: &Incident, by: &str) -> Result<bool, IncidentRefused> {
     match incident.state {
@@ -459,10 +469,10 @@ impl Incident {
         })
     }
 
-    fn answered(&mut self, state: IncidentState, by: &str, note: String, now: Timestamp) {
+    fn answered(&mut self, state: IncidentState, by: &str, note: String, covers: u32, now: Timestamp) {
         self.state = state;
         self.updated_at = now;
-        self.answers.push(Answer { state, by: by.to_owned(), at: now, note, covers: self.size() });
+        self.answers.push(Answer { state, by: by.to_owned(), at: now, note, covers });
     }
 
     fn doubt(&mut self, lines: Vec<String>) {
@@ -517,6 +527,30 @@ pub fn home<'a>(incidents: &'a [Incident], death: &Death) -> Home<'a> {
         })
         .or_else(|| find(&|incident| incident.trigger == Trigger::Judgement && incident.subject == subject))
         .map_or(Home::Own(subject), Home::In)
+}
+
+/// Who ends an incident that no person ended.
+pub const BY_ITSELF: &str = "backstop";
+
+/// Why an incident is over although nobody ended it: what it called for has been done. One that stayed open would call
+/// again for nothing, and what comes later would join it, which calls nobody. `waiting` are the tasks that wait for a
+/// person, with their rounds; `well` says whether an integration takes calls again.
+#[must_use]
+pub fn over(
+    incident: &Incident,
+    waiting: &BTreeSet<(TaskId, u32)>,
+    well: impl FnOnce(&str) -> bool,
+) -> Option<&'static str> {
+    if !incident.is_open() || incident.deaths.iter().any(|death| waiting.contains(death)) {
+        return None;
+    }
+    match incident.trigger {
+        Trigger::Judgement => Some("none of its tasks waits for a person any more"),
+        Trigger::Integration => well(&incident.subject).then_some("calls go through again"),
+        // What fails together is for a person to look at, also when all of it was decided; and whether the CEO or the store
+        // is well again cannot be told from here.
+        Trigger::DeadLetters | Trigger::CeoDown | Trigger::Unreadable | Trigger::Test => None,
+    }
 }
 
 /// Dead letters that an open incident about their integration explains already: they are appended there, instead of

@@ -211,24 +211,41 @@ pub fn stands_back<'a>(page: &Page, outbox: impl IntoIterator<Item = &'a Page>, 
     !mutant::on("pages-side-by-side") && outbox.into_iter().filter(under_way).any(same_way)
 }
 
+/// The last call, with every page of it; none once somebody has answered it, or one of them was taken.
+fn unanswered(outbox: &[Page]) -> Option<(&Page, Vec<&Page>)> {
+    let calls = || outbox.iter().filter(|page| page.action == PageAction::Trigger);
+    let last = calls().max_by_key(|page| page.incident.messages)?;
+    let message: Vec<&Page> = calls().filter(|page| page.incident.messages == last.incident.messages).collect();
+    let answers = |page: &&Page| matches!(page.action, PageAction::Acknowledge | PageAction::Resolve);
+    let answered = outbox.iter().filter(answers).any(|page| page.incident.messages > last.incident.messages);
+    (!answered && message.iter().all(|page| page.delivered_at.is_none())).then_some((last, message))
+}
+
+/// Until when the steps called so far have to take a call: each is given its own time, counted from when the message was
+/// written.
+fn patience_ends(last: &Page, message: &[&Page]) -> Timestamp {
+    let level = message.iter().map(|page| page.level).max().unwrap_or(0);
+    let first = message.iter().map(|page| page.level).min().unwrap_or(0);
+    last.incident.updated_at + STAND_IN_AFTER * (level - first + 1)
+}
+
+/// When [`stand_ins`] has more to say, if nothing else happens: nothing but time makes it so.
+#[must_use]
+pub fn next_stand_in(outbox: &[Page], steps: &[Vec<String>], now: Timestamp) -> Option<Timestamp> {
+    let (last, message) = unanswered(outbox)?;
+    let at = patience_ends(last, &message);
+    (at > now && !stand_ins(outbox, steps, at).is_empty()).then_some(at)
+}
+
 /// Which further channels a call goes through because those of its step do not take it: all other channels as soon as
 /// every page of the step is given up, the next step's after [`STAND_IN_AFTER`]. `outbox` holds every page of the
 /// incident so far; what is in it already is not written twice.
 #[must_use]
 pub fn stand_ins(outbox: &[Page], steps: &[Vec<String>], now: Timestamp) -> Vec<Page> {
-    let calls = || outbox.iter().filter(|page| page.action == PageAction::Trigger);
-    let Some(last) = calls().max_by_key(|page| page.incident.messages) else { return Vec::new() };
-    let message: Vec<&Page> = calls().filter(|page| page.incident.messages == last.incident.messages).collect();
-    let answers = |page: &&Page| matches!(page.action, PageAction::Acknowledge | PageAction::Resolve);
-    let answered = outbox.iter().filter(answers).any(|page| page.incident.messages > last.incident.messages);
-    if answered || message.iter().any(|page| page.delivered_at.is_some()) {
-        return Vec::new();
-    }
+    let Some((last, message)) = unanswered(outbox) else { return Vec::new() };
     let level = message.iter().map(|page| page.level).max().unwrap_or(0);
-    let first = message.iter().map(|page| page.level).min().unwrap_or(0);
     let refused = message.iter().all(|page| page.abandoned);
-    // Each further step is given its own time, counted from when the message was written.
-    let silent = now.since(last.incident.updated_at) >= STAND_IN_AFTER * (level - first + 1);
+    let silent = now >= patience_ends(last, &message);
     let next = usize::try_from(level).unwrap_or(0) + 1;
     let mut channels: Vec<(usize, String)> = Vec::new();
     for (step, names) in steps.iter().enumerate() {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Happening, NewEvent};
-use crate::ledger::{LetterStatus, REPLAYS_MAX, Record, State};
+use crate::ledger::{Letter, LetterStatus, REPLAYS_MAX, Record, State};
 use crate::query::{Filter, Unreadable};
 use crate::task::{Effect, TaskId, words};
 use crate::time::Timestamp;
@@ -338,10 +338,15 @@ pub fn fate(record: &Record, generation: u32) -> Fate {
     match record.state {
         State::Done => Fate::Succeeded,
         State::Cancelled => Fate::Dropped,
-        State::Dead | State::WaitingHuman if record.generation < generation => Fate::Unsent,
-        State::Dead | State::WaitingHuman => Fate::Failed,
-        // Sent round once more by a decision after it failed: that it failed is what counts here.
-        State::Ready | State::Scheduled | State::Parked | State::Running if record.generation > generation => {
+        State::Dead | State::WaitingHuman if record.generation >= generation => Fate::Failed,
+        // Discarded or resolved before it was sent: it is no dead letter any more.
+        State::Dead | State::WaitingHuman if !record.letter.as_ref().is_some_and(Letter::is_open) => Fate::Dropped,
+        State::Dead | State::WaitingHuman => Fate::Unsent,
+        // Sent round once more by a decision after it failed: that it failed is what counts here. One that was moved while
+        // it waited is in a later round, too, and has not failed.
+        State::Ready | State::Scheduled | State::Parked | State::Running
+            if record.letter.as_ref().is_some_and(|letter| letter.generation >= generation) =>
+        {
             Fate::Failed
         }
         State::Ready | State::Scheduled | State::Parked | State::Running => Fate::Underway,

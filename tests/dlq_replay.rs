@@ -8,7 +8,7 @@ use std::time::Duration;
 use backstop::agent::Incarnation;
 use backstop::delivery::{AttemptEnd, Settlement, Spent};
 use backstop::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
-use backstop::ledger::{self, Command, Record, State};
+use backstop::ledger::{self, Command, Record};
 use backstop::query::Filter;
 use backstop::replay::{self, Fate, Plan, Replay, ReplayAsk, ReplayCommand, ReplayState, Taken, Turn, Verdict};
 use backstop::task::{AgentName, Effect, Integration, Priority, Task, TaskId, TaskType};
@@ -94,12 +94,12 @@ fn check_share(given: &Table, case: &Table) -> Result<(), String> {
     if replayed <= 0.0 { Err("the replay is starved".to_owned()) } else { Ok(()) }
 }
 
-struct World {
-    records: BTreeMap<TaskId, Record>,
+pub(crate) struct World {
+    pub(crate) records: BTreeMap<TaskId, Record>,
     names: BTreeMap<TaskId, String>,
-    ask: ReplayAsk,
+    pub(crate) ask: ReplayAsk,
     /// When each letter was released, in milliseconds since the replay began.
-    released: Vec<(i64, TaskId)>,
+    pub(crate) released: Vec<(i64, TaskId)>,
     fails: Fails,
     /// Letters with a call of which nobody knows whether it happened.
     in_doubt: BTreeSet<TaskId>,
@@ -116,7 +116,7 @@ enum Fails {
 }
 
 impl World {
-    fn of(given: &Table) -> Self {
+    pub(crate) fn of(given: &Table) -> Self {
         let mut ask = ReplayAsk::new(Filter::default(), "ana", "the cause is fixed");
         ask.all = true;
         let mut world = Self {
@@ -274,7 +274,7 @@ impl World {
         self.records.insert(id, record);
     }
 
-    fn send(&mut self, id: TaskId, at: i64) {
+    pub(crate) fn send(&mut self, id: TaskId, at: i64) {
         let command = Command::Replay {
             by: "ana".to_owned(),
             named_by_person: self.ask.payments.contains(&id),
@@ -286,7 +286,7 @@ impl World {
         self.records.insert(id, record);
     }
 
-    fn finish(&mut self, id: TaskId, fails: bool, at: i64) {
+    pub(crate) fn finish(&mut self, id: TaskId, fails: bool, at: i64) {
         let kind = self.records[&id].letter.as_ref().expect("a letter").failure.kind;
         self.end_with(id, at, |_| match fails {
             false => Settlement::Ack { answer: json!("done") },
@@ -298,14 +298,14 @@ impl World {
         });
     }
 
-    fn plan(&self, ask: &ReplayAsk, busy: &BTreeSet<TaskId>) -> Plan {
+    pub(crate) fn plan(&self, ask: &ReplayAsk, busy: &BTreeSet<TaskId>) -> Plan {
         let taken = Taken { busy: busy.clone(), in_doubt: self.in_doubt.clone() };
         let records: Vec<Record> = self.records.values().cloned().collect();
         replay::plan(ask, &records, &|record| record.agent.as_str() != GONE, &taken)
     }
 
     /// What a team does: stores each step before it releases, and comes back when it said it would.
-    fn run(&mut self, plan: Plan) -> Replay {
+    pub(crate) fn run(&mut self, plan: Plan) -> Replay {
         let begin = 10_000_000;
         let at = |ms: i64| Timestamp::from_millis(begin + ms);
         let (mut replay, _) = replay::start("RPL-1".to_owned(), self.ask.clone(), plan, at(0)).expect("begun");
@@ -467,7 +467,7 @@ impl World {
         Ok(())
     }
 
-    fn order(&self) -> Vec<String> {
+    pub(crate) fn order(&self) -> Vec<String> {
         self.released.iter().map(|(_, id)| self.names[id].clone()).collect()
     }
 }
@@ -603,70 +603,4 @@ fn text(value: &Value) -> String {
 
 fn words(value: &Value) -> Vec<String> {
     value.as_array().unwrap_or_else(|| panic!("{value:?} is no list")).iter().map(text).collect()
-}
-
-#[test]
-fn only_a_named_payment_is_released_and_says_so() {
-    let given: Table = "entries=[[\"p1\",\"payment\"],[\"p2\",\"payment\"]]\nnamed=[\"p2\"]".parse().expect("TOML");
-    let mut world = World::of(&given);
-    let plan = world.plan(&world.ask, &BTreeSet::new());
-    let run = world.run(plan);
-    assert_eq!(world.order(), ["p2"]);
-    assert_eq!(run.left_out.len(), 1);
-    assert!(world.records.values().any(|record| record.state == State::Dead), "p1 stays where it is");
-}
-
-#[test]
-fn a_crash_between_storing_and_sending_releases_nothing_twice() {
-    let given: Table = "entries=20\nrate=10\ncrash_at_s=1".parse().expect("TOML");
-    let mut world = World::of(&given);
-    let plan = world.plan(&world.ask, &BTreeSet::new());
-    let run = world.run(plan);
-    assert_eq!((run.state, run.succeeded.len(), world.released.len()), (ReplayState::Finished, 20, 20));
-}
-
-#[test]
-fn a_paused_replay_releases_nothing_and_goes_on_at_its_rate() {
-    let given: Table = "entries=30\nrate=10\npause_from_s=1\npause_to_s=5".parse().expect("TOML");
-    let mut world = World::of(&given);
-    let plan = world.plan(&world.ask, &BTreeSet::new());
-    let run = world.run(plan);
-    let times: Vec<i64> = world.released.iter().map(|(at, _)| *at).collect();
-    assert_eq!((times.len(), times[9], times[10], times[29]), (30, 900, 5_000, 6_900));
-    assert_eq!(run.state, ReplayState::Finished);
-}
-
-#[test]
-fn what_follows_a_failure_under_the_same_key_stays() {
-    let given: Table =
-        "entries=[[\"u1\",\"create\",30],[\"u2\",\"other\",20],[\"u1\",\"update\",40]]\nordering_key=\"user\"\nall_fail=true"
-            .parse()
-            .expect("TOML");
-    let mut world = World::of(&given);
-    let plan = world.plan(&world.ask, &BTreeSet::new());
-    let run = world.run(plan);
-    assert_eq!(world.order(), ["other", "create"]);
-    assert_eq!(run.left_out.iter().map(|(_, why)| *why).collect::<Vec<_>>(), [Verdict::AfterFailed]);
-}
-
-#[test]
-fn a_fifth_of_the_first_twenty_stops_it_and_less_does_not() {
-    for (fails, state) in [(3, ReplayState::Finished), (4, ReplayState::Aborted)] {
-        let given: Table = format!("entries=60\nrate=10\nfail_first={fails}").parse().expect("TOML");
-        let mut world = World::of(&given);
-        let plan = world.plan(&world.ask, &BTreeSet::new());
-        assert_eq!(world.run(plan).state, state, "{fails} of 20");
-    }
-}
-
-#[test]
-fn an_ask_that_means_everything_must_say_so() {
-    let mut ask = ReplayAsk::new(Filter::default(), "ana", "fixed");
-    assert!(replay::check(&ask).expect_err("empty").to_string().contains("`all`"));
-    ask.all = true;
-    assert_eq!(replay::check(&ask), Ok(()));
-    for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        assert!(replay::check(&ReplayAsk { rate, ..ask.clone() }).is_err(), "{rate}");
-    }
-    assert!(replay::check(&ReplayAsk { reason: " ".to_owned(), ..ask }).is_err());
 }

@@ -46,7 +46,9 @@ fn said(what: &str, by: &str) -> IncidentCommand {
     let (by, note) = (by.to_owned(), String::new());
     match what {
         "ack" => IncidentCommand::Acknowledge { by, note },
-        "override" => IncidentCommand::Override { by, note, decision: "discard".to_owned(), tasks: 3 },
+        "override" => {
+            IncidentCommand::Override { by, note, decision: "discard".to_owned(), tasks: 3, covers: u32::MAX }
+        }
         "resolve" => IncidentCommand::Resolve { by, note },
         "update" => IncidentCommand::Update,
         "repage" => IncidentCommand::Repage,
@@ -124,6 +126,55 @@ fn what_comes_after_an_override_is_not_answered_by_it() {
     assert_eq!(grown.repage_at, Some(after(3_700)));
     let decided = does(&grown, "override", "ben", 200);
     assert_eq!((decided.state, decided.answers.len(), decided.repage_at), (IncidentState::Overridden, 2, None));
+}
+
+/// An override decided task by task, and answered in the end for all that had come meanwhile: nobody was reminded of those,
+/// and a second decision was refused.
+#[test]
+fn an_override_answers_for_what_was_read_and_for_nothing_that_came_meanwhile() {
+    let grown = does(&three(), "append", "", 5);
+    let command = |covers| IncidentCommand::Override {
+        by: "ana".to_owned(),
+        note: String::new(),
+        decision: "run again".to_owned(),
+        tasks: 3,
+        covers,
+    };
+    let tell = |incident: &Incident, covers| incident::apply(incident, command(covers), &Rules::default(), after(10));
+    let late = tell(&grown, 3).expect("decided").incident;
+    assert_eq!((late.state, late.repage_at), (IncidentState::Overridden, Some(after(3_610))));
+    let decided = tell(&late, 4).expect("what came meanwhile is decided, too").incident;
+    assert_eq!(decided.repage_at, None);
+    tell(&decided, 4).expect_err("all of it was decided");
+}
+
+/// An incident that only a person could end called again for what had been done, and, once it called no more, took in what
+/// came months later, which calls nobody.
+#[test]
+fn an_incident_whose_cause_is_gone_is_over() {
+    let loops = |i| death(i, Kind::Loop, "openai");
+    let judgement = opened("INC-1", Trigger::Judgement, "cto/code_review/loop", vec![loops(1), loops(2)]);
+    let parked = opened("INC-2", Trigger::Integration, "openai", vec![loops(3)]);
+    let pair = |i| (loops(i).task, 1);
+    let over = |incident: &Incident, waiting: &[u8], well: bool| {
+        incident::over(incident, &waiting.iter().map(|i| pair(*i)).collect(), |subject| well && subject == "openai")
+    };
+    for (incident, waiting, well, expected) in [
+        (&judgement, &[1, 2][..], true, None),
+        (&judgement, &[2], true, None),
+        (&judgement, &[3], false, Some("none of its tasks waits for a person any more")),
+        (&parked, &[], false, None),
+        (&parked, &[3], true, None),
+        (&parked, &[1], true, Some("calls go through again")),
+        (&three(), &[], true, None),
+        (&opened("INC-3", Trigger::CeoDown, "ceo", vec![]), &[], true, None),
+    ] {
+        assert_eq!(over(incident, waiting, well), expected, "{} {waiting:?} {well}", incident.id);
+    }
+    let ended = does(&judgement, "resolve", incident::BY_ITSELF, 10);
+    assert_eq!(over(&ended, &[], true), None, "once");
+    let change = incident::apply(&ended, said("resolve", "ana"), &Rules::default(), after(20)).expect("no error");
+    assert_eq!((change.incident, change.pages), (ended, vec![]), "whoever ends it too is told nothing else");
 }
 
 #[test]
@@ -275,6 +326,30 @@ fn who_stood_in_is_told_of_the_end() {
         all.extend(ends);
         assert_eq!(outbox::ends(&all, &sending, after(312)), [], "{how}: once");
     }
+}
+
+/// Nothing woke the pager when it was the next one's turn: they were called whenever something else was looked at, with a
+/// channel that asks for an hour's patience an hour later.
+#[test]
+fn it_is_known_when_the_next_one_stands_in() {
+    let steps = [vec!["ana/mail".to_owned()], vec!["ben/pagerduty".to_owned()]];
+    let call = PageDraft { action: PageAction::Trigger, again: false, level: 0 };
+    let mut all = outbox::pages(&three(), &call, "acme", &steps, NOW);
+    let mut turns = Vec::new();
+    while let Some(at) = outbox::next_stand_in(&all, &steps, turns.last().copied().unwrap_or(NOW)) {
+        turns.push(at);
+        all.extend(outbox::stand_ins(&all, &steps, at));
+    }
+    assert_eq!(turns, [after(300)], "then ben and the log");
+    assert_eq!(all.len(), 3);
+    all.truncate(1);
+    assert_eq!(outbox::next_stand_in(&all, &steps, after(300)), None, "now, and not in the future");
+    let taken = Page { delivered_at: Some(after(9)), ..all[0].clone() };
+    assert_eq!(outbox::next_stand_in(&[taken], &steps, NOW), None);
+    let answered = does(&three(), "ack", "ana", 10);
+    let answer = PageDraft { action: PageAction::Acknowledge, ..call };
+    all.extend(outbox::pages(&answered, &answer, "acme", &steps, after(10)));
+    assert_eq!(outbox::next_stand_in(&all, &steps, after(10)), None);
 }
 
 #[test]

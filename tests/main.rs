@@ -40,6 +40,7 @@ mod provider_transport;
 mod providers;
 mod readme;
 mod redaction;
+mod replays;
 mod restart_intensity;
 mod resume;
 mod retention;

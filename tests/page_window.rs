@@ -201,6 +201,7 @@ impl World {
                 note: String::new(),
                 decision: "discard".to_owned(),
                 tasks: 0,
+                covers: u32::MAX,
             }),
             "jump" => self.wall_off += millis(&rest[0]),
             "restart" => {

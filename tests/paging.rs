@@ -8,10 +8,12 @@ use backstop::engine::memory::Memory;
 use backstop::engine::{Document, Engine};
 use backstop::escalation::Rules;
 use backstop::event::Happening;
-use backstop::incident::{self, Incident, IncidentCommand, PageAction};
+use backstop::failure::{Class, Kind};
+use backstop::incident::{self, Incident, IncidentCommand, IncidentState, Opening, PageAction, Trigger};
 use backstop::llm::simulated::{Scripted, Simulated};
 use backstop::outbox;
-use backstop::task::TaskType;
+use backstop::query::Death;
+use backstop::task::{AgentName, TaskId, TaskType};
 use backstop::team::clock::Clock;
 use backstop::team::desk::NewTask;
 use backstop::team::{Part, Team};
@@ -23,12 +25,17 @@ use crate::team::{Inbox, Stage, config, integration, status};
 
 /// The team of three, whose provider refuses everything; when nobody takes a call to ana, ben stands in.
 async fn two_on_call(engine: Arc<Memory>, ana: &Inbox, ben: &Inbox, now: &str) -> Team {
-    Team::builder(config())
+    on_call(engine, [("ana", ana), ("ben", ben)], now).await
+}
+
+async fn on_call(engine: Arc<Memory>, people: [(&str, &Inbox); 2], now: &str) -> Team {
+    let team = Team::builder(config())
         .engine(engine)
         .provider(Simulated::new(integration("primary"), |_, _| status(400, "{}")))
-        .provider(Simulated::new(integration("second"), |_, _| Scripted::text("not asked")))
-        .on_call("ana", vec![Arc::new(ana.clone())])
-        .on_call("ben", vec![Arc::new(ben.clone())])
+        .provider(Simulated::new(integration("second"), |_, _| Scripted::text("not asked")));
+    people
+        .into_iter()
+        .fold(team, |team, (name, inbox)| team.on_call(name, vec![Arc::new(inbox.clone())]))
         .clock(Clock::starting_at(Timestamp::parse(now).expect("a time"), 1.0))
         .start()
         .await
@@ -130,6 +137,153 @@ async fn whoever_stood_in_is_told_of_the_end() {
     );
 }
 
+/// The next one was called when something else was looked at, here the next try to reach ana: after seven minutes, not five.
+#[tokio::test(start_paused = true)]
+async fn the_next_one_stands_in_when_it_is_time() {
+    let (ana, ben) = (Inbox::default(), Inbox::default());
+    ana.down.store(true, Ordering::Relaxed);
+    let team = two_on_call(Arc::new(Memory::new()), &ana, &ben, "2026-11-21T23:00:00Z").await;
+    team.desk().submit(NewTask::new(TaskType::new("code_review").expect("a name"), json!({}))).await.expect("accepted");
+    tokio::time::sleep(Duration::from_secs(299)).await;
+    assert_eq!(ben.actions(), [], "ana has five minutes");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(ben.actions(), [PageAction::Trigger]);
+}
+
+/// Those on call had been put in another order when the process came back: a call that was not delivered yet was looked for
+/// at the place of the one who was meant, went to the log, and counted as delivered.
+#[tokio::test(start_paused = true)]
+async fn a_call_finds_its_person_wherever_they_stand_now() {
+    let (engine, ana, ben) = (Arc::new(Memory::new()), Inbox::default(), Inbox::default());
+    ana.down.store(true, Ordering::Relaxed);
+    let first = two_on_call(engine.clone(), &ana, &ben, "2026-11-21T23:00:00Z").await;
+    let desk = first.desk();
+    desk.submit(NewTask::new(TaskType::new("code_review").expect("a name"), json!({}))).await.expect("accepted");
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let now = desk.now();
+    drop(first);
+    let engine = Arc::new(engine.reopened());
+    ana.down.store(false, Ordering::Relaxed);
+    let _second = on_call(engine, [("ben", &ben), ("ana", &ana)], &now.to_string()).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!((ana.actions(), ben.actions()), (vec![PageAction::Trigger], vec![]));
+}
+
+/// While the CEO was away a person ended the incident about three dead letters; the CEO came back and asked for a person's
+/// judgement of each. They were in an incident, so nobody was called, and they waited for ever.
+#[tokio::test(start_paused = true)]
+async fn who_is_asked_after_the_incident_ended_is_called_anew() {
+    let stage = Stage::new(config(), |_, _| status(400, "{}")).await;
+    stage.team.crash(Part::Ceo);
+    for n in 0..3 {
+        stage.submit_with("code_review", json!({ "n": n })).await;
+    }
+    stage.until("an incident", async |desk| !desk.incidents().await.expect("incidents").is_empty()).await;
+    let balance = stage.desk.engine().balance().await.expect("a balance");
+    assert_eq!((balance.dead, balance.waiting_human), (3, 0), "nobody has decided yet");
+    stage.desk.resolve("INC-1", "ana", "looks fine to me").await.expect("nothing of it waits for a person yet");
+    stage
+        .until("another incident", async |desk| {
+            let incidents = desk.incidents().await.expect("incidents");
+            let asked: usize = incidents.iter().filter(|one| one.is_open()).map(|incident| incident.deaths.len()).sum();
+            asked == 3
+        })
+        .await;
+    let calls = || stage.inbox.actions().iter().filter(|action| **action == PageAction::Trigger).count();
+    stage.until("another call", async |_| calls() == 2).await;
+}
+
+/// A process died after it had opened the incident about three dead letters, and before it had ended the one about the first
+/// of them: nothing ended that later, and it called again every quarter of an hour for the same trouble.
+#[tokio::test(start_paused = true)]
+async fn a_part_ends_also_when_the_process_died_right_after_the_whole_was_opened() {
+    let (engine, ana, ben) = (Arc::new(Memory::new()), Inbox::default(), Inbox::default());
+    let now = Timestamp::parse("2026-11-21T23:00:00Z").expect("a time");
+    let deaths: Vec<Death> = (0..3)
+        .map(|i| Death {
+            task: TaskId::new(now, [i; 10]),
+            generation: 1,
+            at: now,
+            agent: AgentName::new("cto").expect("a name"),
+            task_type: TaskType::new("code_review").expect("a name"),
+            class: Class::Logic,
+            kind: Kind::Loop,
+            integration: None,
+        })
+        .collect();
+    let opened = |id: &str, trigger, subject: &str, deaths| {
+        let (id, subject) = (id.to_owned(), subject.to_owned());
+        let opening = Opening { id, trigger, subject, deaths, why: String::new(), runbook: None, in_doubt: Vec::new() };
+        let incident = incident::open(opening, &Rules::default(), now).incident;
+        let body = serde_json::to_value(&incident).expect("JSON");
+        Document { kind: "incident".to_owned(), key: incident.id, version: 0, body }
+    };
+    let part = opened("INC-1", Trigger::Judgement, "cto/code_review/loop", deaths[..1].to_vec());
+    let whole = opened("INC-2", Trigger::DeadLetters, "", deaths);
+    engine.save(vec![part, whole], Vec::new(), now).await.expect("saved");
+    let team = two_on_call(engine, &ana, &ben, &now.to_string()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let over = team.desk().incident("INC-1").await.expect("it is there");
+    assert_eq!((over.state, over.answers[0].note.as_str()), (IncidentState::Resolved, "it is part of INC-2"));
+    assert!(team.desk().incident("INC-2").await.expect("it is there").is_open());
+}
+
+/// A person decided about the one task of an incident, and was called about it again after a quarter of an hour.
+#[tokio::test(start_paused = true)]
+async fn what_was_decided_calls_nobody_again() {
+    let discard = || Decision::Discard { why: "not worth it".to_owned() };
+    for overridden in [false, true] {
+        let stage = Stage::new(config(), |_, _| status(400, "{}")).await;
+        let id = stage.submit("code_review").await;
+        stage.until("the call", async |_| stage.inbox.actions() == [PageAction::Trigger]).await;
+        if overridden {
+            let said = stage.desk.override_incident("INC-1", discard(), "ana", "no").await.expect("overridden");
+            assert_eq!((said.decided, said.incident.state), (vec![id], IncidentState::Overridden));
+        } else {
+            stage.desk.decide(id, discard(), "ana", "no").await.expect("decided");
+        }
+        tokio::time::sleep(Duration::from_secs(6 * 3_600)).await;
+        let over = stage.desk.incident("INC-1").await.expect("it is there");
+        let last = over.answers.last().expect("an answer");
+        assert_eq!((over.state, last.by.as_str()), (IncidentState::Resolved, incident::BY_ITSELF));
+        let actions = stage.inbox.actions();
+        assert_eq!(actions.iter().filter(|action| **action == PageAction::Trigger).count(), 1, "{actions:?}");
+        assert_eq!(actions.last(), Some(&PageAction::Resolve));
+        stage.desk.resolve("INC-1", "ana", "done").await.expect("whoever ends it too is told nothing else");
+    }
+}
+
+/// An integration that was parked until a time it had named, and was well again then, left its incident open. When its key was
+/// revoked later that was taken for the same trouble: nobody was called.
+#[tokio::test(start_paused = true)]
+async fn an_integration_that_is_parked_again_calls_again() {
+    let stage = Stage::new(config(), |_, call| match call {
+        1 => {
+            let mut scripted = status(429, r#"{"error":{"message":"out of quota"}}"#);
+            if let Err(failure) = &mut scripted.result {
+                failure.headers = vec![("retry-after".to_owned(), "3600".to_owned())];
+            }
+            scripted
+        }
+        2 => Scripted::text("well again"),
+        _ => status(401, r#"{"type":"error","error":{"type":"authentication_error","message":"no"}}"#),
+    })
+    .await;
+    let calls = || stage.inbox.actions().iter().filter(|action| **action == PageAction::Trigger).count();
+    stage.submit("code_review").await;
+    stage.until("a call", async |_| calls() == 1).await;
+    stage.desk.acknowledge("INC-1", "ana", "I see").await.expect("acknowledged");
+    tokio::time::sleep(Duration::from_secs(3_700)).await;
+    assert!(stage.desk.incident("INC-1").await.expect("it is there").is_open(), "nobody has seen whether it is well");
+    let id = stage.submit("build").await;
+    assert_eq!(stage.ended(id).await.answer, Some(json!("well again")));
+    stage.until("the end", async |desk| !desk.incident("INC-1").await.expect("it is there").is_open()).await;
+    let over = stage.desk.incident("INC-1").await.expect("it is there");
+    assert_eq!((over.trigger, over.answers[1].note.as_str()), (Trigger::Integration, "calls go through again"));
+    stage.submit_with("code_review", json!({ "n": 2 })).await;
+    stage.until("a second call", async |_| calls() == 2).await;
+}
+
 /// A process died while the call of somebody who stood in was on its way, and the incident was over when the next one began:
 /// the call counted as one that was never made, and nobody ended the alert it had raised.
 #[tokio::test(start_paused = true)]
@@ -171,8 +325,13 @@ async fn a_call_that_was_out_when_the_process_died_is_ended() {
     ana.down.store(false, Ordering::Relaxed);
     let _second = two_on_call(engine, &ana, &ben, &now.to_string()).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(ana.actions(), [PageAction::Resolve]);
-    assert!(ben.actions().contains(&PageAction::Resolve), "{:?}", ben.actions());
+    // Its task still waits, and is brought up anew.
+    let first = |inbox: &Inbox| {
+        let pages = inbox.pages.lock().expect("not poisoned");
+        pages.iter().filter(|page| page.incident.id == "INC-1").map(|page| page.action).collect::<Vec<_>>()
+    };
+    assert_eq!(first(&ana), [PageAction::Resolve]);
+    assert!(first(&ben).contains(&PageAction::Resolve), "{:?}", first(&ben));
 }
 
 /// The incident actor forgot with its life what it was sending: the next one sent it beside it, and somebody was called twice

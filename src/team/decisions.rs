@@ -1,6 +1,7 @@
 //! What a person decides: about a dead letter, and about an incident and all that is in it.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::desk::{Desk, DeskError, FieldProblem, Overridden};
 use super::drawer;
@@ -11,6 +12,38 @@ use crate::incident::{self, Incident, IncidentCommand};
 use crate::ledger::{Command, Letter, Record, Refused, State};
 use crate::task::{Effect, Integration, TaskId};
 use crate::triage::{Decided, DeciderKind, Decision};
+
+/// The incidents that somebody overrides now, task by task. They are not over before that is told of them, although none of
+/// their tasks waits any more.
+#[derive(Default)]
+pub(crate) struct Deciding(Mutex<BTreeSet<String>>);
+
+impl Deciding {
+    pub(crate) fn about(&self, incident: &str) -> bool {
+        self.names().contains(incident)
+    }
+
+    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin<'a>(&'a self, incident: &'a str) -> Underway<'a> {
+        self.names().insert(incident.to_owned());
+        Underway { deciding: self, incident }
+    }
+}
+
+/// Dropped, nobody overrides it any more.
+struct Underway<'a> {
+    deciding: &'a Deciding,
+    incident: &'a str,
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        self.deciding.names().remove(self.incident);
+    }
+}
 
 impl Desk {
     /// A person's decision about a dead letter.
@@ -107,7 +140,12 @@ impl Desk {
     /// # Errors
     /// When there is none, or somebody else has it: says who and since when.
     pub async fn acknowledge(&self, incident: &str, by: &str, note: &str) -> Result<Incident, DeskError> {
-        self.tell(incident, IncidentCommand::Acknowledge { by: by.to_owned(), note: note.to_owned() }).await
+        self.tell(incident, IncidentCommand::Acknowledge { by: by.to_owned(), note: self.note(note) }).await
+    }
+
+    /// What a person says to an incident is sent to everybody on call, and may hold a secret of ours.
+    fn note(&self, note: &str) -> String {
+        self.office.redactor.redact(note).into_owned()
     }
 
     /// Decides for every undecided task of an incident.
@@ -121,14 +159,16 @@ impl Desk {
         by: &str,
         note: &str,
     ) -> Result<Overridden, DeskError> {
+        let underway = self.office.deciding.begin(incident);
         let open = self.incident(incident).await?;
         self.possible(&decision)?;
         let words = crate::triage::in_words(&decision);
         let command = |tasks| IncidentCommand::Override {
             by: by.to_owned(),
-            note: note.to_owned(),
+            note: self.note(note),
             decision: words.clone(),
             tasks,
+            covers: open.size(),
         };
         // Asked before anything is decided: a second override must not reach a single task.
         incident::apply(&open, command(0), &escalate::rules(&self.office), self.now())
@@ -147,6 +187,8 @@ impl Desk {
             }
         }
         let incident = self.tell(incident, command(u32::try_from(decided.len()).unwrap_or(u32::MAX))).await?;
+        drop(underway);
+        self.office.kick();
         Ok(Overridden { incident, decided, refused })
     }
 
@@ -188,7 +230,7 @@ impl Desk {
             );
             return Err(DeskError::Policy(left));
         }
-        self.tell(incident, IncidentCommand::Resolve { by: by.to_owned(), note: note.to_owned() }).await
+        self.tell(incident, IncidentCommand::Resolve { by: by.to_owned(), note: self.note(note) }).await
     }
 }
 

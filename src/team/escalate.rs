@@ -3,21 +3,24 @@
 //! Called by the incident actor at every look, and by the root when the CEO is gone. Everything is a compare-and-set
 //! over stored documents, so calling it twice does nothing twice.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::drawer::{self, Stored, Written};
 use super::office::Office;
 use super::outcome;
+use crate::breaker::BreakerState;
 use crate::delivery::Hold;
 use crate::engine;
 use crate::escalation::{self, Rules, Step};
 use crate::guard::Stance;
 use crate::incident::{self, Home, Incident, IncidentChange, IncidentCommand, IncidentRefused, Opening, Trigger};
-use crate::ledger::{LetterStatus, State};
+use crate::ledger::{LetterStatus, Record, State};
 use crate::mutant;
 use crate::outbox;
 use crate::query::{Death, Filter, PageAsk};
+use crate::task::TaskId;
 use crate::time::Timestamp;
 
 /// The rules of this team.
@@ -43,7 +46,8 @@ pub(crate) async fn look(office: &Office) -> Result<Option<Timestamp>, engine::E
     // In this order: what an integration's own incident explains is not counted a second time.
     bring_up_integrations(office).await?;
     count_dead_letters(office).await?;
-    bring_up_judgements(office).await?;
+    absorb(office).await?;
+    judgements(office).await?;
     remind(office).await?;
     let overdue = watch_the_ceo(office).await?;
     // At the end: all that is read above may come across some.
@@ -73,10 +77,7 @@ async fn count_dead_letters(office: &Office) -> Result<(), engine::Error> {
     let standing = open.and_then(Incident::standing);
     for step in escalation::judge(&deaths, &incident::counted(&incidents), standing.as_ref(), &rules, now) {
         match (step, open) {
-            (Step::Open(deaths), _) => {
-                open_one(office, Trigger::DeadLetters, "", deaths, "").await?;
-                absorb(office).await?;
-            }
+            (Step::Open(deaths), _) => open_one(office, Trigger::DeadLetters, "", deaths, "").await?,
             (Step::Append(deaths), Some(open)) => append(office, &open.id, deaths).await?,
             // Updates and re-pages are timed for all incidents alike, below.
             (Step::Update | Step::Repage | Step::Append(_), _) => {}
@@ -85,17 +86,26 @@ async fn count_dead_letters(office: &Office) -> Result<(), engine::Error> {
     Ok(())
 }
 
-/// Tasks that wait for a person and are in no incident yet.
-async fn bring_up_judgements(office: &Office) -> Result<(), engine::Error> {
+/// Tasks that wait for a person: those that are in no open incident yet are brought up, and incidents whose tasks wait no
+/// more are over.
+async fn judgements(office: &Office) -> Result<(), engine::Error> {
     let filter = Filter { states: vec![State::WaitingHuman], ..Filter::default() };
     let waiting = office.every(filter).await?;
+    bring_up(office, &waiting).await?;
+    let waiting = waiting.iter().map(|record| (record.task.id, record.generation)).collect();
+    end_what_is_over(office, &waiting).await
+}
+
+async fn bring_up(office: &Office, waiting: &[Record]) -> Result<(), engine::Error> {
     if waiting.is_empty() {
         return Ok(());
     }
     let mut incidents = values(&office.kept::<Incident>().await?);
     for record in waiting {
-        let Some(death) = escalation::death_of(&record) else { continue };
-        if incidents.iter().any(|incident| incident.deaths.contains(&(death.task, death.generation))) {
+        let Some(death) = escalation::death_of(record) else { continue };
+        // In one that is over it was before it waited for anybody.
+        let known = |incident: &Incident| incident.deaths.contains(&(death.task, death.generation));
+        if incidents.iter().any(|incident| incident.is_open() && known(incident)) {
             continue;
         }
         let asked = record.decisions.last().map(|decided| decided.reasons.join("; ")).unwrap_or_default();
@@ -107,6 +117,30 @@ async fn bring_up_judgements(office: &Office) -> Result<(), engine::Error> {
         incidents = values(&office.kept::<Incident>().await?);
     }
     Ok(())
+}
+
+async fn end_what_is_over(office: &Office, waiting: &BTreeSet<(TaskId, u32)>) -> Result<(), engine::Error> {
+    let now = office.now();
+    let well = |subject: &str| {
+        let of = office.guards.integrations().find(|integration| integration.as_str() == subject);
+        let state = of.and_then(|integration| office.guards.with(integration, |guard| guard.state(now)));
+        matches!(state, Some(BreakerState::Closed | BreakerState::Disabled))
+    };
+    for incident in office.kept::<Incident>().await?.iter().map(|stored| &stored.value) {
+        // Whoever decides about it now has their word first.
+        if office.deciding.about(&incident.id) {
+            continue;
+        }
+        if let Some(note) = incident::over(incident, waiting, well) {
+            resolve(office, &incident.id, note.to_owned()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// No person does.
+async fn resolve(office: &Office, id: &str, note: String) -> Result<(), engine::Error> {
+    change(office, id, IncidentCommand::Resolve { by: incident::BY_ITSELF.to_owned(), note }).await
 }
 
 /// How long a dead letter may lie undecided before the CEO counts as stalled.
@@ -173,15 +207,15 @@ async fn bring_up_integrations(office: &Office) -> Result<(), engine::Error> {
     Ok(())
 }
 
-/// What was brought up one by one is part of the incident about dead letters now: one trouble, one call.
+/// What was brought up one by one is part of the incident about dead letters now: one trouble, one call. At every look: the
+/// process may have died between the opening of the whole and the end of its parts.
 async fn absorb(office: &Office) -> Result<(), engine::Error> {
     let incidents = values(&office.kept::<Incident>().await?);
     let open = |trigger| move |incident: &&Incident| incident.is_open() && incident.trigger == trigger;
     let Some(whole) = incidents.iter().find(open(Trigger::DeadLetters)) else { return Ok(()) };
     for part in incidents.iter().filter(open(Trigger::Judgement)) {
         if !part.deaths.is_empty() && part.deaths.iter().all(|death| whole.deaths.contains(death)) {
-            let note = format!("it is part of {}", whole.id);
-            change(office, &part.id, IncidentCommand::Resolve { by: "backstop".to_owned(), note }).await?;
+            resolve(office, &part.id, format!("it is part of {}", whole.id)).await?;
         }
     }
     Ok(())

@@ -147,7 +147,8 @@ impl Pager {
             return Ok(None);
         }
         let (mut pages, written) = self.keep_up(&incidents, pages.to_vec(), &sending).await;
-        let (now, mut next) = (self.0.now(), None::<Timestamp>);
+        let now = self.0.now();
+        let mut next = self.next_stand_in(&incidents, &pages, now);
         // Of those that are due now, as they were written.
         pages.sort_by_key(|page| page.value.incident.messages);
         for page in &pages {
@@ -166,6 +167,23 @@ impl Pager {
             self.send(page.clone());
         }
         written.map(|()| next)
+    }
+
+    /// When somebody else is called next, if nobody takes a call until then.
+    fn next_stand_in(
+        &self,
+        incidents: &[Stored<Incident>],
+        pages: &[Stored<Page>],
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let steps = escalate::steps(&self.0);
+        let open = incidents.iter().filter(|incident| incident.value.is_open());
+        let next = open.filter_map(|incident| {
+            let of = pages.iter().filter(|page| page.value.incident.id == incident.value.id);
+            let outbox: Vec<Page> = of.map(|page| page.value.clone()).collect();
+            outbox::next_stand_in(&outbox, &steps, now)
+        });
+        next.min()
     }
 
     /// Where a step's channels do not take a call, the others stand in, and are told of the end; and what was delivered for
@@ -273,10 +291,11 @@ async fn deliver(office: &Arc<Office>, page: Stored<Page>) {
     }
 }
 
-/// The channel a page goes through: of the person called, or the log when that channel is configured no more.
+/// The channel a page goes through, wherever its person stands among those on call now; the log when it is configured no
+/// more.
 fn channel(office: &Office, page: &Page) -> Arc<dyn Channel> {
-    let person = usize::try_from(page.level).ok().and_then(|level| office.on_call.get(level));
-    let found = person.and_then(|person| person.channels.iter().find(|(name, _)| *name == page.channel));
+    let mut channels = office.on_call.iter().flat_map(|person| &person.channels);
+    let found = channels.find(|(name, _)| *name == page.channel);
     found.map(|(_, channel)| Arc::clone(channel)).unwrap_or_else(|| pager::last_resort(&office.config.team))
 }
 

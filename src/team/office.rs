@@ -13,6 +13,7 @@ use super::bells::Bells;
 use super::ceo::CeoMessage;
 use super::clock::{Clock, Dice};
 use super::crew::CrewMessage;
+use super::decisions::Deciding;
 use super::desk::AgentState;
 use super::dispatcher::DispatcherMessage;
 use super::drawer::{Drawer, Kept, Stored};
@@ -94,6 +95,7 @@ pub(crate) struct Office {
     pub(crate) ceo: Addr<CeoMessage>,
     pub(crate) pager: Addr<PagerMessage>,
     pub(crate) under_way: UnderWay,
+    pub(crate) deciding: Deciding,
     pub(crate) replayer: Addr<ReplayerMessage>,
     pub(crate) crew: Addr<CrewMessage>,
     pub(crate) bells: Bells,
@@ -155,6 +157,7 @@ impl Office {
             ceo: Addr::default(),
             pager: Addr::default(),
             under_way: UnderWay::since(now),
+            deciding: Deciding::default(),
             replayer: Addr::default(),
             crew: Addr::default(),
             bells: Bells::default(),

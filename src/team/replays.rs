@@ -48,8 +48,9 @@ impl Desk {
     pub async fn start_replay(&self, ask: ReplayAsk) -> Result<Replay, DeskError> {
         let mut taken = 0;
         loop {
-            let plan = self.plan_replay(&ask).await?;
+            // Before the plan: a replay that is stored behind the back of the plan has the number then.
             let known = self.replays().await?;
+            let plan = self.plan_replay(&ask).await?;
             let number = known
                 .iter()
                 .filter_map(|replay| replay.id.strip_prefix("RPL-")?.parse::<u64>().ok())
