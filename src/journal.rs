@@ -148,7 +148,7 @@ pub enum Outcome {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<Failure>,
     },
-    /// Nothing came of it: a model did not answer; a call did not happen, or may be made again.
+    /// Nothing came of it: a model did not answer; a call did not happen, or only reads.
     Failed {
         /// Why.
         failure: Failure,
@@ -159,7 +159,7 @@ pub enum Outcome {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         micro_usd: Option<u64>,
     },
-    /// Nobody knows whether the call happened.
+    /// Nobody knows whether the call happened. One that the other side knows by its key is made again all the same.
     Unknown {
         /// What was seen.
         failure: Failure,

@@ -400,18 +400,90 @@ async fn money_that_was_refused_is_a_persons_matter_and_not_tried_again_by_a_mod
 /// the write was done twice. What a repeat is told says nothing of the first try: that one is still in doubt.
 #[tokio::test(start_paused = true)]
 async fn a_repeat_that_is_turned_away_leaves_its_first_try_in_doubt() {
-    let script = |request: &Request, _: u64| match results(request).len() {
-        0 => calling(&[("upsert", json!({ "order": "O-1" }))]),
-        _ => Scripted::text(r#"{"ok":true}"#),
-    };
-    let tools = Workshop::new(vec![offered("upsert", IDEMPOTENT)], |_, number| match number {
+    in_doubt_until_a_person_says(|number| match number {
         0 => Act::DoThen(Trouble::sent(ToolFault::Timeout, "no answer in time")),
         1 => Act::Fail(Trouble::unsent(ToolFault::Refused, "not now")),
         _ => Act::Do,
-    });
-    let model = Simulated::new(Integration::new("primary").expect("a name"), script);
-    let team = Team::builder(config())
-        .provider(model)
+    })
+    .await;
+}
+
+/// What happened: the same, but it was the tool itself that said no to the repeat, in an answer like any other. Only
+/// failures were asked whether an earlier try was in doubt: the model was told, called again, and it was done twice.
+#[tokio::test(start_paused = true)]
+async fn a_repeat_that_says_no_leaves_its_first_try_in_doubt() {
+    in_doubt_until_a_person_says(|number| match number {
+        0 => Act::DoThen(Trouble::sent(ToolFault::Timeout, "no answer in time")),
+        1 => Act::SayNo("locked by another request"),
+        _ => Act::Do,
+    })
+    .await;
+}
+
+/// What happened: a write was done and answered with 503, and its repeat was turned away. By one rule a 503 says nothing
+/// of what was done; by another, of its own making, it said that nothing was: the write was done twice.
+#[tokio::test(start_paused = true)]
+async fn a_first_try_that_was_answered_with_503_is_in_doubt() {
+    in_doubt_until_a_person_says(|number| match number {
+        0 => {
+            let overloaded = *Trouble::sent(ToolFault::Status, "answered 503");
+            Act::DoThen(Box::new(Trouble { status: Some(503), ..overloaded }))
+        }
+        1 => Act::Fail(Trouble::unsent(ToolFault::Refused, "not now")),
+        _ => Act::Do,
+    })
+    .await;
+}
+
+/// What happened: a server could not be reached, so that nothing was sent, and turned the repeat away when it was back. A
+/// person was asked whether a write happened that had never left.
+#[tokio::test(start_paused = true)]
+async fn what_was_never_sent_is_not_in_doubt() {
+    let act = |number: u64| match number {
+        0 => Act::Fail(Trouble::unsent(ToolFault::Unreachable, "refused")),
+        1 => Act::Fail(Trouble::unsent(ToolFault::Refused, "not now")),
+        _ => Act::Do,
+    };
+    let (_team, desk, tools, id) = until_done(config(), "upsert", act).await;
+    let record = desk.wait(id).await.expect("an end");
+    assert_eq!((record.state, tools.seen().len()), (State::Done, 3), "{record:#?}");
+}
+
+/// What happened: a look said that the first try had not happened. The repeat's own no was then the end of the task, and a
+/// person's matter, though nothing was in doubt any more and the model could have been told.
+#[tokio::test(start_paused = true)]
+async fn a_no_is_the_models_to_hear_once_a_look_says_that_nothing_happened() {
+    let mut config = config();
+    let probe = config.tools.local["charge"].probe.clone();
+    config = config.local_tool("upsert", ToolRule { probe, ..ToolRule::default() });
+    let act = |number: u64| match number {
+        0 => Act::Fail(Trouble::sent(ToolFault::Timeout, "no answer in time")),
+        1 | 3 => Act::SayNo("locked by another request"),
+        2 => Act::Say(json!({ "status": "none" }).to_string()),
+        _ => Act::Do,
+    };
+    let (_team, desk, tools, id) = until_done(config, "upsert", act).await;
+    let record = desk.wait(id).await.expect("an end");
+    let called: Vec<(String, bool)> = tools.seen().into_iter().map(|seen| (seen.tool, seen.done)).collect();
+    let called: Vec<(&str, bool)> = called.iter().map(|(tool, done)| (tool.as_str(), *done)).collect();
+    let expected = [("upsert", false), ("upsert", false), ("get_charge", false), ("upsert", false), ("upsert", true)];
+    assert_eq!((record.state, called.as_slice()), (State::Done, &expected[..]), "{record:#?}");
+}
+
+/// A team whose model has one tool called until it hears that it is done, and one task of it.
+async fn until_done(
+    config: Config,
+    tool: &'static str,
+    act: impl Fn(u64) -> Act + Send + Sync + 'static,
+) -> (Team, Desk, Workshop, TaskId) {
+    let script = move |request: &Request, _: u64| match results(request).len() {
+        0 => calling(&[(tool, json!({ "order": "O-1" }))]),
+        _ => Scripted::text(r#"{"ok":true}"#),
+    };
+    let offers = vec![offered("find", READS), offered("get_charge", READS), offered("upsert", IDEMPOTENT)];
+    let tools = Workshop::new(offers, move |_, number| act(number));
+    let team = Team::builder(config)
+        .provider(Simulated::new(Integration::new("primary").expect("a name"), script))
         .tools(tools.clone())
         .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
         .start()
@@ -420,9 +492,16 @@ async fn a_repeat_that_is_turned_away_leaves_its_first_try_in_doubt() {
     let desk = team.desk();
     let ask = NewTask::new(TaskType::new("order").expect("a name"), json!({ "order": "O-1" }));
     let id = desk.submit(ask).await.expect("accepted").record.task.id;
+    (team, desk, tools, id)
+}
+
+/// Of a write that was done, unheard of, and repeated in vain a person is asked, and nobody does it again.
+async fn in_doubt_until_a_person_says(act: impl Fn(u64) -> Act + Send + Sync + 'static) {
+    let (_team, desk, tools, id) = until_done(config(), "upsert", act).await;
     let record = desk.wait(id).await.expect("an end");
-    let failure = record.letter.as_ref().expect("a letter").failure.clone();
-    assert_eq!((record.state, failure.kind), (State::WaitingHuman, backstop::failure::Kind::OutcomeUnknown));
+    let kind = record.letter.as_ref().map(|letter| letter.failure.kind);
+    let expected = (State::WaitingHuman, Some(backstop::failure::Kind::OutcomeUnknown));
+    assert_eq!((record.state, kind), expected, "{record:#?}");
     desk.judge(id, None, true, "it is there", "ana").await.expect("an answer");
     let record = desk.wait(id).await.expect("an end");
     let keys: BTreeSet<String> = tools.seen().into_iter().filter(|seen| seen.done).map(|seen| seen.key).collect();

@@ -16,7 +16,7 @@ use crate::bound::MARGIN;
 use crate::cause::{Cause, ToolFailure, ToolFault};
 use crate::conversation::ToolCall;
 use crate::event::Happening;
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use crate::guard::Report;
 use crate::journal::{Call, Intent, Judge, Line, Outcome, Step};
 use crate::mutant;
@@ -317,49 +317,58 @@ impl Work {
     /// Notes what came of a call, and says whether the delivery can go on.
     async fn made(&mut self, made: Made) -> Result<(), Tried> {
         let Made { step, tool, result, lent } = made;
-        match result {
+        let payment = tool.class.effect == Effect::Payment;
+        let failure = match result {
+            Ok(Said { text, failed: true }) if !payment && self.tried_in_doubt(step) => self.said_no(step, &tool, text),
             Ok(Said { text, failed }) => {
                 self.conclude(step, Outcome::Returned { text: text.clone(), failed, failure: None }, 0);
                 lent.report(Report::Healthy).await;
-                match failed && tool.class.effect == Effect::Payment {
+                return match failed && payment {
                     // Money that was refused is a matter for people, not for another try of a model's.
                     true => Err(Tried::Failed(Cause::Declined {
                         reason: format!("{}: {}", tool.tool, self.office.one_line(&text, 400)),
                     })),
                     false => Ok(()),
-                }
-            }
-            Err(failure) => {
-                let judged = self.judged(&Cause::Tool(failure.clone()));
-                let payment = tool.class.effect == Effect::Payment;
-                let concern = tool_failure::concern(&failure);
-                let unknown = failure.outcome_unknown();
-                if concern == Concern::Model && !payment && self.tried_in_doubt(step) {
-                    lent.report(Report::Dropped).await;
-                    return self.doubt_again(step, &tool, failure, judged).await;
-                }
-                let for_the_model = concern == Concern::Model && !payment;
-                // What is known is noted before anything is waited for: whoever halts this finds it.
-                let outcome = match () {
-                    () if for_the_model => self.told(&failure),
-                    () if unknown => Outcome::Unknown { failure: judged.clone() },
-                    () => Outcome::Failed { failure: judged.clone(), usage: Default::default(), micro_usd: None },
                 };
-                self.conclude(step, outcome, 0);
-                match (failure.sent, concern) {
-                    (false, Concern::Model) => lent.report(Report::Dropped).await,
-                    (true, Concern::Model) => lent.report(Report::Healthy).await,
-                    (_, Concern::Delivery) => self.failed(lent, &judged).await,
-                }
-                match () {
-                    () if for_the_model => Ok(()),
-                    () if unknown => self.in_doubt(step, &tool, failure, judged.message).await,
-                    // Money that did not move is not moved again but by a person.
-                    () if payment => Err(self.ask_a_person(step)),
-                    () => Err(Tried::Failed(Cause::Tool(failure))),
-                }
             }
+            Err(failure) => failure,
+        };
+        let judged = self.judged(&Cause::Tool(failure.clone()));
+        let concern = tool_failure::concern(&failure);
+        let unknown = failure.outcome_unknown();
+        let for_the_model = concern == Concern::Model && !payment;
+        let doubt = for_the_model && self.tried_in_doubt(step);
+        // What is known is noted before anything is waited for: whoever halts this finds it.
+        let outcome = match () {
+            () if for_the_model && !doubt => self.told(&failure),
+            // Also of what may be made again, under its key: what the repeat is told says nothing of this try.
+            () if !failure.outcome_seen() && tool.class.effect != Effect::ReadOnly => {
+                Outcome::Unknown { failure: judged.clone() }
+            }
+            () => Outcome::Failed { failure: judged.clone(), usage: Default::default(), micro_usd: None },
+        };
+        self.conclude(step, outcome, 0);
+        match (failure.sent, concern) {
+            (false, Concern::Model) => lent.report(Report::Dropped).await,
+            (true, Concern::Model) => lent.report(Report::Healthy).await,
+            (_, Concern::Delivery) => self.failed(lent, &judged).await,
         }
+        match () {
+            () if doubt => self.doubt_again(step, &tool, failure, judged).await,
+            () if for_the_model => Ok(()),
+            () if unknown => self.in_doubt(step, &tool, failure, judged.message).await,
+            // Money that did not move is not moved again but by a person.
+            () if payment => Err(self.ask_a_person(step)),
+            () => Err(Tried::Failed(Cause::Tool(failure))),
+        }
+    }
+
+    /// A tool's own word that it failed, as a failure.
+    fn said_no(&self, step: u32, tool: &Tool, text: String) -> Box<ToolFailure> {
+        let made = self.steps.iter().find(|known| known.number == step);
+        let elapsed = made.map_or(Duration::ZERO, |made| self.office.now().since(made.at));
+        let trouble = Trouble::sent(ToolFault::SaidNo, text);
+        Box::new(toolbox::failure(&self.office, tool.tool.clone(), tool.class, *trouble, elapsed))
     }
 
     /// Was this call made before, under its key, and came to nothing that is known? What a later try is told says
@@ -375,12 +384,8 @@ impl Work {
         let mut before = self.steps.iter().rev().filter(same);
         before.find_map(|before| match &before.outcome {
             None | Some(Outcome::Unknown { .. }) => Some(true),
-            // Without an answer it may have happened; with one it did not.
-            Some(Outcome::Failed { failure, .. }) => {
-                let unanswered =
-                    matches!(failure.kind, Kind::Timeout | Kind::Network | Kind::MalformedResponse | Kind::ServerError);
-                unanswered.then_some(true)
-            }
+            // Known not to have happened, which says nothing of those before it.
+            Some(Outcome::Failed { .. }) => None,
             Some(Outcome::Judged { .. } | Outcome::Returned { .. } | Outcome::Replied(_)) => Some(false),
         }) == Some(true)
     }
@@ -397,7 +402,6 @@ impl Work {
         let made = self.steps.iter().find(|known| known.number == step).and_then(Step::call).cloned();
         let Some(made) = made else { return Err(Tried::Failed(Cause::Tool(failure))) };
         let why = format!("an earlier try got no answer, and this one was turned away: {}", judged.message);
-        self.conclude(step, Outcome::Failed { failure: judged, usage: Default::default(), micro_usd: None }, 0);
         let class = CallClass { repeat: Repeat::Never, ..tool.class };
         let intent = Intent::Call(Call { class, ..made.clone() });
         let doubt = self.intend(intent, 0, Vec::new()).await?;
@@ -418,7 +422,9 @@ impl Work {
         match tool.rule.probe.clone() {
             Some(probe) => match self.look(step, &call, tool, &probe).await? {
                 Some(true) => Ok(()),
-                // Known not to have happened: made again by the next delivery; money by a person.
+                // Known not to have happened. What was turned away is made again at once, and is the model's to hear then;
+                // anything else by the next delivery; money by a person.
+                Some(false) if !payment && tool_failure::concern(&failure) == Concern::Model => Ok(()),
                 Some(false) if !payment => Err(Tried::Failed(Cause::Tool(Box::new(not_done(*failure))))),
                 Some(false) | None => Err(self.ask_a_person(step)),
             },
