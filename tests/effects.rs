@@ -449,6 +449,26 @@ async fn what_was_never_sent_is_not_in_doubt() {
     assert_eq!((record.state, tools.seen().len()), (State::Done, 3), "{record:#?}");
 }
 
+/// What happened: a read was cut off, by its time or by a death, and its repeat was answered with 404. A person was asked
+/// whether the read had happened, on which nothing depends.
+#[tokio::test(start_paused = true)]
+async fn a_read_is_never_in_doubt() {
+    let cuts: [fn() -> Act; 2] = [|| Act::Fail(Trouble::sent(ToolFault::Timeout, "no answer in time")), || Act::Panic];
+    for cut in cuts {
+        let act = move |number: u64| match number {
+            0 => cut(),
+            1 => {
+                let gone = *Trouble::sent(ToolFault::Status, "answered 404");
+                Act::Fail(Box::new(Trouble { status: Some(404), ..gone }))
+            }
+            _ => Act::Do,
+        };
+        let (_team, desk, tools, id) = until_done(config(), "find", act).await;
+        let record = desk.wait(id).await.expect("an end");
+        assert_eq!((record.state, tools.seen().len()), (State::Done, 3), "{record:#?}");
+    }
+}
+
 /// What happened: a look said that the first try had not happened. The repeat's own no was then the end of the task, and a
 /// person's matter, though nothing was in doubt any more and the model could have been told.
 #[tokio::test(start_paused = true)]

@@ -377,8 +377,10 @@ impl Work {
         let Some(call) = self.steps.iter().find(|known| known.number == step).and_then(Step::call) else {
             return false;
         };
+        // A read is never in doubt; by today's rule and by that of its time, of which either may be wrong.
+        let reads = |made: &Call| [made.class, call.class].iter().all(|class| class.effect == Effect::ReadOnly);
         let same = |before: &&Step| {
-            let made = before.call();
+            let made = before.call().filter(|made| !reads(made));
             before.number < step && made.is_some_and(|made| (made.ask, made.index) == (call.ask, call.index))
         };
         let mut before = self.steps.iter().rev().filter(same);
