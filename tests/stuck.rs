@@ -16,6 +16,8 @@ use backstop::team::Team;
 use backstop::team::clock::Clock;
 use backstop::team::desk::NewTask;
 use backstop::time::Timestamp;
+use backstop::tool::ToolRule;
+use backstop::tools::{Local, function};
 use serde_json::{Value, json};
 
 use crate::engine::OnDisk;
@@ -161,6 +163,45 @@ async fn a_tool_that_hangs_ends_and_is_tried_again() {
     let failure = record.attempts[0].failure.as_ref().expect("a failure");
     assert_eq!((failure.class, failure.kind), (Class::Transient, Kind::Timeout));
     assert!(failure.message.contains("local/read"), "{}", failure.message);
+}
+
+/// What happened: of two reads in one answer one was declared to take up to 45 minutes, the other 5. The second word went
+/// over the first, and the long read was cut after 20 minutes and given up as a loop.
+#[tokio::test(start_paused = true)]
+async fn of_reads_side_by_side_the_longest_word_counts() {
+    let minutes = |n: u64| Duration::from_secs(n * 60);
+    let reads = |name: &'static str, takes: Duration| {
+        function(name, "Reads.", json!({ "type": "object" }), READS, move |_, _| async move {
+            tokio::time::sleep(takes).await;
+            Ok::<_, String>("read".to_owned())
+        })
+    };
+    let declared = |within: Duration| ToolRule { timeout: Some(within), ..ToolRule::default() };
+    let mut agent = Agent::new("cto", "primary/opus").expect("an agent").handling("work");
+    agent.tools = vec!["long".to_owned(), "short".to_owned()];
+    let config = Config::new("acme")
+        .agent(agent)
+        .local_tool("long", declared(minutes(45)))
+        .local_tool("short", declared(minutes(5)));
+    let model =
+        Simulated::new(Integration::new("primary").expect("a name"), |request, _| match results(request).len() {
+            0 => calling(&[("long", json!({})), ("short", json!({}))]),
+            _ => Scripted::text("read both"),
+        });
+    let team = Team::builder(config)
+        .engine(Arc::new(Memory::new()))
+        .provider(model)
+        .tools(Local::new([reads("long", minutes(30)), reads("short", minutes(1))]).expect("sound"))
+        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .seed(7)
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    let ask = NewTask::new(TaskType::new("work").expect("a name"), json!({ "text": "go" }));
+    let id = desk.submit(ask).await.expect("accepted").record.task.id;
+    let record = desk.wait(id).await.expect("an end");
+    assert_eq!((record.state, record.attempts.len()), (State::Done, 1), "{record:#?}");
 }
 
 /// A provider of somebody's own that never gives its thread back: a loop without end, a call that blocks.

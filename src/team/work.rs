@@ -466,12 +466,12 @@ impl Work {
 
     /// Something new is known.
     pub(super) fn progressed(&self) {
-        self.quiet_for(Duration::ZERO);
+        self.progress.store(self.office.now().millis(), Ordering::Relaxed);
     }
 
-    /// Nothing new need become known for so long.
+    /// Nothing new need become known for so long; of several that are out at once the longest counts.
     pub(super) fn quiet_for(&self, span: Duration) {
-        self.progress.store((self.office.now() + span).millis(), Ordering::Relaxed);
+        self.progress.fetch_max((self.office.now() + span).millis(), Ordering::Relaxed);
     }
 
     /// Writes an intent, and with it whatever is unwritten; the number of the new step.
