@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use backstop::agent::Agent;
+use backstop::breaker::BreakerKind;
 use backstop::cause::ToolFault;
 use backstop::config::{Config, ProviderConfig, TaskTypeConfig, Timeouts, Verify, Wire};
 use backstop::decision::Decision;
@@ -25,7 +26,7 @@ use backstop::team::clock::Clock;
 use backstop::team::desk::{Desk, NewTask};
 use backstop::time::Timestamp;
 use backstop::tool::ToolRule;
-use backstop::tools::{Calling, Offered, Pending, Said, ToolServer, Trouble};
+use backstop::tools::{Calling, Local, Offered, Pending, Said, ToolServer, Trouble, function};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -337,6 +338,38 @@ async fn what_was_given_up_as_a_loop_is_left_behind_when_it_goes_on() {
         assert_eq!((record.state, &record.answer), (State::Done, &Some(json!("in a word: done"))), "{record:#?}");
         assert_eq!((house.model.calls(), house.workshop.seen().len()), (2, 0));
     }
+}
+
+/// What happened: of two reads in one answer one took a second, the other twenty. Their guard heard of both when the slower
+/// one had ended: both were slow, and the breaker of a healthy server opened. A probe's place ran out in the same way.
+#[tokio::test(start_paused = true)]
+async fn a_quick_read_is_not_slow_beside_a_slow_one() {
+    let reads = |name: &'static str, takes: u64| {
+        function(name, "Reads.", json!({ "type": "object" }), READS, move |_, _| async move {
+            tokio::time::sleep(Duration::from_secs(takes)).await;
+            Ok::<_, String>("read".to_owned())
+        })
+    };
+    let config = config(|config| {
+        let tools = vec!["quick".to_owned(), "slow".to_owned()];
+        config.agents.values_mut().for_each(|agent| agent.tools.clone_from(&tools));
+        config.breaker.kind = BreakerKind::Count;
+        config.breaker.min_calls = 2;
+        config.breaker.slow_after = Duration::from_secs(10);
+        config.breaker.slow_rate = 60.0;
+    });
+    let model = Simulated::new(name("primary"), |request, _| match results(request).len() {
+        0 => calling(&[("quick", json!({})), ("slow", json!({}))]),
+        _ => Scripted::text("read both"),
+    });
+    let local = Local::new([reads("quick", 1), reads("slow", 20)]).expect("sound");
+    let team = team(Arc::new(Memory::new()), config, local, &model).await;
+    let desk = team.desk();
+    let id = submitted(&desk).await;
+    assert_eq!(desk.wait(id).await.expect("an end").state, State::Done);
+    let breakers = desk.breakers().await.expect("breakers");
+    let local = breakers.iter().find(|view| view.integration == name("local")).expect("a guard");
+    assert_eq!(local.state, "closed", "{}", local.why);
 }
 
 /// A server of tools that says at once what it has, but waits for a word the second time.

@@ -44,7 +44,10 @@ struct Made {
     step: u32,
     tool: Tool,
     result: Result<Said, Box<ToolFailure>>,
-    lent: Lent,
+    /// Was it a probe of an open breaker?
+    probe: bool,
+    /// Its place at its guard, where that has not heard of it yet.
+    lent: Option<Lent>,
 }
 
 impl Work {
@@ -274,7 +277,30 @@ impl Work {
             members.insert(name.clone(), Value::String(key.as_str().to_owned()));
         }
         let result = self.send(&tool, arguments, key, &lent).await;
-        Made { step, tool, result, lent }
+        let probe = lent.is_of_breaker();
+        let lent = match tool.class.effect {
+            // Those that run side by side are told of each as it ends: how long a call took, and for how long it holds
+            // a probe's place, is not its slowest sibling's to say. A read that is lost with this is read again.
+            Effect::ReadOnly => {
+                self.tell_guard(lent, result.as_ref().err().map(|failure| &**failure)).await;
+                None
+            }
+            Effect::Notification | Effect::Mutation | Effect::Payment => Some(lent),
+        };
+        Made { step, tool, result, probe, lent }
+    }
+
+    /// Tells the guard of its server how a call went. Who answers is well, whatever it says.
+    async fn tell_guard(&self, lent: Lent, failure: Option<&ToolFailure>) {
+        let Some(failure) = failure else { return lent.report(Report::Healthy).await };
+        match (failure.sent, tool_failure::concern(failure)) {
+            (false, Concern::Model) => lent.report(Report::Dropped).await,
+            (true, Concern::Model) => lent.report(Report::Healthy).await,
+            (_, Concern::Delivery) => {
+                let judged = self.judged(&Cause::Tool(Box::new(failure.clone())));
+                lent.report(Report::Failed(&judged)).await;
+            }
+        }
     }
 
     /// Sends one call and waits for what comes of it, no longer than it may take.
@@ -316,13 +342,15 @@ impl Work {
 
     /// Notes what came of a call, and says whether the delivery can go on.
     async fn made(&mut self, made: Made) -> Result<(), Tried> {
-        let Made { step, tool, result, lent } = made;
+        let Made { step, tool, result, probe, lent } = made;
         let payment = tool.class.effect == Effect::Payment;
         let failure = match result {
             Ok(Said { text, failed: true }) if !payment && self.tried_in_doubt(step) => self.said_no(step, &tool, text),
             Ok(Said { text, failed }) => {
                 self.conclude(step, Outcome::Returned { text: text.clone(), failed, failure: None }, 0);
-                lent.report(Report::Healthy).await;
+                if let Some(lent) = lent {
+                    self.tell_guard(lent, None).await;
+                }
                 return match failed && payment {
                     // Money that was refused is a matter for people, not for another try of a model's.
                     true => Err(Tried::Failed(Cause::Declined {
@@ -348,10 +376,11 @@ impl Work {
             () => Outcome::Failed { failure: judged.clone(), usage: Default::default(), micro_usd: None },
         };
         self.conclude(step, outcome, 0);
-        match (failure.sent, concern) {
-            (false, Concern::Model) => lent.report(Report::Dropped).await,
-            (true, Concern::Model) => lent.report(Report::Healthy).await,
-            (_, Concern::Delivery) => self.failed(lent, &judged).await,
+        if concern == Concern::Delivery {
+            self.probe = probe;
+        }
+        if let Some(lent) = lent {
+            self.tell_guard(lent, Some(&*failure)).await;
         }
         match () {
             () if doubt => self.doubt_again(step, &tool, failure, judged).await,
