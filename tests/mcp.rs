@@ -269,6 +269,19 @@ async fn who_cannot_start_is_said_and_asked_once_for_all_who_wait() {
     assert!(trouble.detail.starts_with("nowhere: cannot be started: No such file"), "{}", trouble.detail);
 }
 
+/// What happened: a server died, and took longer to start again than its call was given. Who waited for the call gave up
+/// first and took it for sent: a person was asked about a call that had never left.
+#[tokio::test]
+async fn a_start_that_outlasts_its_call_is_a_call_that_was_not_sent() {
+    let family = Family::new().await;
+    let mut config = family.config("hangs-at-start");
+    config.start_within = LONG;
+    let server = server("hostile", config);
+    let trouble = call(&server, "echo", SHORT).await.expect_err("no start");
+    let found = (trouble.fault, trouble.sent, trouble.detail.as_str());
+    assert_eq!(found, (ToolFault::Timeout, false, "hostile/echo: no answer within 300ms"));
+}
+
 #[tokio::test]
 async fn tools_that_cannot_be_used_are_not_offered_and_a_list_that_changes_is_read_again() {
     let family = Family::new().await;
@@ -348,6 +361,7 @@ async fn nothing_is_left_running() {
     gone(grandchild).await;
     // Also when it neither reads nor ends by itself.
     let server = family.server("calls");
+    server.offered().await.expect("its tools");
     call(&server, "deaf", SHORT).await.expect_err("deaf");
     let (_, child) = family.born().await;
     drop(server);

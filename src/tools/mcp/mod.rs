@@ -313,7 +313,9 @@ impl Server {
         let Value::Object(arguments) = with_key(calling) else {
             return Err(self.teller.unsent(ToolFault::BadArguments, doing, "the arguments are no object"));
         };
-        let connection = self.connected().await?;
+        // A server may take longer to start than the call may: what runs out here never left.
+        let connected = timeout(calling.within, self.connected()).await;
+        let connection = connected.map_err(|_| self.teller.late(doing, calling.within, false))??;
         let mut params = CallToolRequestParams::new(calling.tool.clone()).with_arguments(arguments);
         let key = Value::String(calling.key.as_str().to_owned());
         params.meta = Some(RequestMetaObject(MetaObject(Map::from_iter([(KEY.to_owned(), key)]))));
