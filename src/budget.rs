@@ -64,6 +64,19 @@ pub fn fits(input_bytes: u64, known_prefix_tokens: u64, facts: &ModelFacts) -> b
     facts.context.is_some() || input_tokens(input_bytes, known_prefix_tokens) <= INPUT_TOKENS_MAX
 }
 
+/// The most tokens a call can read and write: what one counts for whose provider told none.
+#[must_use]
+pub fn tokens_max(input_bytes: u64, known_prefix_tokens: u64, max_output_tokens: u64, facts: &ModelFacts) -> u64 {
+    let output = max_output_tokens.min(facts.max_output.unwrap_or(u64::MAX));
+    read_max(input_bytes, known_prefix_tokens, facts).saturating_add(output)
+}
+
+/// The most tokens it can read.
+fn read_max(input_bytes: u64, known_prefix_tokens: u64, facts: &ModelFacts) -> u64 {
+    let input = input_tokens(input_bytes, known_prefix_tokens);
+    facts.context.map_or(input, |context| input.min(context))
+}
+
 /// The most a call can cost, in micro-USD. `input_bytes` is all of the request that follows the prefix whose tokens
 /// this model has counted before (0 and 0 when nothing is known), tools and schema included.
 #[must_use]
@@ -74,8 +87,7 @@ pub fn worst(
     facts: &ModelFacts,
     dearest: &ModelFacts,
 ) -> u64 {
-    let input = input_tokens(input_bytes, known_prefix_tokens);
-    worst_of(facts.context.map_or(input, |context| input.min(context)), max_output_tokens, facts, dearest)
+    worst_of(read_max(input_bytes, known_prefix_tokens, facts), max_output_tokens, facts, dearest)
 }
 
 /// The most a call can cost that reads and writes at most so many tokens, in micro-USD; `u64::MAX` when no price is
@@ -400,6 +412,16 @@ mod tests {
     fn reserve(purse: &mut Purse, whose: &str, micro_usd: u64, caps: Caps, now: i64) -> Result<u64, String> {
         let ask = Ask { task: task(1), task_spent: 0, agent: &agent(whose), micro_usd };
         purse.reserve(&ask, &caps, at(now)).map(|reservation| reservation.id).map_err(|over| over.to_string())
+    }
+
+    #[test]
+    fn a_call_reads_what_it_is_sent_and_writes_what_it_may_at_most() {
+        for (bytes, known, facts, expected) in [
+            (500, 200, ModelFacts::default(), 500 + 200 + OVERHEAD_TOKENS + 100),
+            (90_000, 0, ModelFacts { context: Some(60_000), max_output: Some(64), ..ModelFacts::default() }, 60_064),
+        ] {
+            assert_eq!(tokens_max(bytes, known, 100, &facts), expected, "{bytes} {known} {facts:?}");
+        }
     }
 
     #[test]

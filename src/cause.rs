@@ -181,6 +181,12 @@ impl Usage {
         self.input + self.output + self.cache_read + self.cache_write
     }
 
+    /// Was any told? A model that answered has read and written something: nothing but zeros is a provider's silence.
+    #[must_use]
+    pub fn is_told(self) -> bool {
+        self != Self::default()
+    }
+
     /// The sum of two.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {

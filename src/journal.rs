@@ -479,7 +479,7 @@ pub struct Tally {
     pub usage: Usage,
     /// Their price in millionths of a US dollar, as far as prices are known.
     pub micro_usd: u64,
-    /// Calls of models that used tokens whose price is unknown: then `micro_usd` is a lower bound.
+    /// Calls of models whose price is unknown: then `micro_usd` is a lower bound.
     pub unpriced: u32,
     /// What the limits of money count, in millionths of a US dollar: lost answers at their worst.
     pub counted: u64,
@@ -501,7 +501,9 @@ pub fn tally<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Tally {
         sum.usage = sum.usage.plus(usage);
         sum.micro_usd = sum.micro_usd.saturating_add(price.unwrap_or(0));
         sum.counted = sum.counted.saturating_add(step.counted);
-        if usage != Usage::default() && price.is_none() {
+        // What was not told may have been billed, if the limits of money count it.
+        let billed = usage.is_told() || (step.outcome.is_some() && step.counted > 0);
+        if billed && price.is_none() {
             sum.unpriced += 1;
         }
         if step.late || step.refused.is_some() || step.reply().is_none() {

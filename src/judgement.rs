@@ -140,11 +140,18 @@ pub fn outcome_unknown(cause: &Cause, effect: Effect) -> bool {
     }
 }
 
-/// May a model have answered, and the answer been lost on the way? Then it may be billed all the same; an answer that
-/// broke off in an error event is billed as far as it had come, and nobody says how far that is.
+/// Is what a call cost not known? A model may have answered, and the answer been lost on the way: then it may be billed
+/// all the same; an answer that broke off in an error event is billed as far as it had come, and nobody says how far that
+/// is; nor what one used that came and is none.
 #[must_use]
-pub fn answer_lost(call: &LlmFailure) -> bool {
-    call.sent && (call.fault == Fault::ErrorEvent || !outcome_seen(call))
+pub fn cost_unknown(call: &LlmFailure) -> bool {
+    call.sent && (call.fault == Fault::ErrorEvent || usage_untold(call) || !outcome_seen(call))
+}
+
+/// Did a model answer, if not usably, and its provider not tell what that used?
+#[must_use]
+pub fn usage_untold(call: &LlmFailure) -> bool {
+    call.fault == Fault::Stop && !call.usage.is_told()
 }
 
 /// Did the other side itself say how the call ended? A gateway that lost its upstream does not know either.

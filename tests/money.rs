@@ -128,6 +128,11 @@ fn ask(seed: u64, number: u64, request: &Request, facts: &ModelFacts, bill: &Bil
             return fails(Some(400), Fault::Status, Phase::Headers, none, body);
         }
         31..=40 => Scripted::text("not what was asked"),
+        81..=84 => {
+            charge(usage);
+            // Cut at its length, and its usage never came.
+            return fails(Some(200), Fault::Stop, Phase::Semantic, none, "");
+        }
         41..=80 if !request.tools.is_empty() && results(request).len() < 12 => {
             calling(&[("read", json!({ "n": roll(5) % 1_000 }))])
         }
@@ -135,7 +140,8 @@ fn ask(seed: u64, number: u64, request: &Request, facts: &ModelFacts, bill: &Bil
     };
     charge(usage);
     if let Ok(reply) = &mut answer.result {
-        reply.usage = usage;
+        // Some tell no usage, and send the bill all the same.
+        reply.usage = if roll(7) % 8 == 0 { none } else { usage };
     }
     answer.after(Duration::from_millis(roll(6) % 3_000))
 }
@@ -276,6 +282,41 @@ async fn tasks_under_random_faults_cost_no_more_than_their_bound_and_pass_no_cap
     }
     println!("{schedules} schedules; {met} tasks ended at a cap");
     assert!(met > 0, "no cap was ever met: nothing was shown");
+}
+
+/// A server that never tells its usage, or whose stream ended before it, was taken to have used nothing: its answers
+/// counted for $0, and no cap on money was ever met, whatever the bill said.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_tells_no_usage_counts_as_the_most_it_can_cost() {
+    let model = |name: &str| {
+        Simulated::new(Integration::new(name).expect("a name"), |_, number| {
+            let mut scripted = Scripted::text(if number == 1 { "not what was asked" } else { r#"{"ok":true}"# });
+            if let Ok(reply) = &mut scripted.result {
+                reply.usage = Usage::default();
+            }
+            scripted
+        })
+    };
+    let engine = Arc::new(Memory::new());
+    let team = Team::builder(config(3))
+        .engine(engine.clone())
+        .provider(model("primary"))
+        .provider(model("second"))
+        .tools(Workshop::new(vec![offered("read", READS)], |_, _| Act::Do))
+        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .seed(3)
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    let ask = NewTask::new(TaskType::new("write_up").expect("a name"), json!({ "name": "T-0" }));
+    let record = desk.wait(desk.submit(ask).await.expect("accepted").record.task.id).await.expect("an end");
+    assert_eq!((record.state, record.attempts.len()), (State::Done, 2));
+    assert!(record.attempts.iter().all(|attempt| attempt.spent.micro_usd.is_none()), "unknown, which is not nothing");
+    let steps = engine.steps(record.task.id).await.expect("read");
+    // The most it may write is 500 tokens of $20 a million, and what it reads comes on top.
+    assert!(steps.iter().all(|step| step.micro_usd().is_none() && step.counted > 10_000), "{steps:#?}");
+    assert_eq!((steps.len(), journal::tally(&steps).unpriced), (2, 2));
 }
 
 /// Slow, and nothing is wrong with it: a payment by an agent with tools is asked for again, and each of many calls of

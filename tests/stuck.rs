@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstop::agent::Agent;
+use backstop::cause::Usage;
 use backstop::config::{Config, TaskTypeConfig};
 use backstop::engine::conformance::Site;
 use backstop::engine::memory::Memory;
@@ -130,6 +131,22 @@ async fn speed_is_measured_by_the_minute() {
     )
     .await;
     assert_eq!(record.answer, Some(json!("no hurry")));
+}
+
+/// Answers that told no usage counted for no tokens, so that no runaway was too fast on a server that tells none.
+#[tokio::test(start_paused = true)]
+async fn who_tells_no_usage_is_taken_for_the_fastest() {
+    let on = |request: &Request, _: u64| {
+        let mut scripted = calling(&[read(&results(request).len().to_string())]);
+        if let Ok(reply) = &mut scripted.result {
+            reply.usage = Usage::default();
+        }
+        scripted
+    };
+    // A call may write 8,000 tokens, and reads a thousand at least.
+    let (record, asked) = work(|agent| agent.max_tokens_per_minute = 30_000, |_| Act::Do, on).await;
+    assert!(looped(&record).ends_with("tokens within a minute of at most 30000"), "{record:#?}");
+    assert!(asked <= 4, "{asked}");
 }
 
 #[tokio::test(start_paused = true)]

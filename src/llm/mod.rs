@@ -77,7 +77,7 @@ pub struct Reply {
     pub opaque: Vec<Opaque>,
     /// The model that answered, as it names itself.
     pub model: String,
-    /// Tokens, by the vendor's rule.
+    /// Tokens, by the vendor's rule. All zero: none were told, and the call counts as the most it can cost.
     pub usage: Usage,
     /// The raw stop reason.
     pub stop: String,

@@ -25,7 +25,7 @@ use crate::delivery::{AttemptEnd, Hold};
 use crate::engine;
 use crate::fees::Fee;
 use crate::guard::{Report, Stance};
-use crate::judgement::{Judgement, Scene, answer_lost, classify};
+use crate::judgement::{Judgement, Scene, classify, cost_unknown};
 use crate::ledger::{Command, Letter, LetterStatus, Record, Refused, Seen, State};
 use crate::llm::{Message, Progress, Provider, Request};
 use crate::prices;
@@ -319,16 +319,16 @@ async fn advice(
     };
     match reply {
         Ok(reply) => {
-            let counted = office.counted(&adviser.model, reply.usage, None);
+            let counted = reply.usage.is_told().then(|| office.counted(&adviser.model, reply.usage, None));
             lent.report(Report::Healthy).await;
             let advice = match parse_advice(&reply.text, &ruling.admissible) {
                 Ok(advice) => Advice::Chosen(advice.decision),
                 Err(error) => Advice::None(error.to_string()),
             };
-            (advice, Some(counted))
+            (advice, counted)
         }
         Err(failure) => {
-            let known = !answer_lost(&failure);
+            let known = !cost_unknown(&failure);
             let counted = known.then(|| office.counted(&adviser.model, failure.usage, None));
             let why = format!("{} while {}", failure.fault, failure.phase);
             match classify(&Cause::Llm(failure), &Scene::new(Effect::ReadOnly, office.now())) {

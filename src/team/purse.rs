@@ -45,12 +45,18 @@ pub(crate) struct Reserved {
     office: Arc<Office>,
     id: u64,
     worst: u64,
+    tokens: u64,
 }
 
 impl Reserved {
     /// The most the call can cost, in millionths of a US dollar.
     pub(crate) const fn worst(&self) -> u64 {
         self.worst
+    }
+
+    /// The most tokens it can read and write.
+    pub(crate) const fn tokens(&self) -> u64 {
+        self.tokens
     }
 
     /// What the call did cost, as far as caps are concerned.
@@ -95,11 +101,12 @@ impl Office {
                 budget::INPUT_TOKENS_MAX
             ));
         }
-        let worst = budget::worst(bytes, 0, u64::from(request.max_output_tokens), &facts, &self.dearest);
+        let written = u64::from(request.max_output_tokens);
+        let worst = budget::worst(bytes, 0, written, &facts, &self.dearest);
         let caps = self.config.caps(&record.task.task_type, &record.agent);
         let task_spent = steps.iter().fold(0, |sum: u64, step| sum.saturating_add(step.counted));
         let ask = Ask { task: record.task.id, task_spent, agent: &record.agent, micro_usd: worst };
-        self.set_aside(&ask, &caps)
+        self.set_aside(&ask, &caps, budget::tokens_max(bytes, 0, written, &facts))
     }
 
     /// Sets the worst a call of the CEO's adviser can cost aside. It is work on no task: the team's caps hold for it.
@@ -109,7 +116,8 @@ impl Office {
     pub(crate) fn set_aside_for_advice(self: &Arc<Self>, task: TaskId, worst: u64) -> Result<Reserved, String> {
         let budget = &self.config.budget;
         let caps = Caps { team_hour: budget.micro_usd_per_hour, team_day: budget.micro_usd_per_day, ..Caps::default() };
-        self.set_aside(&Ask { task, task_spent: 0, agent: &adviser(), micro_usd: worst }, &caps)
+        // Its speed has no limit.
+        self.set_aside(&Ask { task, task_spent: 0, agent: &adviser(), micro_usd: worst }, &caps, 0)
     }
 
     /// What advice has cost within the hour, what is set aside for it included, in millionths of a US dollar.
@@ -123,10 +131,10 @@ impl Office {
         drawer::change_only(&*self.engine, self.now(), |fees: Fees| fees.with(fee)).await
     }
 
-    fn set_aside(self: &Arc<Self>, ask: &Ask<'_>, caps: &Caps) -> Result<Reserved, String> {
+    fn set_aside(self: &Arc<Self>, ask: &Ask<'_>, caps: &Caps, tokens: u64) -> Result<Reserved, String> {
         let now = self.now();
         let reserved = self.money.with(|purse| purse.reserve(ask, caps, now)).map_err(|over| over.to_string())?;
-        Ok(Reserved { office: Arc::clone(self), id: reserved.id, worst: ask.micro_usd })
+        Ok(Reserved { office: Arc::clone(self), id: reserved.id, worst: ask.micro_usd, tokens })
     }
 
     /// What a call counts for once its tokens are known.

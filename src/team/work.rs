@@ -13,6 +13,7 @@ use tracing::Instrument;
 
 use super::guards::{Admitted, Lent};
 use super::office::Office;
+use super::purse::Reserved;
 use super::seat::Seat;
 use super::toolbox::{self, Toolbox};
 use crate::agent::ModelRef;
@@ -78,6 +79,8 @@ pub(crate) struct Work {
     pub(crate) excerpt: Option<String>,
     /// The system prompt of this delivery: rendered once, so that a clock in it does not make every call another one.
     system: Option<String>,
+    /// Of answers in this delivery whose providers told no usage: their steps, and the most tokens these can have used.
+    untold: Vec<(u32, u64)>,
     /// Since when nothing new is known, in Unix milliseconds.
     pub(crate) progress: Arc<AtomicI64>,
     /// Was the first thing this delivery does begun?
@@ -106,6 +109,7 @@ impl Work {
             model: None,
             excerpt: None,
             system: None,
+            untold: Vec::new(),
             progress,
             begun: false,
             probe: false,
@@ -272,24 +276,24 @@ impl Work {
         self.progressed();
         match asked {
             Ok(reply) => {
-                let counted = self.replied(step, model, reply);
+                let counted = self.replied(step, model, reply, &reserved);
                 reserved.settle(counted);
                 lent.report(Report::Healthy).await;
                 Ok(step)
             }
             Err(failure) => {
                 let usage = failure.usage;
-                let micro_usd = self.price(model, usage);
+                let micro_usd = self.price(model, usage).filter(|_| !judgement::usage_untold(&failure));
                 if !failure.partial.is_empty() {
                     let partial: String = failure.partial.chars().take(4096).collect();
                     self.excerpt = Some(self.office.redactor.redact(&partial).into_owned());
                 }
                 // What was sent and not answered may have been answered, and billed, all the same.
-                let lost = judgement::answer_lost(&failure);
+                let unknown = judgement::cost_unknown(&failure);
                 let cause = Cause::Llm(failure);
                 let judgement = classify(&cause, &self.scene());
                 let judged = self.judged(&cause);
-                let counted = if lost { reserved.worst() } else { self.office.counted(model, usage, micro_usd) };
+                let counted = if unknown { reserved.worst() } else { self.office.counted(model, usage, micro_usd) };
                 self.conclude(step, Outcome::Failed { failure: judged.clone(), usage, micro_usd }, counted);
                 reserved.settle(counted);
                 match judgement {
@@ -302,9 +306,14 @@ impl Work {
     }
 
     /// Keeps a model's answer: what it counts for.
-    fn replied(&mut self, step: u32, model: &ModelRef, reply: Reply) -> u64 {
-        let micro_usd = self.price(model, reply.usage);
-        let counted = self.office.counted(model, reply.usage, micro_usd);
+    fn replied(&mut self, step: u32, model: &ModelRef, reply: Reply, reserved: &Reserved) -> u64 {
+        // Where no usage is told it is not nothing: nobody knows what it is, so it is taken for the most it can be.
+        let told = reply.usage.is_told();
+        let micro_usd = self.price(model, reply.usage).filter(|_| told);
+        let counted = if told { self.office.counted(model, reply.usage, micro_usd) } else { reserved.worst() };
+        if !told {
+            self.untold.push((step, reserved.tokens()));
+        }
         let mut calls = reply.calls;
         for (index, call) in calls.iter_mut().enumerate() {
             call.id = call_id(step, index);
@@ -345,7 +354,8 @@ impl Work {
         let made = u64::from(journal::asked(&self.steps, generation));
         let minute_ago = Timestamp::from_millis(self.office.now().millis() - 60_000);
         let recent = self.steps.iter().filter(|step| step.ended_at.is_some_and(|at| at > minute_ago));
-        let tokens: u64 = recent.map(|step| step.usage().total()).sum();
+        let untold = |step: &Step| self.untold.iter().find(|(number, _)| *number == step.number).map(|(_, most)| *most);
+        let tokens: u64 = recent.map(|step| untold(step).unwrap_or_else(|| step.usage().total())).sum();
         let stuck = stuck::circle(&wanted)
             .or_else(|| stuck::out_of_steps(made, limits.asks.unwrap_or(u64::MAX)))
             .or_else(|| stuck::too_fast(tokens, limits.tokens_per_minute));
