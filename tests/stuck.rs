@@ -1,11 +1,12 @@
 //! Loops and stalls are logic failures with evidence, and a long batch is neither.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use backstop::agent::Agent;
 use backstop::cause::Usage;
-use backstop::config::{Config, TaskTypeConfig};
+use backstop::config::{Config, ProviderConfig, TaskTypeConfig, Timeouts, Wire};
 use backstop::engine::conformance::Site;
 use backstop::engine::memory::Memory;
 use backstop::failure::{Class, Kind};
@@ -162,6 +163,39 @@ async fn what_finishes_no_step_within_the_stall_limit_is_stuck() {
     let (record, _) =
         work(|agent| agent.stall = Duration::from_secs(20), |_| Act::Hang, |_, _| calling(&[read("a")])).await;
     assert_eq!(looped(&record), "no step finished for 20s; at most 20s are allowed");
+}
+
+/// A model that may take 40 minutes by its file, and took 20 over a good answer, was cut by the stall limit of 15: the
+/// answer was lost, and paid for, and a person was called for a loop that was none.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_may_take_longer_than_a_stall_is_none() {
+    let primary = Integration::new("primary").expect("a name");
+    let slow = ProviderConfig {
+        wire: Wire::Anthropic,
+        base_url: "http://127.0.0.1:9".to_owned(),
+        api_key: None,
+        self_hosted: true,
+        headers: BTreeMap::new(),
+        retry: None,
+        breaker: None,
+        timeouts: Timeouts { total: Duration::from_secs(40 * 60), ..Timeouts::default() },
+        models: BTreeMap::new(),
+    };
+    let agent = Agent::new("cto", "primary/opus").expect("an agent").handling("work");
+    let model =
+        Simulated::new(primary.clone(), |_, _| Scripted::text("well thought").after(Duration::from_secs(1_200)));
+    let team = Team::builder(Config::new("acme").agent(agent).provider(primary, slow))
+        .engine(Arc::new(Memory::new()))
+        .provider(model.clone())
+        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .seed(7)
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    let ask = NewTask::new(TaskType::new("work").expect("a name"), json!({ "text": "go" }));
+    let record = desk.wait(desk.submit(ask).await.expect("accepted").record.task.id).await.expect("an end");
+    assert_eq!((record.state, record.answer, model.calls()), (State::Done, Some(json!("well thought")), 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -263,8 +263,8 @@ impl Work {
         self.model = Some(model.clone());
         let progress = Progress::default();
         let patience = self.office.config.call_takes(&model.provider);
-        if !self.office.config.providers.contains_key(&model.provider) {
-            // Made in code it has no timers of its own and may take its time: a stall is counted from its end.
+        if patience > self.office.limits(&self.record).stall {
+            // It may take so long, by the files or because it is made in code: a stall is counted from its end.
             self.quiet_for(patience);
         }
         let asked = tokio::select! {
