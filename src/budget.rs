@@ -32,8 +32,8 @@ pub const HOUR: Duration = Duration::from_secs(3_600);
 pub const DAY: Duration = Duration::from_secs(86_400);
 
 /// The most model calls in one round of a task, for an agent under a policy; the team makes no more. With tools, that
-/// is the agent's own limit; without, one for each delivery and [`CALLS_SPARE`]. `None`: as many as fit before its
-/// deadline.
+/// is the agent's own limit; without, one for each delivery and [`CALLS_SPARE`], and as many again for who verifies.
+/// `None`: as many as fit before its deadline.
 #[must_use]
 pub fn calls_max(agent: &Agent, policy: &RetryPolicy, effect: Effect, deadline: Option<Timestamp>) -> Option<u64> {
     if !agent.tools.is_empty() {

@@ -461,11 +461,11 @@ pub fn wanted(steps: &[Step], generation: u32) -> Vec<(String, String)> {
         .collect()
 }
 
-/// How often models were asked in one round, for whatever purpose and with whatever result.
+/// How often models were asked for a purpose in one round, with whatever result.
 #[must_use]
-pub fn asked(steps: &[Step], generation: u32) -> u32 {
-    let asks = steps.iter().filter(|step| step.generation == generation && step.ask().is_some());
-    u32::try_from(asks.count()).unwrap_or(u32::MAX)
+pub fn asked(steps: &[Step], generation: u32, purpose: Purpose) -> u32 {
+    let asks = steps.iter().filter(|step| step.generation == generation).filter_map(Step::ask);
+    u32::try_from(asks.filter(|ask| ask.purpose == purpose).count()).unwrap_or(u32::MAX)
 }
 
 /// What a part of a journal used.

@@ -300,7 +300,8 @@ fn a_journal_is_added_up_with_what_was_wasted() {
     let sum = tally(&steps);
     assert_eq!((sum.asks, sum.calls, sum.usage.total(), sum.micro_usd), (4, 1, 402, 2_100));
     assert_eq!((sum.unpriced, sum.counted, sum.wasted.total(), sum.wasted_micro_usd), (1, 3_000, 162, 700));
-    assert_eq!((asked(&steps, 1), asked(&steps, 2)), (3, 1));
+    let asked = |round, purpose| asked(&steps, round, purpose);
+    assert_eq!([asked(1, Purpose::Work), asked(2, Purpose::Work), asked(1, Purpose::Verify)], [3, 1, 0]);
     let names = [("a".to_owned(), r#"{"x":1}"#.to_owned()), ("b".to_owned(), "{}".to_owned())];
     assert_eq!(wanted(&steps, 1), names, "what came late is no part of a circle");
     assert_eq!(journal::wanted(&steps, 2), Vec::<(String, String)>::new());

@@ -161,6 +161,33 @@ async fn a_second_agent_has_the_last_word() {
     assert!(format!("{:?}", asked.messages).contains("the second half is missing"), "{asked:#?}");
 }
 
+/// Every verdict was counted as a call of the worker: of eight deliveries the last died as a loop, because a verifier had
+/// refused those before, as it may.
+#[tokio::test(start_paused = true)]
+async fn a_verifier_does_not_use_up_the_workers_calls() {
+    let verify = Verify::Agent { agent: "checker".parse().expect("a name"), prompt: "verify".to_owned() };
+    let shape = |config: &mut Config| {
+        verified_by(verify)(config);
+        config.agents.values_mut().for_each(|agent| agent.tools.clear());
+        config.retry.max_deliveries = 8;
+    };
+    let house = House::new(
+        shape,
+        ONCE,
+        |_| Act::Do,
+        |request, n| match (&*request.system, n) {
+            ("worker", _) => Scripted::text(format!("draft {n}")),
+            ("checker", 16) => Scripted::text(r#"{"accept": true, "why": "complete"}"#),
+            ("checker", _) => Scripted::text(r#"{"accept": false, "why": "not yet"}"#),
+            (other, _) => panic!("who is {other}?"),
+        },
+    )
+    .await;
+    let (record, steps) = house.ended().await;
+    assert_eq!((record.state, &record.answer), (State::Done, &Some(json!("draft 15"))), "{record:#?}");
+    assert_eq!([Purpose::Work, Purpose::Verify].map(|it| asks(&steps, it)), [8, 8], "{steps:#?}");
+}
+
 /// Results of tools were once given whole however many there were; the provider refused the request, and every retry.
 #[tokio::test(start_paused = true)]
 async fn a_full_context_is_shortened_by_rule_and_says_so() {

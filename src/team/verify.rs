@@ -6,13 +6,15 @@
 use super::toolbox;
 use super::work::{Tried, Work};
 use crate::answer;
+use crate::budget::CALLS_SPARE;
 use crate::cause::{Cause, OutputFault, OutputReason, Violation};
 use crate::config::Verify;
 use crate::conversation::Message;
 use crate::failure::{Class, Kind};
-use crate::journal::{Ask, Purpose, Step};
+use crate::journal::{self, Ask, Purpose, Step};
 use crate::llm::Request;
 use crate::prompt;
+use crate::stuck;
 use crate::task::{AgentName, Effect, Integration};
 use crate::tool::{CallClass, Repeat, ToolRef};
 use crate::verdict::{self, Verdict};
@@ -111,6 +113,13 @@ impl Work {
         });
         if let Some(verdict) = known.and_then(Step::reply).and_then(|reply| verdict::parse(&reply.text).ok()) {
             return Ok(verdict);
+        }
+        // Its calls are none of the worker's: one for each delivery, and some to spare for those given back uncounted.
+        let effect = office.effect_of_asking(&self.record);
+        let deliveries = office.retry_of(&self.record).limit(effect, self.record.task.deadline);
+        let made = u64::from(journal::asked(&self.steps, self.record.generation, Purpose::Verify));
+        if let Some(stuck) = stuck::out_of_steps(made, u64::from(deliveries) + CALLS_SPARE) {
+            return Err(Tried::Failed(Cause::Loop { evidence: format!("{agent} verifies: {}", stuck.evidence()) }));
         }
         let step = self.put(ask, &second.model, &request, Vec::new()).await?;
         let known = self.steps.iter().find(|known| known.number == step);

@@ -351,7 +351,7 @@ impl Work {
         let wanted = journal::wanted(&self.steps, generation);
         let wanted: Vec<stuck::Step<'_>> =
             wanted.iter().map(|(name, arguments)| (name.as_str(), arguments.as_str())).collect();
-        let made = u64::from(journal::asked(&self.steps, generation));
+        let made = u64::from(journal::asked(&self.steps, generation, Purpose::Work));
         let minute_ago = Timestamp::from_millis(self.office.now().millis() - 60_000);
         let recent = self.steps.iter().filter(|step| step.ended_at.is_some_and(|at| at > minute_ago));
         let untold = |step: &Step| self.untold.iter().find(|(number, _)| *number == step.number).map(|(_, most)| *most);
