@@ -15,7 +15,7 @@ const BUSY_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait at a gate when the other side names no time.
 const BUSY_MAX: Duration = Duration::from_secs(60);
 /// The longest silence that is believed; past it, a probe.
-const SILENCE_MAX: Duration = Duration::from_secs(24 * 3_600);
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// With so many calls out at once and well, the gate stands open.
 const RAMP_TOP: u32 = 16;
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::breaker::{Breaker, BreakerConfig, BreakerState, CallEnd, Memory, Ticket};
 use crate::delivery::Hold;
 use crate::failure::{Failure, Kind, Origin, Signal};
-use crate::gate::{Gate, Place};
+use crate::gate::{Gate, Place, SILENCE_MAX};
 use crate::mutant;
 use crate::time::Timestamp;
 
@@ -229,10 +229,10 @@ impl Guard {
             // A straggler from before a person closed it must not open it again.
             let counts = timely && self.state(now) != BreakerState::Disabled;
             match failure.signal {
-                // Until the time it named, if it named one; else until a person acts.
+                // Until the time it named, if it named one, as far as that is believed; else until a person acts.
                 Signal::Open if counts => {
                     self.by_person = false;
-                    self.breaker.force_open(failure.retry_after.map(|hint| now + hint), now);
+                    self.breaker.force_open(failure.retry_after.map(|hint| now + hint.min(SILENCE_MAX)), now);
                 }
                 Signal::Open | Signal::Count | Signal::Throttle | Signal::Ignore => {}
             }
@@ -561,6 +561,18 @@ mod tests {
             };
             assert_eq!(until, held.map(at), "at {now}");
         }
+    }
+
+    /// A quota that was used up "for 999999999 s" held its integration for decades: the gate believed a day of it, and the
+    /// breaker all.
+    #[test]
+    fn an_absurd_time_is_believed_for_a_day_and_then_a_probe_goes() {
+        let mut guard = Guard::new(BreakerConfig::default());
+        let day = 24 * 3_600;
+        let changes = fails(&mut guard, &failure(Signal::Open, Some(1_000_000_000)), at(0));
+        assert_eq!((changes[0].to, changes[0].until), (BreakerState::ForcedOpen, Some(at(day))));
+        assert_eq!(guard.peek(at(day - 1)), Stance::Held { why: Hold::IntegrationParked, until: at(day) });
+        assert!(go(&mut guard, at(day)).is_probe());
     }
 
     #[test]
