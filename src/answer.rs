@@ -10,6 +10,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::cause::{OutputFault, OutputReason, Violation};
+use crate::schema_cost;
 
 /// The largest answer accepted, in bytes. Models write less than a tenth of it.
 pub const ANSWER_LIMIT: usize = 1024 * 1024;
@@ -24,6 +25,8 @@ const MESSAGE_MAX: usize = 300;
 #[derive(Clone, Debug)]
 pub struct Validator {
     inner: jsonschema::Validator,
+    /// The schema, where it refers to parts of itself: what it takes depends on the value then.
+    referring: Option<Value>,
 }
 
 /// A schema that is none.
@@ -40,12 +43,22 @@ impl Validator {
     /// Compiles a schema.
     ///
     /// # Errors
-    /// When it is not a valid JSON Schema, or refers to another document.
+    /// When it is not a valid JSON Schema, refers to another document, or refers to so much that no value could be held
+    /// against it in our time.
     pub fn new(schema: &Value) -> Result<Self, SchemaError> {
+        let refers = schema_cost::refers(schema);
+        if refers && !schema_cost::is_finite(schema) {
+            let message = format!(
+                "its `$ref`s lead back to where they stand, or to more than {} schemas, each counted as often as it is \
+                 reached; let fewer of them lead to the same place",
+                schema_cost::EXPANDED_MAX
+            );
+            return Err(SchemaError { path: String::new(), message });
+        }
         jsonschema::options()
             .should_validate_formats(true)
             .build(schema)
-            .map(|inner| Self { inner })
+            .map(|inner| Self { inner, referring: refers.then(|| schema.clone()) })
             .map_err(|error| SchemaError { path: error.instance_path().to_string(), message: schema_message(&error) })
     }
 
@@ -56,6 +69,11 @@ impl Validator {
     }
 
     fn judge(&self, value: &Value) -> Option<(OutputReason, Vec<Violation>)> {
+        // Nothing could stop it once it is begun.
+        if self.referring.as_ref().is_some_and(|schema| !schema_cost::affords(schema, value)) {
+            let message = "is too large or too deep for a schema that refers to itself so often: nest less".to_owned();
+            return Some((OutputReason::Constraint, vec![Violation { path: String::new(), message }]));
+        }
         let (mut found, mut missing, mut shape, mut bounds) = (Vec::new(), 0, 0, 0);
         for error in self.inner.iter_errors(value) {
             match reason_of(error.kind()) {
@@ -463,5 +481,27 @@ mod tests {
         let error = Validator::new(&json!({"properties": {"a": {"type": "strnig"}}})).expect_err("no schema");
         assert_eq!(error.path, "/properties/a/type");
         assert!(Validator::new(&json!({"$ref": "https://example.com/other.json"})).is_err());
+    }
+
+    /// Two kilobytes of a server's schema held a thread for ever: forty definitions, each of which referred twice to the
+    /// next. No timer could end it, for it never waited.
+    #[test]
+    fn what_would_take_for_ever_is_refused_and_a_tree_is_not() {
+        let twice = |to: String| json!({"allOf": [{"$ref": to}, {"$ref": to}]});
+        let mut all: Map<String, Value> =
+            (0..40).map(|n| (format!("a{n}"), twice(format!("#/$defs/a{}", n + 1)))).collect();
+        all.insert("a40".to_owned(), json!({}));
+        let error = Validator::new(&json!({"$ref": "#/$defs/a0", "$defs": all})).expect_err("refused");
+        assert!(error.message.contains("let fewer of them lead to the same place"), "{error}");
+
+        let nested = |depth: usize| (0..depth).fold(json!({}), |value, _| json!({"x": value}));
+        let of = |x: Value| json!({"$ref": "#/$defs/n", "$defs": {"n": {"type": "object", "properties": {"x": x}}}});
+        let tree = Validator::new(&of(json!({"$ref": "#/$defs/n"}))).expect("a schema");
+        assert!(tree.violations(&nested(100)).is_empty());
+        assert_eq!(tree.violations(&json!({"x": 1})).len(), 1);
+        let doubles = Validator::new(&of(twice("#/$defs/n".to_owned()))).expect("a schema");
+        assert!(doubles.violations(&nested(8)).is_empty());
+        let told = doubles.violations(&nested(60));
+        assert!(matches!(told.as_slice(), [one] if one.message.ends_with("nest less")), "{told:?}");
     }
 }

@@ -511,6 +511,20 @@ mod tests {
     }
 
     #[test]
+    fn a_schema_that_takes_for_ever_is_refused_and_one_of_a_tree_is_not() {
+        let back = serde_json::json!({"$ref": "#"});
+        for (schema, flawed) in [
+            (serde_json::json!({"anyOf": [back, {"type": "string"}]}), true),
+            (serde_json::json!({"properties": {"left": back, "right": back}}), false),
+        ] {
+            let agent = Agent::new("a", "simulated/x").expect("an agent").answering(schema);
+            let fatal: Vec<_> =
+                check(&Config::new("t").agent(agent), &[]).into_iter().filter(|flaw| flaw.fatal).collect();
+            assert_eq!(fatal.len(), usize::from(flawed), "{fatal:?}");
+        }
+    }
+
+    #[test]
     fn a_door_open_to_others_needs_a_token() {
         let mut config = Config::new("t").agent(Agent::new("a", "simulated/x").expect("an agent"));
         config.api.listen = "0.0.0.0:7420".parse().expect("an address");

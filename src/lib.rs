@@ -73,6 +73,7 @@ pub mod outbox;
 pub mod callback;
 pub mod replay;
 pub mod prompt;
+pub mod schema_cost;
 pub mod answer;
 pub mod prices;
 pub mod budget;

@@ -283,6 +283,29 @@ mod tests {
         );
     }
 
+    /// A schema that refers to itself without an end, in two kilobytes, held a thread for ever at the first call.
+    #[test]
+    fn what_would_hold_a_thread_for_ever_is_left_out() {
+        let mut all: serde_json::Map<String, Value> = (0..40)
+            .map(|n| {
+                let next = json!({"$ref": format!("#/$defs/a{}", n + 1)});
+                (format!("a{n}"), json!({"allOf": [next, next]}))
+            })
+            .collect();
+        all.insert("a40".to_owned(), json!({}));
+        let endless = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/a0"}}, "$defs": all});
+        let tree = json!({"type": "object", "properties": {"below": {"type": "array", "items": {"$ref": "#"}}}});
+        let list = self::list(vec![
+            tool(json!({"name": "endless", "inputSchema": endless})),
+            tool(json!({"name": "promises", "inputSchema": {"type": "object"}, "outputSchema": endless})),
+            tool(json!({"name": "tree", "inputSchema": tree})),
+        ]);
+        let names: Vec<&str> = list.offered.iter().map(|offered| offered.tool.as_str()).collect();
+        assert_eq!((names, list.outputs.len()), (vec!["promises", "tree"], 0));
+        let [(name, why)] = list.left_out.as_slice() else { panic!("one is left out: {:?}", list.left_out) };
+        assert!(name == "endless" && why.contains("let fewer of them lead to the same place"), "{name}: {why}");
+    }
+
     #[test]
     fn results_are_text_or_say_what_they_are() {
         let promise = json!({"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}});
