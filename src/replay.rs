@@ -191,8 +191,7 @@ pub fn check(ask: &ReplayAsk) -> Result<(), ReplayRefused> {
 /// `capable` says whether any agent could do it now; `taken` are the letters that are not free for it.
 #[must_use]
 pub fn plan(ask: &ReplayAsk, records: &[Record], capable: &dyn Fn(&Record) -> bool, taken: &Taken) -> Plan {
-    let mut chosen: Vec<&Record> =
-        records.iter().filter(|record| record.letter.is_some() && selects(&ask.filter, record)).collect();
+    let mut chosen: Vec<&Record> = records.iter().filter(|record| ask.filter.matches_letter(record)).collect();
     chosen.sort_by_key(|record| (record.letter.as_ref().map(|letter| letter.first_at), record.task.id));
     let keys = shared_keys(ask, &chosen);
     in_key_order(&mut chosen, &keys);
@@ -231,28 +230,6 @@ pub fn verdict(ask: &ReplayAsk, record: &Record, capable: bool, taken: &Taken) -
         return Verdict::ReplaysUsedUp;
     }
     if capable { Verdict::Replay } else { Verdict::NoAgent }
-}
-
-/// Does the filter select this dead letter? All that is given must hold.
-#[must_use]
-pub fn selects(filter: &Filter, record: &Record) -> bool {
-    let Some(letter) = &record.letter else { return false };
-    let failure = &letter.failure;
-    let is = |wanted: bool, given: bool| !given || wanted;
-    let text = |text: &String| failure.message.to_lowercase().contains(&text.to_lowercase());
-    is(filter.states.contains(&record.state), !filter.states.is_empty())
-        && filter.agent.as_ref().is_none_or(|agent| *agent == record.agent)
-        && filter.task_type.as_ref().is_none_or(|task_type| *task_type == record.task.task_type)
-        && filter.class.is_none_or(|class| class == failure.class)
-        && filter.kind.is_none_or(|kind| kind == failure.kind)
-        && filter.integration.as_ref().is_none_or(|wanted| *wanted == record.integration)
-        && filter.effect.is_none_or(|effect| effect == record.task.effect)
-        && filter.priority.is_none_or(|priority| priority == record.task.priority)
-        && is(filter.status.contains(&letter.status), !filter.status.is_empty())
-        && filter.since.is_none_or(|since| letter.at >= since)
-        && filter.until.is_none_or(|until| letter.at < until)
-        && filter.text.as_ref().is_none_or(text)
-        && is(filter.ids.contains(&record.task.id), !filter.ids.is_empty())
 }
 
 fn shared_keys(ask: &ReplayAsk, records: &[&Record]) -> BTreeMap<TaskId, String> {

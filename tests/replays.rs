@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use backstop::ledger::{self, Command, State};
 use backstop::query::Filter;
 use backstop::replay::{self, Fate, ReplayAsk, ReplayState, Verdict};
-use backstop::task::{AgentName, TaskId};
+use backstop::task::{AgentName, Integration, TaskId};
 use backstop::time::Timestamp;
 use backstop::triage::{Decided, DeciderKind, Decision};
 use toml::Table;
@@ -63,6 +63,25 @@ fn a_fifth_of_the_first_twenty_stops_it_and_less_does_not() {
         let mut world = World::of(&given);
         let plan = world.plan(&world.ask, &BTreeSet::new());
         assert_eq!(world.run(plan).state, state, "{fails} of 20");
+    }
+}
+
+/// `dlq ls`, `groups` and `discard` went by the integration that had failed, a replay by the one the next call would go to:
+/// of letters that were moved to another model it found none.
+#[test]
+fn a_replay_of_an_integration_takes_the_letters_listed_under_it() {
+    let given: Table = "entries=1".parse().expect("TOML");
+    let mut world = World::of(&given);
+    let integration = |name: &str| Integration::new(name).expect("a name");
+    let record = world.records.values_mut().next().expect("one");
+    record.integration = integration("next");
+    record.letter.as_mut().expect("a letter").failure.integration = Some(integration("failed"));
+    let record = record.clone();
+    for (name, taken) in [("failed", 1), ("next", 0)] {
+        let filter = Filter { integration: Some(integration(name)), ..Filter::default() };
+        let ask = ReplayAsk::new(filter, "ana", "it is back");
+        let plan = world.plan(&ask, &BTreeSet::new());
+        assert_eq!((plan.entries.len(), ask.filter.matches_letter(&record)), (taken, taken == 1), "{name}");
     }
 }
 
