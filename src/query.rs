@@ -88,6 +88,27 @@ impl Filter {
             && self.folded_text().is_none_or(|text| fold(&failure.message).contains(&text))
     }
 
+    /// Can it be asked of dead letters?
+    ///
+    /// # Errors
+    /// Says which of its words would be passed over, so that it chose more letters than it was meant to.
+    pub fn asks_letters(&self) -> Result<(), NotOfLetters> {
+        if self.text.as_deref() == Some("") {
+            return Err(NotOfLetters::EmptyText);
+        }
+        if self.due_by.is_some() {
+            return Err(NotOfLetters::DueBy);
+        }
+        Ok(())
+    }
+
+    /// Does it choose among dead letters, rather than mean every one of them?
+    #[must_use]
+    pub fn chooses_letters(&self) -> bool {
+        let text = self.text.clone().filter(|text| !text.is_empty());
+        Self { text, due_by: None, ..self.clone() } != Self::default()
+    }
+
     /// The text looked for, as [`fold`] writes it.
     #[must_use]
     pub fn folded_text(&self) -> Option<String> {
@@ -107,6 +128,29 @@ impl Filter {
 
     fn is_in(&self, at: Timestamp) -> bool {
         self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until)
+    }
+}
+
+/// A word of a filter that is no question to a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotOfLetters {
+    /// It is found in every error.
+    #[error("the text looked for in the error is empty, and every error holds that; leave it out, or say which text")]
+    EmptyText,
+    /// Tasks are due, letters are not.
+    #[error("`due_by` is for tasks: a dead letter is not due; choose by `since:`, `until:` or `age:`")]
+    DueBy,
+}
+
+impl NotOfLetters {
+    /// Which field of the filter it is.
+    #[must_use]
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::EmptyText => "text",
+            Self::DueBy => "due_by",
+        }
     }
 }
 
@@ -301,6 +345,25 @@ mod tests {
         }
         for text in ["", "t", "t01", "t+1", "t-1", "d1", "d1.", "d1.2.3", "d 1.2", "x1", "ä1"] {
             assert_eq!(Cursor::parse(text), None, "{text}");
+        }
+    }
+
+    /// Filters that every dead letter matches were told from an empty one by being unlike it: `dlq replay --error ''` and
+    /// `dlq discard --where 'due_by:1h'` took the whole queue without `--all`.
+    #[test]
+    fn what_no_letter_is_asked_chooses_none() {
+        let due_by = Some(Timestamp::from_millis(7));
+        let text = |text: &str| Some(text.to_owned());
+        for (filter, asks, chooses) in [
+            (Filter::default(), Ok(()), false),
+            (Filter { text: text(""), ..Filter::default() }, Err(NotOfLetters::EmptyText), false),
+            (Filter { due_by, ..Filter::default() }, Err(NotOfLetters::DueBy), false),
+            (Filter { text: text(""), due_by, ..Filter::default() }, Err(NotOfLetters::EmptyText), false),
+            (Filter { kind: Some(Kind::Timeout), due_by, ..Filter::default() }, Err(NotOfLetters::DueBy), true),
+            (Filter { text: text("x"), ..Filter::default() }, Ok(()), true),
+            (Filter { status: vec![LetterStatus::Open], ..Filter::default() }, Ok(()), true),
+        ] {
+            assert_eq!((filter.asks_letters(), filter.chooses_letters()), (asks, chooses), "{filter:?}");
         }
     }
 

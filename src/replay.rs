@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Happening, NewEvent};
 use crate::ledger::{Letter, LetterStatus, REPLAYS_MAX, Record, State};
-use crate::query::{Filter, Unreadable};
+use crate::query::{Filter, NotOfLetters, Unreadable};
 use crate::task::{Effect, TaskId, words};
 use crate::time::Timestamp;
 
@@ -145,6 +145,9 @@ pub enum ReplayRefused {
     /// Nothing was selected, which selects everything.
     #[error("an empty filter means every dead letter; say so with `all`")]
     EmptyFilter,
+    /// It asks what no dead letter answers.
+    #[error(transparent)]
+    Filter(#[from] NotOfLetters),
     /// Not a rate.
     #[error("rate {0} is not a rate; write letters per second, above 0 and at most 1000")]
     BadRate(f64),
@@ -175,7 +178,8 @@ pub fn check(ask: &ReplayAsk) -> Result<(), ReplayRefused> {
     if ask.reason.trim().is_empty() {
         return Err(ReplayRefused::Missing("reason"));
     }
-    if ask.filter == Filter::default() && !ask.all {
+    ask.filter.asks_letters()?;
+    if !ask.filter.chooses_letters() && !ask.all {
         return Err(ReplayRefused::EmptyFilter);
     }
     if !(ask.rate > 0.0 && ask.rate <= RATE_MAX) {

@@ -209,6 +209,8 @@ async fn a_task_is_accepted_done_and_found_again() {
         ("/api/v1/tasks?agnet=cto", 400),
         ("/api/v1/tasks?after=nonsense", 400),
         ("/api/v1/dead-letters?where=zzz", 400),
+        ("/api/v1/dead-letters?due_by=1h", 400),
+        ("/api/v1/dead-letters/groups?where=due_by:1h", 400),
         ("/api/v1/agents/nobody", 404),
         ("/api/v1/incidents/INC-9", 404),
         ("/api/v1/replays/RPL-9", 404),
@@ -254,8 +256,11 @@ async fn a_failed_payment_waits_for_a_person_and_no_replay_takes_it() {
     let ask = json!({ "filter": { "type": "charge" }, "reason": "again" });
     let (status, plan) = house.post("/api/v1/replays?dry_run=true", &ask).await;
     assert_eq!((status, &plan["entries"]), (200, &json!([[id, "needs-person"]])), "{plan}");
-    let (status, problem) = house.post("/api/v1/replays", &json!({ "reason": "everything" })).await;
-    assert!(matches!(status, 400 | 409), "an empty filter was not refused: {problem}");
+    for filter in [json!({}), json!({ "text": "" }), json!({ "due_by": "2026-11-21T23:00:00Z" })] {
+        let ask = json!({ "reason": "everything", "filter": filter });
+        let (status, problem) = house.post("/api/v1/replays", &ask).await;
+        assert!(matches!(status, 400 | 409), "an empty filter was not refused: {filter}: {problem}");
+    }
 
     let path = format!("/api/v1/dead-letters/{id}");
     let (status, problem) = house.post(&format!("{path}/discard"), &json!({})).await;

@@ -139,6 +139,12 @@ fn what_becomes_of_a_letter_is_what_its_record_says_of_its_round() {
 fn an_ask_that_means_everything_must_say_so() {
     let mut ask = ReplayAsk::new(Filter::default(), "ana", "fixed");
     assert!(replay::check(&ask).expect_err("empty").to_string().contains("`all`"));
+    let due_by = Some(Timestamp::from_millis(0));
+    for filter in [Filter { text: Some(String::new()), ..Filter::default() }, Filter { due_by, ..Filter::default() }] {
+        for all in [false, true] {
+            assert!(replay::check(&ReplayAsk { filter: filter.clone(), all, ..ask.clone() }).is_err(), "{filter:?}");
+        }
+    }
     ask.all = true;
     assert_eq!(replay::check(&ask), Ok(()));
     for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {

@@ -6,14 +6,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::groups::{Group, groups as group};
-use super::input::{Input, decision, nothing_else, wrong};
+use super::input::{Input, Params, decision, nothing_else, wrong};
 use super::problem::Problem;
 use super::tasks::find;
 use super::{Answer, Door, Items, json, ok};
 use crate::event::{Event, Happening};
 use crate::ledger::Record;
-use crate::query::{Page, PageAsk, Unreadable};
+use crate::query::{Filter, Page, PageAsk, Unreadable};
 use crate::replay::{Replay, ReplayAsk};
+use crate::time::Timestamp;
 use crate::triage::Decision;
 
 /// The most letters one listing of groups reads.
@@ -22,8 +23,15 @@ const GROUPED_MAX: usize = 20_000;
 pub(super) async fn list(State(door): State<Door>, input: Input) -> Answer {
     let mut params = input.params()?;
     let page = params.page();
-    let filter = params.filter(door.desk.now())?;
+    let filter = asked(params, door.desk.now())?;
     ok(&door.desk.shown(&door.desk.engine().dead_letters(filter, page).await?))
+}
+
+/// The filter of a request for dead letters. Whoever discards what is listed must not be shown more than was asked for.
+fn asked(params: Params, now: Timestamp) -> Result<Filter, Problem> {
+    let filter = params.filter(now)?;
+    filter.asks_letters().map_err(|error| wrong(error.field(), error.to_string()))?;
+    Ok(filter)
 }
 
 /// Dead letters by what went wrong.
@@ -39,7 +47,7 @@ pub struct Groups {
 }
 
 pub(super) async fn groups(State(door): State<Door>, input: Input) -> Answer {
-    let filter = input.params()?.filter(door.desk.now())?;
+    let filter = asked(input.params()?, door.desk.now())?;
     let mut page = PageAsk { after: None, limit: 1_000, oldest_first: false };
     let (mut records, mut unreadable) = (Vec::new(), Vec::new());
     loop {

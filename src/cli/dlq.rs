@@ -151,7 +151,7 @@ fn undecided(filter: &mut Filter) {
 
 /// An empty choice means a mistake more often than it means everything.
 fn refuse_empty(filter: &Filter, all: bool, verb: &str) -> Result<(), Error> {
-    if all || *filter != Filter::default() {
+    if all || filter.chooses_letters() {
         return Ok(());
     }
     Err(Error::Usage {
@@ -162,7 +162,7 @@ fn refuse_empty(filter: &Filter, all: bool, verb: &str) -> Result<(), Error> {
 
 impl Ls {
     async fn run(self, context: &Context) -> Result<(), Error> {
-        let mut filter = self.select.filter()?;
+        let mut filter = self.select.letters()?;
         filter.status.extend(self.status);
         undecided(&mut filter);
         let mut query = query_pairs(&filter);
@@ -271,7 +271,7 @@ fn table(records: &[Record], now: Timestamp) -> String {
 
 impl Groups {
     async fn run(self, context: &Context) -> Result<(), Error> {
-        let mut filter = self.select.filter()?;
+        let mut filter = self.select.letters()?;
         undecided(&mut filter);
         let path = ["api", "v1", "dead-letters", "groups"];
         let got = context.client.get::<crate::api::Groups>(&path, &query_pairs(&filter)).await?;
@@ -325,7 +325,7 @@ fn rate(text: &str) -> Result<f64, String> {
 
 impl ReplayArgs {
     async fn run(self, context: &Context) -> Result<(), Error> {
-        let mut filter = self.select.filter()?;
+        let mut filter = self.select.letters()?;
         filter.ids.extend(self.ids.iter().chain(&self.payment).copied());
         refuse_empty(&filter, self.all, "replayed")?;
         if !self.payment.is_empty() && self.reason.trim().is_empty() {
@@ -396,8 +396,8 @@ const fn means(verdict: Verdict) -> &'static str {
 
 impl Discard {
     async fn run(self, context: &Context) -> Result<(), Error> {
-        let mut filter = self.select.filter()?;
-        let by_filter = self.all || filter != Filter::default();
+        let mut filter = self.select.letters()?;
+        let by_filter = self.all || filter.chooses_letters();
         if self.ids.is_empty() {
             refuse_empty(&filter, self.all, "discarded")?;
         } else if by_filter {
@@ -494,8 +494,9 @@ mod tests {
     fn an_empty_choice_is_refused() {
         assert!(refuse_empty(&Filter::default(), false, "replayed").is_err());
         assert!(refuse_empty(&Filter::default(), true, "replayed").is_ok());
-        let some = Filter { text: Some("x".to_owned()), ..Filter::default() };
-        assert!(refuse_empty(&some, false, "replayed").is_ok());
+        let text = |text: &str| Filter { text: Some(text.to_owned()), ..Filter::default() };
+        assert!(refuse_empty(&text("x"), false, "replayed").is_ok());
+        assert!(refuse_empty(&text(""), false, "replayed").is_err());
     }
 
     #[test]

@@ -37,13 +37,21 @@ pub(super) struct Select {
     error: Option<String>,
 }
 
+fn wrong(message: String) -> Error {
+    let next = Some("backstop dlq ls --where 'class:transient agent:cto age:>1h'".to_owned());
+    Error::Usage { message, next }
+}
+
 impl Select {
+    /// The filter they make together, for dead letters: they cannot be asked everything a task can.
+    pub(super) fn letters(&self) -> Result<Filter, Error> {
+        let filter = self.filter()?;
+        filter.asks_letters().map_err(|error| wrong(error.to_string()))?;
+        Ok(filter)
+    }
+
     /// The filter they make together.
     pub(super) fn filter(&self) -> Result<Filter, Error> {
-        let wrong = |message: String| Error::Usage {
-            message,
-            next: Some("backstop dlq ls --where 'class:transient agent:cto age:>1h'".to_owned()),
-        };
         let now = now();
         let text = self.filter.as_deref().unwrap_or("");
         let mut filter = parse_where(text, now).map_err(|errors| wrong(all_errors(&errors)))?;
@@ -72,6 +80,10 @@ impl Select {
             && filter.integration.replace(integration.clone()).is_some()
         {
             return Err(twice("integration"));
+        }
+        // An unset variable of a script, more often than a wish for every task.
+        if self.error.as_deref() == Some("") {
+            return Err(wrong("--error is empty; leave it out, or say which text".to_owned()));
         }
         if let Some(text) = &self.error
             && filter.text.replace(text.clone()).is_some()
