@@ -129,12 +129,12 @@ async fn the_record_of_a_stopped_team_is_pruned_by_hand() {
         let words = String::from_utf8(output.stderr).expect("UTF-8");
         (output.status.code(), serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default(), words)
     };
-    let (code, _, words) = run(&["--dry-run"]);
+    let (code, _, words) = run(&["--older-than", "7d", "--dry-run"]);
     assert_eq!(code, Some(1), "{words}");
     assert!(words.contains("is in use by another backstop process"), "{words}");
     engine.close().await.expect("closed");
     drop(engine);
-    let (code, told, _) = run(&["--dry-run"]);
+    let (code, told, _) = run(&["--older-than", "7d", "--dry-run"]);
     let expected = json!({ "done": 3, "dead": 0, "cancelled": 0, "events": 0, "dry_run": true });
     assert_eq!((code, told), (Some(0), expected));
     let (code, _, words) = run(&["--older-than", "7d"]);
@@ -142,13 +142,43 @@ async fn the_record_of_a_stopped_team_is_pruned_by_hand() {
     let (code, told, words) = run(&["--older-than", "7d", "--compact", "--yes"]);
     assert_eq!((code, &told["done"], &told["events"]), (Some(0), &json!(3), &json!(9)), "{words}");
     assert!(told["bytes_after"].as_u64() <= told["bytes_before"].as_u64(), "{told}");
-    let (_, told, _) = run(&["--yes"]);
+    let (_, told, _) = run(&["--older-than", "7d", "--yes"]);
     assert_eq!(told["done"], json!(0), "once");
     let engine = Embedded::open(scratch.path(), at(0)).expect("the store opens");
     assert_eq!(left(&engine).await, ids[3..], "the dead letter waits for a person");
     let (code, _, words) = run(&["--older-than", "1h"]);
     assert_eq!(code, Some(2));
     assert!(words.contains("too short"), "{words}");
+}
+
+/// A stopped team that kept everything for ever had the file written anew, and lost its history: without a span the default
+/// of a running team was taken, whatever `retention` in its backstop.yaml said.
+#[tokio::test]
+async fn nothing_of_a_stopped_team_is_forgotten_without_a_span() {
+    let scratch = Scratch::new();
+    done_and_closed(&scratch, 3).await;
+    let dir = scratch.path().display().to_string();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+        command.args(["prune", "--data", &dir]).args(arguments).env_clear().stdin(Stdio::null());
+        let output = command.output().expect("the binary runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    for (arguments, ends, says) in [
+        (&[][..], 2, "give --older-than"),
+        (&["--yes"], 2, "give --older-than"),
+        (&["--dry-run"], 2, "give --older-than"),
+        (&["--compact", "--yes"], 0, "nothing was forgotten"),
+        (&["--compact"], 0, "nothing was forgotten"),
+    ] {
+        let (code, words) = run(arguments);
+        assert_eq!(code, Some(ends), "{arguments:?}: {words}");
+        assert!(words.contains(says), "{arguments:?}: {words}");
+        let engine = Embedded::open(scratch.path(), at(0)).expect("the store opens");
+        let balance = engine.balance().await.expect("read");
+        assert_eq!((balance.done, balance.pruned), (3, 0), "{arguments:?}");
+        engine.close().await.expect("closed");
+    }
 }
 
 /// So many tasks, done, in a store that is closed.

@@ -17,14 +17,15 @@ use crate::team::retention::{Round, round};
 use crate::time::{format_duration, parse_duration};
 
 /// Forget what ended long ago. What is open, waits for a person, or is part of an incident or replay that is not over
-/// always stays; a running team does this by itself every hour, as `retention` in backstop.yaml says.
+/// always stays; a running team does this by itself every hour, as `retention` in backstop.yaml says. Of a stopped team
+/// (--data) that file is not read: only what --older-than names goes, and nothing without it.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  backstop prune --dry-run\n  backstop prune --older-than 30d --yes\n  backstop prune --data .backstop/data --compact --yes     of a stopped team; the file shrinks"
+    after_help = "Examples:\n  backstop prune --dry-run\n  backstop prune --older-than 30d --yes\n  backstop prune --data .backstop/data --compact     of a stopped team: nothing goes, the file shrinks\n  backstop prune --data .backstop/data --older-than 90d --compact --yes"
 )]
 pub(super) struct Prune {
-    /// What ended longer ago than this; as `retention` in backstop.yaml says unless told otherwise (30d, and 90d for
-    /// what was in the dead letter queue)
+    /// What ended longer ago than this; in a running team as `retention` in backstop.yaml says unless told otherwise
+    /// (30d, and 90d for what was in the dead letter queue)
     #[arg(long, value_parser = parse_duration, value_name = "SPAN")]
     older_than: Option<Duration>,
     /// Show what would go, and change nothing
@@ -33,7 +34,8 @@ pub(super) struct Prune {
     /// The record of a stopped team, instead of a running one
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Write the file anew without its free pages; needs as much room again while it does
+    /// Write the file anew without its free pages, forgetting nothing unless --older-than is given; needs as much room
+    /// again while it does
     #[arg(long, requires = "data", conflicts_with = "dry_run")]
     compact: bool,
     /// Do not ask
@@ -54,6 +56,12 @@ impl Prune {
                 format!("--older-than {} is too short: what ended within a day stays", format_duration(short));
             return Err(Error::Usage { message, next: Some("backstop prune --older-than 1d --dry-run".to_owned()) });
         }
+        if self.data.is_some() && self.older_than.is_none() && !self.compact {
+            let message = "what may go? the backstop.yaml of a stopped team is not read: give --older-than to forget what \
+                           ended longer ago, or --compact to forget nothing and write the file anew";
+            let next = Some("backstop prune --data .backstop/data --older-than 90d --dry-run".to_owned());
+            return Err(Error::Usage { message: message.to_owned(), next });
+        }
         let place = match &self.data {
             None => Place::Team(context),
             Some(dir) if dir.join("backstop.db").is_file() => {
@@ -61,7 +69,10 @@ impl Prune {
             }
             Some(dir) => {
                 let message = format!("there is no record in {}", dir.display());
-                return Err(Error::Usage { message, next: Some("backstop prune --data .backstop/data".to_owned()) });
+                return Err(Error::Usage {
+                    message,
+                    next: Some("backstop prune --data .backstop/data --compact".to_owned()),
+                });
             }
         };
         let mut pruned = self.rounds(&place, true).await?;
@@ -95,9 +106,17 @@ impl Prune {
             raw["bytes_after"] = after.into();
             shown.push(("file", format!("{before} bytes before, {after} after")));
         }
-        context.out.say(if self.dry_run { "would be forgotten:" } else { "forgotten:" });
+        context.out.say(match (&self.data, self.older_than) {
+            (Some(_), None) => "nothing was forgotten, as no --older-than was given; the file was written anew:",
+            (None, _) | (Some(_), Some(_)) if self.dry_run => "would be forgotten:",
+            (None, _) | (Some(_), Some(_)) => "forgotten:",
+        });
         context.out.data(&raw, "/done", || details(&shown))?;
-        context.out.next(if self.dry_run { "backstop prune" } else { "backstop status" });
+        context.out.next(match (self.dry_run, &self.data) {
+            (true, _) => "the same without --dry-run",
+            (false, None) => "backstop status",
+            (false, Some(_)) => "backstop up",
+        });
         Ok(())
     }
 
@@ -111,7 +130,8 @@ impl Prune {
                     context.client.post::<Round>(&["api", "v1", "prune"], &body).await?.it
                 }
                 Place::File(engine) => {
-                    let retention = self.older_than.map_or_else(Retention::default, Retention::older_than);
+                    // What its team keeps stands in a file that is not read here: without a word nothing goes.
+                    let retention = self.older_than.map_or(Retention::FOR_EVER, Retention::older_than);
                     let done = round(engine, retention, after, dry_run, &actor(), now()).await;
                     done.map_err(|error| failed(&error))?
                 }
