@@ -393,6 +393,13 @@ impl Record {
         self.letter.is_some() || self.attempts.iter().any(befell)
     }
 
+    /// Was it given up on, with nobody having decided yet what becomes of it? It may go on, so whoever waits for it waits.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        let open = self.letter.as_ref().is_some_and(|letter| letter.status == LetterStatus::Open);
+        open && self.state == State::Dead
+    }
+
     /// The latest failure known: of a delivery, or the one it was given up for without any.
     #[must_use]
     pub fn last_failure(&self) -> Option<&Failure> {

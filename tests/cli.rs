@@ -4,7 +4,15 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
+use backstop::engine::Engine;
+use backstop::engine::conformance::{ask, at, dead, failure, integration, settle, task};
+use backstop::engine::memory::Memory;
+use backstop::failure::{Class, Kind};
+use backstop::ledger::{LetterStatus, Record, State};
+use serde_json::{Value, json};
+
 use crate::engine::Scratch;
+use crate::support::{Play, Stub, response};
 
 /// The real binary, with an environment of its own.
 fn backstop(arguments: &[&str]) -> Output {
@@ -171,6 +179,39 @@ fn dangerous_commands_are_refused_before_anybody_is_asked() {
         let (stdout, stderr) = check(&arguments, code);
         assert!(stderr.contains(expected), "{command:?}: {stderr}");
         assert!(stdout.is_empty(), "{command:?}: {stdout}");
+    }
+}
+
+/// `task submit --wait` ended with 1 while the CEO was deciding about a dead letter: the task was sent on and done, and
+/// whoever had waited for it was told that it had failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_task_waits_while_the_ceo_decides() {
+    let engine = Memory::new();
+    let submitted = engine.submit(task(1, at(0)), integration("sim"), at(0)).await.expect("accepted");
+    let id = submitted.record.task.id;
+    let fence = engine.lease(ask(1, 1), at(0)).await.expect("leased")[0].fence;
+    let given_up = settle(fence, dead(failure(Class::Transient, Kind::Timeout, "slow")));
+    let undecided = engine.command(id, given_up, at(0)).await.expect("settled");
+    let then = |state: State, status: LetterStatus| {
+        let mut record: Record = undecided.clone();
+        record.state = state;
+        record.letter.as_mut().expect("a letter").status = status;
+        record
+    };
+    let play = |body: Value| {
+        let headers = [("content-type", "application/json"), ("connection", "close")];
+        vec![Play::Send(response(200, &headers, &body.to_string())), Play::Close]
+    };
+    for (state, status, code) in [
+        (State::Done, LetterStatus::Resolved, 0),
+        (State::Dead, LetterStatus::Discarded, 1),
+        (State::WaitingHuman, LetterStatus::WithHuman, 1),
+    ] {
+        let plays = vec![play(json!(submitted)), play(json!(undecided)), play(json!(then(state, status)))];
+        let stub = Stub::in_turn(plays).await;
+        let (_, stderr) = check(&["task", "submit", "code_review", "n:=1", "--wait", "--url", &stub.url()], code);
+        assert!(stderr.contains(&format!("{id} dead (attempt")), "{state}: {stderr}");
+        assert_eq!(stub.heard().len(), 3, "{state}: it looked until that was decided: {stderr}");
     }
 }
 

@@ -281,6 +281,8 @@ async fn wait(context: &Context, id: TaskId, at_most: Duration) -> Result<(), Er
                 context.out.next(&format!("backstop task show {id_text}"));
                 return Ok(());
             }
+            // The CEO is at it: most of what is given up on is sent on.
+            State::Dead if record.is_undecided() => {}
             State::Dead | State::WaitingHuman | State::Cancelled => {
                 let why = record.letter.as_ref().map(|letter| format!(": {}", letter.failure.message));
                 let message = format!("the task is {}{}", record.state, why.unwrap_or_default());
