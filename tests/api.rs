@@ -407,6 +407,16 @@ async fn the_commands_work_against_a_running_team() {
             "{stdout}"
         );
     }
+    let explained = async |id: &str, format: &str| house.cli_ends(&["ceo", "explain", id, "-o", format], 0).await.0;
+    // The CEO's, and the discard of just now.
+    assert_eq!(explained(id.as_str(), "name").await, "page-human\ndiscard\n");
+    let lines = explained(id.as_str(), "jsonl").await;
+    let decided = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["decision"].clone());
+    assert_eq!(decided.collect::<Vec<_>>(), ["page-human", "discard"], "{lines}");
+    let undecided = house.submit(&json!({ "type": "mail" }), done).await;
+    for (format, expected) in [("json", "[]\n"), ("jsonl", ""), ("name", "")] {
+        assert_eq!(explained(undecided.as_str(), format).await, expected, "{format}");
+    }
     let (_, stderr) =
         house.cli_ends(&["dlq", "discard", "0192d5a1-7c3e-7000-8000-000000000001", "--reason", "x"], 1).await;
     assert!(stderr.contains("error:"), "{stderr}");

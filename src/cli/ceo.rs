@@ -1,6 +1,7 @@
 //! `backstop ceo`: what was decided about dead letters, why, and deciding it yourself.
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use super::decision::DecisionArgs;
 use super::output::{Table, ago, cut, cut_id, short, wrapped};
@@ -64,7 +65,9 @@ impl Ceo {
             Self::Explain { task } => {
                 let got = context.client.get::<Record>(&["api", "v1", "tasks", &task], &[]).await?;
                 let record = &got.it;
-                context.out.data(&got.raw["decisions"], "/decision", || explain(record))?;
+                // A record of no decisions has no such field.
+                let decisions = got.raw.get("decisions").cloned().unwrap_or_else(|| json!([]));
+                context.out.data(&decisions, "/decision", || explain(record))?;
                 context.out.next(&format!("backstop ceo decide {} <decision> --reason '...'", record.task.id));
             }
             Self::Decide(Decide { task, reason, decision }) => {

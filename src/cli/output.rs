@@ -74,16 +74,12 @@ impl Output {
     /// # Errors
     /// When stdout is gone.
     pub fn data(&self, raw: &Value, name_key: &str, table: impl FnOnce() -> String) -> Result<(), Error> {
-        let items = || match raw.get("items").and_then(Value::as_array) {
-            Some(items) => items.clone(),
-            None => vec![raw.clone()],
-        };
         let text = match self.format {
             Format::Table => table(),
             Format::Json => json_page(raw),
-            Format::Jsonl => items().iter().map(json_line).collect(),
+            Format::Jsonl => items(raw).iter().map(json_line).collect(),
             Format::Yaml => yaml(raw),
-            Format::Name => items().iter().fold(String::new(), |mut text, item| {
+            Format::Name => items(raw).iter().fold(String::new(), |mut text, item| {
                 let name = item.pointer(name_key).and_then(Value::as_str).unwrap_or("-");
                 let _ = writeln!(text, "{}", visible(name));
                 text
@@ -159,6 +155,12 @@ impl Output {
     fn dim(&self, text: &str) -> String {
         if self.color { format!("\u{1b}[2m{text}\u{1b}[0m") } else { text.to_owned() }
     }
+}
+
+/// What stands on a line of its own: each item of a page or a list, or the one thing there is.
+fn items(raw: &Value) -> &[Value] {
+    let listed = raw.get("items").and_then(Value::as_array).or_else(|| raw.as_array());
+    listed.map_or(std::slice::from_ref(raw), Vec::as_slice)
 }
 
 /// Is somebody there to answer a question?
@@ -453,6 +455,21 @@ mod tests {
         let lengths: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
         assert_eq!(lengths, [76, 76, 102]);
         assert_eq!(wrapped("a\nb", 1), " a\n b");
+    }
+
+    /// A list that was no page went out as one line, and its names as `-`: the decisions of `ceo explain`.
+    #[test]
+    fn each_item_of_a_page_or_a_list_is_one() {
+        for (raw, expected) in [
+            (json!({ "items": [1, 2], "next": null }), vec![json!(1), json!(2)]),
+            (json!({ "items": [] }), vec![]),
+            (json!([{ "a": 1 }, { "a": 2 }]), vec![json!({ "a": 1 }), json!({ "a": 2 })]),
+            (json!([]), vec![]),
+            (json!({ "a": 1 }), vec![json!({ "a": 1 })]),
+            (json!({ "items": 3 }), vec![json!({ "items": 3 })]),
+        ] {
+            assert_eq!(items(&raw), expected, "{raw}");
+        }
     }
 
     #[test]
