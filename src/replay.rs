@@ -88,6 +88,14 @@ const fn twenty() -> u32 {
 pub const ABORT_WINDOW: usize = 100;
 /// The most letters released in a second, whatever is asked.
 pub const RATE_MAX: f64 = 1_000.0;
+/// The fewest: a little less than one a day. A slower replay is one that was forgotten.
+pub const RATE_MIN: f64 = 0.000_01;
+
+/// Can a replay keep this many letters a second?
+#[must_use]
+pub fn is_rate(rate: f64) -> bool {
+    (RATE_MIN..=RATE_MAX).contains(&rate)
+}
 
 words! {
     /// What would become of one dead letter in a replay.
@@ -149,7 +157,7 @@ pub enum ReplayRefused {
     #[error(transparent)]
     Filter(#[from] NotOfLetters),
     /// Not a rate.
-    #[error("rate {0} is not a rate; write letters per second, above 0 and at most 1000")]
+    #[error("rate {0} is not a rate; write letters per second, from 0.00001 (one a day) to 1000")]
     BadRate(f64),
     /// Not a share.
     #[error("abort_rate {0} is not a share; write a number above 0 and at most 1")]
@@ -182,7 +190,7 @@ pub fn check(ask: &ReplayAsk) -> Result<(), ReplayRefused> {
     if !ask.filter.chooses_letters() && !ask.all {
         return Err(ReplayRefused::EmptyFilter);
     }
-    if !(ask.rate > 0.0 && ask.rate <= RATE_MAX) {
+    if !is_rate(ask.rate) {
         return Err(ReplayRefused::BadRate(ask.rate));
     }
     if !(ask.abort_rate > 0.0 && ask.abort_rate <= 1.0) {
@@ -565,7 +573,7 @@ impl Replay {
     }
 
     fn rate(&self) -> f64 {
-        self.ask.rate.clamp(0.001, RATE_MAX)
+        self.ask.rate.clamp(RATE_MIN, RATE_MAX)
     }
 
     const fn anchor_at(&mut self, at: Timestamp) {

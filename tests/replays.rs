@@ -43,6 +43,18 @@ fn a_paused_replay_releases_nothing_and_goes_on_at_its_rate() {
     assert_eq!(run.state, ReplayState::Finished);
 }
 
+/// `dlq replay --rate 1/h` was accepted, and sent a letter round every thousand seconds.
+#[test]
+fn a_letter_an_hour_is_a_letter_an_hour() {
+    let given: Table = "entries=3".parse().expect("TOML");
+    let mut world = World::of(&given);
+    world.ask.rate = 1.0 / 3_600.0;
+    let plan = world.plan(&world.ask, &BTreeSet::new());
+    let run = world.run(plan);
+    let times: Vec<i64> = world.released.iter().map(|(at, _)| *at).collect();
+    assert_eq!((run.state, times), (ReplayState::Finished, vec![0, 3_600_000, 7_200_000]));
+}
+
 #[test]
 fn what_follows_a_failure_under_the_same_key_stays() {
     let given: Table =
@@ -147,7 +159,7 @@ fn an_ask_that_means_everything_must_say_so() {
     }
     ask.all = true;
     assert_eq!(replay::check(&ask), Ok(()));
-    for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+    for rate in [0.0, -1.0, 0.000_001, 1_000.1, f64::NAN, f64::INFINITY] {
         assert!(replay::check(&ReplayAsk { rate, ..ask.clone() }).is_err(), "{rate}");
     }
     assert!(replay::check(&ReplayAsk { reason: " ".to_owned(), ..ask }).is_err());

@@ -13,7 +13,7 @@ use super::{Answer, Door, Items, json, ok};
 use crate::event::{Event, Happening};
 use crate::ledger::Record;
 use crate::query::{Filter, Page, PageAsk, Unreadable};
-use crate::replay::{Replay, ReplayAsk};
+use crate::replay::{RATE_MAX, RATE_MIN, Replay, ReplayAsk, is_rate};
 use crate::time::Timestamp;
 use crate::triage::Decision;
 
@@ -134,8 +134,8 @@ pub(super) async fn start_replay(State(door): State<Door>, input: Input) -> Answ
     fields.insert("by".to_owned(), Value::String(by));
     fields.insert("reason".to_owned(), Value::String(reason));
     let ask: ReplayAsk = super::input::read_json(Value::Object(fields).to_string().as_bytes())?;
-    if !ask.rate.is_finite() || ask.rate <= 0.0 || ask.rate > 1_000.0 {
-        return Err(wrong("/rate", "must be above 0 and at most 1000 letters a second"));
+    if !is_rate(ask.rate) {
+        return Err(wrong("/rate", format!("must be from {RATE_MIN} (one a day) to {RATE_MAX} letters a second")));
     }
     if dry_run {
         return ok(&door.desk.shown(&door.desk.plan_replay(&ask).await?));

@@ -14,7 +14,7 @@ use crate::doubt;
 use crate::ledger::{LetterStatus, Record, State};
 use crate::letter::DeadLetter;
 use crate::query::{Filter, Page, Unreadable};
-use crate::replay::{Plan, Replay, Verdict};
+use crate::replay::{Plan, RATE_MAX, RATE_MIN, Replay, Verdict, is_rate};
 use crate::task::{Effect, TaskId};
 use crate::time::Timestamp;
 
@@ -84,7 +84,7 @@ pub(super) struct ReplayArgs {
     /// Show what would become of each, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// How many: 10/s, 30/m
+    /// How many: 10/s, 30/m, 5/h
     #[arg(long, default_value = "10/s", value_parser = rate, value_name = "RATE")]
     rate: f64,
     /// A payment you want done again, named one by one
@@ -317,8 +317,8 @@ fn rate(text: &str) -> Result<f64, String> {
         Some(_) => return Err("write 10/s, 30/m or 100/h".to_owned()),
     };
     match number.parse::<f64>() {
-        Ok(count) if count.is_finite() && count > 0.0 && count / per <= 1_000.0 => Ok(count / per),
-        Ok(_) => Err("must be above 0 and at most 1000/s".to_owned()),
+        Ok(count) if is_rate(count / per) => Ok(count / per),
+        Ok(_) => Err(format!("must be from {RATE_MIN}/s (one a day) to {RATE_MAX}/s")),
         Err(_) => Err("write 10/s, 30/m or 100/h".to_owned()),
     }
 }
@@ -482,10 +482,12 @@ mod tests {
 
     #[test]
     fn rates_are_letters_a_second() {
-        for (text, expected) in [("10", 10.0), ("10/s", 10.0), ("30/m", 0.5), ("0.5/s", 0.5), ("3600/h", 1.0)] {
+        for (text, expected) in
+            [("10", 10.0), ("10/s", 10.0), ("30/m", 0.5), ("0.5/s", 0.5), ("3600/h", 1.0), ("9/h", 0.002_5)]
+        {
             assert_eq!(rate(text), Ok(expected), "{text}");
         }
-        for text in ["", "0", "-1", "ten", "10/d", "inf", "NaN", "5000/s", "10/"] {
+        for text in ["", "0", "-1", "ten", "10/d", "inf", "NaN", "5000/s", "10/", "0.01/h"] {
             assert!(rate(text).is_err(), "{text}");
         }
     }
