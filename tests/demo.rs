@@ -389,6 +389,22 @@ fn a_demo_killed_twice_goes_on_to_the_same_ledger() {
     std::fs::remove_dir_all(&parent).expect("removed");
 }
 
+/// Ctrl-C ended it with 1, as a failure does, where 130 is documented.
+#[cfg(unix)]
+#[test]
+fn a_demo_that_is_interrupted_ends_with_130() {
+    let mut demo = backstop(&["demo", "--plain", "--speed", "60"]);
+    let mut child = demo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+    let mut screen = std::io::BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    screen.next().expect("it begins").expect("text");
+    let told = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status();
+    assert!(told.expect("a shell").success());
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("interrupted"), "{said}");
+}
+
 #[test]
 fn a_demo_refuses_what_it_cannot_do_and_says_what_can_be_done() {
     for (arguments, words) in [

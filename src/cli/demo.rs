@@ -56,7 +56,13 @@ impl Demo {
         let again = kept.map(|dir| format!("backstop demo --resume {}", dir.display()));
         tokio::select! {
             biased;
-            _ = tokio::signal::ctrl_c() => Err(Error::Failed { message: "interrupted".to_owned(), next: again }),
+            _ = tokio::signal::ctrl_c() => {
+                context.out.say("interrupted");
+                if let Some(again) = again {
+                    context.out.next(&again);
+                }
+                Err(Error::Silent(130))
+            }
             // It says itself what was seen, what it cost and what to run next.
             outcome = demo::run(options, &mut out) => outcome.map(drop).map_err(not_shown),
         }
