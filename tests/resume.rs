@@ -252,7 +252,7 @@ impl Run {
                 until(&desk, id, |record| record.state == State::WaitingHuman).await;
                 let local = Integration::new(LOCAL).expect("a name");
                 // Its incident stays open while the task waits for a person; the breaker closes all the same.
-                let _incident_open = desk.close_breaker(&local, "ana", "mended").await;
+                desk.close_breaker(&local, "ana", "mended").await.expect("closed");
                 let filter = Filter { ids: vec![id], ..Filter::default() };
                 desk.start_replay(ReplayAsk::new(filter, "ana", "mended")).await.expect("a replay");
                 until(&desk, id, |record| record.state == State::Done).await;

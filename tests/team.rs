@@ -15,7 +15,7 @@ use backstop::engine::memory::Memory;
 use backstop::engine::{Document, Engine};
 use backstop::event::Happening;
 use backstop::failure::{Class, Kind};
-use backstop::incident::{IncidentState, Page, PageAction, Trigger};
+use backstop::incident::{Incident, IncidentState, Page, PageAction, Trigger};
 use backstop::ledger::{LetterStatus, Record, State};
 use backstop::llm::simulated::{Scripted, Simulated};
 use backstop::llm::{Progress, Provider, Request};
@@ -860,6 +860,29 @@ async fn a_revoked_key_parks_the_integration_and_moves_its_tasks_without_a_death
     assert_eq!(incidents.iter().map(|incident| incident.trigger).collect::<Vec<_>>(), [Trigger::Integration]);
     stage.desk.close_breaker(&integration("primary"), "ana", "new key").await.expect("closed");
     assert_eq!(stage.desk.incidents().await.expect("incidents")[0].state, IncidentState::Resolved);
+}
+
+/// Whoever closed a breaker while a task of its incident waited for a person was told that it was refused by policy, although
+/// it had been closed.
+#[tokio::test(start_paused = true)]
+async fn a_breaker_is_closed_although_a_task_of_its_incident_waits_for_a_person() {
+    let stage = Stage::new(config(), |_, _| status(400, "{}")).await;
+    let id = stage.submit("code_review").await;
+    stage.until("the call", async |_| stage.inbox.actions() == [PageAction::Trigger]).await;
+    // As if the integration had been brought up before: then the task is part of that.
+    let stored = stage.engine.documents("incident").await.expect("incidents").remove(0);
+    let mut incident: Incident = serde_json::from_value(stored.body.clone()).expect("an incident");
+    (incident.trigger, incident.subject) = (Trigger::Integration, "primary".to_owned());
+    let body = serde_json::to_value(&incident).expect("JSON");
+    stage.engine.save(vec![Document { body, ..stored }], Vec::new(), stage.desk.now()).await.expect("saved");
+    let primary = integration("primary");
+    stage.desk.open_breaker(&primary, None, "ana", "no key").await.expect("open");
+    let view = stage.desk.close_breaker(&primary, "ana", "a new key").await.expect("closed");
+    assert_eq!(view.state, "closed");
+    assert!(stage.desk.incident(&incident.id).await.expect("it is there").is_open(), "its task waits");
+    let discard = Decision::Discard { why: "not worth it".to_owned() };
+    stage.desk.decide(id, discard, "ana", "no").await.expect("decided");
+    stage.until("the end", async |desk| !desk.incident(&incident.id).await.expect("it is there").is_open()).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,7 +61,8 @@ impl Desk {
         self.force(integration, |guard| guard.force_open(until, &format!("opened by {by}: {reason}"), now)).await
     }
 
-    /// Closes a breaker and its gate, and forgets its failures.
+    /// Closes a breaker and its gate, forgets its failures, and ends the incident about it. One whose tasks wait for a person
+    /// stays open: it reminds of them, and ends by itself when none does.
     ///
     /// # Errors
     /// When there is no such integration.
@@ -126,7 +127,11 @@ impl Desk {
                 && incident.trigger == Trigger::Integration
                 && incident.subject == integration.as_str()
             {
-                self.resolve(&incident.id, by, reason).await?;
+                match self.resolve(&incident.id, by, reason).await {
+                    // The breaker is closed, whatever keeps this one open; or somebody else was faster.
+                    Ok(_) | Err(DeskError::Policy(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())

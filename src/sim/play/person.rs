@@ -142,7 +142,10 @@ async fn decide(stage: &Shared, desk: &Desk, incident: &str, sent_again: &mut BT
     {
         // About the integration: it is let go, whatever becomes of the incident.
         word(stage, integration.as_str(), "close-breaker", None);
-        return desk.close_breaker(&integration, NAME, "seen to").await.is_ok() && said;
+        let closed = desk.close_breaker(&integration, NAME, "seen to").await.is_ok();
+        // Open still, tasks of it wait for a person: they come back for those.
+        let over = desk.incident(incident).await.is_ok_and(|incident| !incident.is_open());
+        return closed && over && said;
     }
     word(stage, incident, "resolve", None);
     desk.resolve(incident, NAME, "over").await.is_ok() && said
