@@ -298,7 +298,8 @@ async fn the_feed_is_resumed_without_a_gap() {
     }
     assert!(text.contains("retry: 2000"), "{text}");
     let ids: Vec<u64> = text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
-    assert_eq!(ids, (3..3 + ids.len() as u64).collect::<Vec<_>>());
+    // The first says where the stream begins.
+    assert_eq!(ids, (2..2 + ids.len() as u64).collect::<Vec<_>>());
     assert!(ids.contains(&(last + 1)), "{ids:?}");
     let wrong = house.http.get(&url).header("Accept", "text/event-stream").header("Last-Event-ID", "x");
     assert_eq!(answer(wrong).await.0, 400);
@@ -306,6 +307,35 @@ async fn the_feed_is_resumed_without_a_gap() {
     // An open stream does not hold the server up.
     house.stop.cancel();
     while stream.chunk().await.is_ok_and(|chunk| chunk.is_some()) {}
+    house.close().await;
+}
+
+/// Reads a stream until it has said this.
+async fn heard(stream: &mut reqwest::Response, what: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(what) {
+        let chunk = stream.chunk().await.expect("a chunk").expect("the stream goes on");
+        text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+    }
+    text
+}
+
+/// A stream that broke before its first event had told its reader no number: they came back to what happened next, and what
+/// had happened meanwhile never reached them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_before_its_first_event_is_resumed_without_a_gap() {
+    let house = start(None).await;
+    house.submit(&json!({ "type": "mail" }), done).await;
+    let stream = || house.http.get(format!("{}/api/v1/events", house.url)).header("Accept", "text/event-stream");
+    let mut first = stream().send().await.expect("a stream");
+    let greeting = heard(&mut first, "\n\n").await;
+    drop(first);
+    let last = greeting.lines().find_map(|line| line.strip_prefix("id: ")).expect("where it begins");
+    let meanwhile = house.submit(&json!({ "type": "mail" }), done).await;
+    let mut again = stream().header("Last-Event-ID", last).send().await.expect("a stream");
+    let text = heard(&mut again, "\"event\":\"done\"").await;
+    drop(again);
+    assert!(text.contains("\"event\":\"submitted\"") && text.contains(&meanwhile), "{text}");
     house.close().await;
 }
 

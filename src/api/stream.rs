@@ -76,7 +76,9 @@ impl Reader {
     async fn next(&mut self) -> Option<SseEvent> {
         if !self.greeted {
             self.greeted = true;
-            return Some(SseEvent::default().retry(RETRY).comment("backstop events"));
+            // Where the stream begins: who has seen no event yet comes back to this place, not to what happens next.
+            let began = SseEvent::default().id(self.after.to_string());
+            return Some(began.retry(RETRY).comment("backstop events"));
         }
         loop {
             if let Some(event) = self.batch.pop_front() {

@@ -51,7 +51,7 @@ pub(super) async fn close_breaker(State(door): State<Door>, Path(name): Path<Str
 }
 
 /// A page of the feed, or with `Accept: text/event-stream` the feed itself. A stream begins after `Last-Event-ID`,
-/// `after` or `since`, and else with what happens next.
+/// `after` or `since`, and else with what happens next; it says first after which event that is.
 pub(super) async fn events(State(door): State<Door>, input: Input) -> Answer {
     let now = door.desk.now();
     let mut params = input.params()?;

@@ -61,7 +61,7 @@ fn print(context: &Context, raw: &Value) -> Result<(), Error> {
     context.out.text(&items.map(json_line).collect::<String>())
 }
 
-/// Reads the stream; when it breaks, begins again after the last event seen.
+/// Reads the stream; when it breaks, begins again after the last event seen, or where it began.
 async fn follow(context: &Context, mut query: Vec<(String, String)>) -> Result<(), Error> {
     let mut last = None;
     let mut tries = 0;
@@ -71,10 +71,12 @@ async fn follow(context: &Context, mut query: Vec<(String, String)>) -> Result<(
                 let mut reader = Lines::default();
                 // An ended or broken stream is the same to us: come back and say where we were.
                 while let Ok(Some(bytes)) = response.chunk().await {
-                    for (id, data) in reader.feed(&bytes) {
-                        last = id.or(last);
-                        tries = 0;
+                    for data in reader.feed(&bytes) {
                         context.out.text(&format!("{}\n", escaped(&data)))?;
+                    }
+                    if reader.last.is_some() {
+                        last = reader.last;
+                        tries = 0;
                     }
                 }
                 if last.is_some() {
@@ -91,16 +93,18 @@ async fn follow(context: &Context, mut query: Vec<(String, String)>) -> Result<(
     }
 }
 
-/// Server-sent events out of bytes: the number and the data of each.
+/// Server-sent events out of bytes: the data of each, and the number to come back with.
 #[derive(Default)]
 struct Lines {
     rest: Vec<u8>,
     id: Option<u64>,
     data: String,
+    /// The last number that came whole, also without data. Of one that was cut off before its data nothing was seen.
+    last: Option<u64>,
 }
 
 impl Lines {
-    fn feed(&mut self, bytes: &[u8]) -> Vec<(Option<u64>, String)> {
+    fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
         self.rest.extend_from_slice(bytes);
         let mut events = Vec::new();
         while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
@@ -108,11 +112,12 @@ impl Lines {
             let line = String::from_utf8_lossy(&line);
             let line = line.trim_end_matches(['\n', '\r']);
             if line.is_empty() {
+                self.last = self.id;
                 if !self.data.is_empty() {
-                    events.push((self.id, std::mem::take(&mut self.data)));
+                    events.push(std::mem::take(&mut self.data));
                 }
             } else if let Some(id) = line.strip_prefix("id:") {
-                self.id = id.trim().parse().ok();
+                self.id = id.trim().parse().ok().or(self.id);
             } else if let Some(data) = line.strip_prefix("data:") {
                 self.data.push_str(data.strip_prefix(' ').unwrap_or(data));
             }
@@ -128,11 +133,30 @@ mod tests {
     #[test]
     fn streams_are_read_in_any_cut() {
         let text = b"retry: 2000\n: hello\n\nid: 7\ndata: {\"seq\":7}\n\n: alive\n\nid:8\r\ndata:{\"seq\":8}\r\n\r\n";
-        let expected = vec![(Some(7), "{\"seq\":7}".to_owned()), (Some(8), "{\"seq\":8}".to_owned())];
         for size in [1, 2, 3, 7, text.len()] {
             let mut lines = Lines::default();
             let found: Vec<_> = text.chunks(size).flat_map(|chunk| lines.feed(chunk)).collect();
-            assert_eq!(found, expected, "in pieces of {size}");
+            assert_eq!(found, [r#"{"seq":7}"#, r#"{"seq":8}"#], "in pieces of {size}");
+            assert_eq!(lines.last, Some(8), "in pieces of {size}");
+        }
+    }
+
+    /// A stream that broke before its first event was begun again with what happened next: what had happened meanwhile was
+    /// never told.
+    #[test]
+    fn where_to_come_back_to_is_known_before_the_first_event_and_never_ahead_of_what_was_seen() {
+        let mut lines = Lines::default();
+        for (text, seen, last) in [
+            (": hello\n\n", 0, None),
+            ("id: 7\nretry: 2000\n", 0, None),
+            ("\n", 0, Some(7)),
+            (": alive\n\n", 0, Some(7)),
+            ("id: 8\ndata: {\"seq\"", 0, Some(7)),
+            (":8}\n", 0, Some(7)),
+            ("\n", 1, Some(8)),
+        ] {
+            assert_eq!(lines.feed(text.as_bytes()).len(), seen, "{text:?}");
+            assert_eq!(lines.last, last, "{text:?}");
         }
     }
 }
