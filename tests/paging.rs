@@ -9,9 +9,10 @@ use backstop::engine::{Document, Engine};
 use backstop::escalation::Rules;
 use backstop::event::Happening;
 use backstop::failure::{Class, Kind};
-use backstop::incident::{self, Incident, IncidentCommand, IncidentState, Opening, PageAction, Trigger};
+use backstop::incident::{self, Incident, IncidentCommand, IncidentState, Opening, Page, PageAction, Trigger};
 use backstop::llm::simulated::{Scripted, Simulated};
 use backstop::outbox;
+use backstop::pager::{Channel, Sending};
 use backstop::query::Death;
 use backstop::task::{AgentName, TaskId, TaskType};
 use backstop::team::clock::Clock;
@@ -350,4 +351,56 @@ async fn a_page_on_its_way_outlives_the_incident_actor() {
     let incident = stage.desk.incidents().await.expect("incidents").remove(0);
     stage.desk.acknowledge(&incident.id, "ana", "looking").await.expect("acknowledged");
     stage.until("the next one's work", async |_| stage.inbox.actions().contains(&PageAction::Acknowledge)).await;
+}
+
+/// A channel that never answers.
+struct Mute;
+
+impl Channel for Mute {
+    fn name(&self) -> &str {
+        "mute"
+    }
+
+    fn send<'a>(&'a self, _: &'a Page) -> Sending<'a> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// Channels were tried one after another, each twice: where none answered, whoever tried the pager gave up first, and was told
+/// that there was no team.
+#[tokio::test(start_paused = true)]
+async fn a_test_of_channels_that_never_answer_ends_and_says_so() {
+    let mute = || -> Arc<dyn Channel> { Arc::new(Mute) };
+    let team = Team::builder(config())
+        .provider(Simulated::new(integration("primary"), |_, _| status(400, "{}")))
+        .provider(Simulated::new(integration("second"), |_, _| Scripted::text("not asked")))
+        .on_call("ana", vec![mute(), mute(), Arc::new(Inbox::default())])
+        .on_call("ben", vec![mute(), mute()])
+        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    let tested = tokio::time::timeout(Duration::from_secs(60), desk.page_test(None, "ana")).await;
+    let tested = tested.expect("it ends").expect("there are channels");
+    let seen: Vec<(&str, bool)> = tested.iter().map(|test| (test.channel.as_str(), test.delivered)).collect();
+    let expected =
+        [("ana/mute", false), ("ana/mute-2", false), ("ana/inbox", true), ("ben/mute", false), ("ben/mute-2", false)];
+    assert_eq!(seen, expected);
+    assert_eq!(tested[2].detail, "trigger: taken (ana); resolve: taken (ana)");
+    assert_eq!(
+        tested[0].detail,
+        "trigger: the channel did not answer in 20s; resolve: the channel did not answer in 20s"
+    );
+}
+
+/// Whoever tried the pager went away between the call and its end: the alert stayed.
+#[tokio::test(start_paused = true)]
+async fn a_test_is_ended_although_whoever_asked_for_it_has_gone() {
+    let stage = Stage::new(config(), |_, _| status(400, "{}")).await;
+    stage.inbox.slow.store(true, Ordering::Relaxed);
+    let asked = tokio::time::timeout(Duration::from_secs(1), stage.desk.page_test(None, "ana")).await;
+    asked.expect_err("the call takes five seconds");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(stage.inbox.actions(), [PageAction::Trigger, PageAction::Resolve]);
 }

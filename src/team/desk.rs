@@ -15,9 +15,10 @@ pub use super::views::{
 use crate::answer::Validator;
 use crate::config::Config;
 use crate::engine::{Engine, Submitted};
-use crate::incident::{self, Opening, PageAction, PageDraft, Trigger};
+use crate::incident::{self, Opening, Page, PageAction, PageDraft, Trigger};
 use crate::ledger::{Command, LetterStatus, Record, State};
 use crate::outbox;
+use crate::pager::Channel;
 use crate::prompt;
 use crate::task::{AgentName, Effect, Integration, PAYLOAD_LIMIT, Priority, Task, TaskError, TaskId, TaskType};
 use crate::time::{self, Timestamp};
@@ -344,7 +345,8 @@ impl Desk {
         }
     }
 
-    /// Sends a test page through every channel (or those of this name) and ends it again.
+    /// Sends a test page through every channel (or those of this name) and ends it again. It takes less than a minute, whatever
+    /// the channels do.
     ///
     /// # Errors
     /// When no channel has this name.
@@ -359,32 +361,24 @@ impl Desk {
             in_doubt: Vec::new(),
         };
         let test = incident::open(opening, &escalate::rules(&self.office), self.now()).incident;
+        let channels = self.office.on_call.iter().flat_map(|person| &person.channels);
+        let wanted = channels.filter(|(name, way)| channel.is_none_or(|wanted| wanted == way.name() || wanted == name));
+        let mut tries = Vec::new();
+        for (name, way) in wanted {
+            let steps = [vec![name.clone()]];
+            let pages = [PageAction::Trigger, PageAction::Resolve].into_iter().flat_map(|action| {
+                let draft = PageDraft { action, again: false, level: 0 };
+                outbox::pages(&test, &draft, &self.office.config.team, &steps, self.now())
+            });
+            // Side by side, and in tasks of their own: what was triggered is resolved although whoever asked has gone.
+            tries.push((name.clone(), tokio::spawn(send_all(Arc::clone(way), pages.collect()))));
+        }
         let mut seen = Vec::new();
-        for person in &self.office.on_call {
-            for (name, way) in person
-                .channels
-                .iter()
-                .filter(|(name, way)| channel.is_none_or(|wanted| wanted == way.name() || wanted == name))
-            {
-                let steps = [vec![name.clone()]];
-                let mut result = PageTest { channel: name.clone(), delivered: true, detail: String::new() };
-                for action in [PageAction::Trigger, PageAction::Resolve] {
-                    let draft = PageDraft { action, again: false, level: 0 };
-                    for page in outbox::pages(&test, &draft, &self.office.config.team, &steps, self.now()) {
-                        let detail = match way.send(&page).await {
-                            Ok(receipt) => format!("{action}: {} ({})", receipt.detail, receipt.to),
-                            Err(error) => {
-                                result.delivered = false;
-                                format!("{action}: {error}")
-                            }
-                        };
-                        let detail = self.office.one_line(&detail, 300);
-                        result.detail =
-                            if result.detail.is_empty() { detail } else { format!("{}; {detail}", result.detail) };
-                    }
-                }
-                seen.push(result);
-            }
+        for (channel, trying) in tries {
+            let sent = trying.await.unwrap_or_else(|_| vec![(false, "the channel panicked".to_owned())]);
+            let delivered = sent.iter().all(|(taken, _)| *taken);
+            let details: Vec<String> = sent.iter().map(|(_, detail)| self.office.one_line(detail, 300)).collect();
+            seen.push(PageTest { channel, delivered, detail: details.join("; ") });
         }
         match (seen.is_empty(), channel) {
             (true, Some(channel)) => Err(DeskError::NotFound { what: "channel", name: channel.to_owned() }),
@@ -411,4 +405,22 @@ impl Desk {
         ];
         Readiness { ready: checks.iter().all(|(_, passed, _)| *passed), checks }
     }
+}
+
+/// How long a channel may take for a page that is a test; each has a shorter timer of its own. Two of them end before whoever
+/// waits for the answer gives up.
+const TEST_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Sends these through a channel, one after another: whether each was taken, and what was said.
+async fn send_all(way: Arc<dyn Channel>, pages: Vec<Page>) -> Vec<(bool, String)> {
+    let mut said = Vec::new();
+    for page in &pages {
+        let (taken, detail) = match tokio::time::timeout(TEST_PATIENCE, way.send(page)).await {
+            Ok(Ok(receipt)) => (true, format!("{} ({})", receipt.detail, receipt.to)),
+            Ok(Err(error)) => (false, error.to_string()),
+            Err(_) => (false, format!("the channel did not answer in {TEST_PATIENCE:?}")),
+        };
+        said.push((taken, format!("{}: {detail}", page.action)));
+    }
+    said
 }
