@@ -163,6 +163,27 @@ fn an_unreachable_team_ends_with_4_and_a_command_to_try() {
     }
 }
 
+/// Whoever had the password of a proxy in BACKSTOP_URL read it in every error about that address, and in every help.
+#[test]
+fn the_password_of_an_address_is_not_shown() {
+    let there = nobody().replace("http://", "http://ops:hunter2secret@");
+    for (command, url, code) in [
+        (&["status"][..], there.as_str(), 4),
+        (&["events", "--follow"], &there, 4),
+        (&["status"], "ftp://ops:hunter2secret@127.0.0.1:9", 2),
+        (&["status"], "ops:hunter2secret@127.0.0.1:9", 2),
+        (&["status"], "http://ops:hunter2secret/x@127.0.0.1:9", 2),
+        (&["status", "--help"], &there, 0),
+    ] {
+        let mut asked = Command::new(env!("CARGO_BIN_EXE_backstop"));
+        asked.args(command).env_clear().env("BACKSTOP_URL", url).stdin(Stdio::null());
+        let output = asked.output().expect("the binary runs");
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{command:?} {url}: {said}");
+        assert!(!said.contains("hunter2secret"), "{command:?} {url}: {said}");
+    }
+}
+
 #[test]
 fn dangerous_commands_are_refused_before_anybody_is_asked() {
     let url = nobody();

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::Error;
 use crate::api::problem::{PROBLEM_JSON, Problem};
 use crate::error_chain::in_full;
+use crate::redact::{MASK, redact};
 
 /// A team, by the address of its API.
 #[derive(Clone, Debug)]
@@ -151,7 +152,7 @@ impl Client {
             return Err(self.refused(response).await);
         }
         let bytes = response.bytes().await.map_err(|error| self.unreachable(error))?;
-        let strange = |source| Error::Strange { url: self.base.to_string(), source };
+        let strange = |source| Error::Strange { url: self.address(), source };
         let raw: Value = serde_json::from_slice(&bytes).map_err(strange)?;
         let it = T::deserialize(&raw).map_err(strange)?;
         Ok(Got { raw, it })
@@ -161,22 +162,37 @@ impl Client {
         let status = response.status();
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
         if !kind.starts_with(PROBLEM_JSON) {
-            return Error::NotBackstop { url: self.base.to_string(), status: status.as_u16() };
+            return Error::NotBackstop { url: self.address(), status: status.as_u16() };
         }
         match response.json::<Problem>().await {
             Ok(problem) => Error::Refused(Box::new(problem)),
-            Err(_) => Error::NotBackstop { url: self.base.to_string(), status: status.as_u16() },
+            Err(_) => Error::NotBackstop { url: self.address(), status: status.as_u16() },
         }
     }
 
+    /// As it may be shown.
+    fn address(&self) -> String {
+        shown(self.base.as_str())
+    }
+
     fn unreachable(&self, source: reqwest::Error) -> Error {
-        Error::Unreachable { url: self.base.to_string(), source: source.without_url() }
+        Error::Unreachable { url: self.address(), source: source.without_url() }
+    }
+}
+
+/// An address without whoever logs in by it.
+fn shown(url: &str) -> String {
+    let url = redact(url);
+    match url.rsplit_once('@') {
+        // What is no address, because its scheme is missing or a `/` stands in its password, holds that all the same.
+        Some((before, host)) if !before.ends_with(MASK) => format!("{MASK}@{host}"),
+        Some(_) | None => url.into_owned(),
     }
 }
 
 fn no_address(url: &str, why: &str) -> Error {
     Error::Usage {
-        message: format!("`{url}` is not the address of a team: {why}"),
+        message: format!("`{}` is not the address of a team: {why}", shown(url)),
         next: Some("backstop --url http://127.0.0.1:7420 status".to_owned()),
     }
 }

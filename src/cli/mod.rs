@@ -101,7 +101,8 @@ struct Global {
         env = "BACKSTOP_URL",
         global = true,
         default_value = "http://127.0.0.1:7420",
-        hide_default_value = true
+        hide_default_value = true,
+        hide_env_values = true
     )]
     url: String,
 }
