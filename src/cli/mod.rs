@@ -354,8 +354,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let color = global.color.wanted(io::stderr().is_terminal(), env);
     let format = if global.json { Format::Json } else { global.output };
     let out = Output { format, quiet: global.quiet, color };
-    let token = env("BACKSTOP_TOKEN").filter(|token| !token.is_empty()).map(SecretString::from);
-    let ended = Client::new(&global.url, token).and_then(|client| {
+    let ended = Client::new(&global.url, token(env)).and_then(|client| {
         let context =
             Context { out: out.clone(), client, color: global.color, log: global.log, verbose: global.verbose };
         dispatch(cli.command, &context)
@@ -410,6 +409,13 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Error> {
             }
         }
     })
+}
+
+/// The token of the environment, read alike by the team and by whoever asks it: without the end of the line it came in.
+fn token(env: impl Fn(&str) -> Option<String>) -> Option<SecretString> {
+    let token = env("BACKSTOP_TOKEN")?;
+    let token = token.trim();
+    (!token.is_empty()).then(|| SecretString::from(token.to_owned()))
 }
 
 /// What the wall clock of this machine shows: for ages on screens and spans in filters.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::{env, lines};
 use super::log::{Log, Started};
-use super::{Context, Error, now};
+use super::{Context, Error, now, token};
 use crate::api::{self, guard};
 use crate::config::Config;
 use crate::definitions::{self, Purpose};
@@ -64,8 +64,8 @@ impl Up {
         if let Some(listen) = self.listen {
             config.api.listen = listen;
         }
-        if let Some(token) = env("BACKSTOP_TOKEN").filter(|token| !token.trim().is_empty()) {
-            config.api.token = Some(token.into());
+        if let Some(token) = token(env) {
+            config.api.token = Some(token);
         }
         let refused = |error: guard::NeedsToken| Error::Config {
             message: error.to_string(),

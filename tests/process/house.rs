@@ -96,6 +96,13 @@ impl Project {
         Self::up_by(self.command(arguments))
     }
 
+    /// The same, with a token in its environment.
+    pub(crate) fn up_behind(&self, token: &str) -> Up {
+        let mut command = self.command(&[]);
+        command.env("BACKSTOP_TOKEN", token);
+        Self::up_by(command)
+    }
+
     /// The same, by `env` with an option: whoever runs the tests may have ignored signals for all that they start.
     pub(crate) fn up_with(&self, option: &str) -> Up {
         Self::up_by(self.command_by("env", &[option]))
@@ -280,9 +287,18 @@ impl Up {
 
     /// The command line against it, from another process.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
+        self.asked(arguments).output().expect("the binary runs")
+    }
+
+    /// The same, with a token in its environment.
+    pub(crate) fn cli_with(&self, token: &str, arguments: &[&str]) -> Output {
+        self.asked(arguments).env("BACKSTOP_TOKEN", token).output().expect("the binary runs")
+    }
+
+    fn asked(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
         command.args(arguments).env_clear().env("BACKSTOP_URL", &self.url).env("USER", "ana").stdin(Stdio::null());
-        command.output().expect("the binary runs")
+        command
     }
 
     /// The same with its exit code checked: stdout.

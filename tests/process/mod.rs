@@ -529,3 +529,18 @@ async fn what_happened_was_counted() {
     }
     provider.shutdown().await;
 }
+
+/// The team took a token with the end of its line for another one than anybody could send, and let nobody in; whoever asked
+/// with the same was told that a header cannot carry it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_the_same_with_and_without_the_end_of_its_line() {
+    let provider = provider().await;
+    let project = Project::new(&provider.url());
+    let up = project.up_behind("t0k\n");
+    for (token, code) in [("t0k", 0), ("t0k\n", 0), (" t0k\r\n", 0), ("t1k", 3)] {
+        let output = up.cli_with(token, &["status"]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{token:?}: {stderr}");
+    }
+    provider.shutdown().await;
+}
