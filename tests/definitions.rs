@@ -427,6 +427,20 @@ fn policies_begin_with_a_preset_and_differ_where_they_say_so() {
     }
 }
 
+/// `channels: [email]` was answered with "`email` is none of log, pagerduty, email, webhook" and "did you mean `email`?".
+#[test]
+fn a_channel_that_is_only_named_is_told_what_it_lacks() {
+    for (name, lacks) in [("email", "smtp:"), ("pagerduty", "routing-key:"), ("webhook", "url:")] {
+        let team = format!("{TEAM}escalation: {{ on-call: [{{ name: ana, channels: [log, {name}] }}] }}\n");
+        let dir = but(&[("backstop.yaml", team.as_bytes())]);
+        let Err(Problems { errors, .. }) = load(&dir.0, &env, Purpose::Check) else { panic!("{name}: accepted") };
+        let [error] = errors.as_slice() else { panic!("{}", told(&errors)) };
+        assert_eq!(error.field, "escalation.on-call.0.channels.1");
+        assert_eq!(error.message, format!("`{name}` alone does not say where to"));
+        assert!(error.remedy.starts_with(&format!("write {{ {name}: {{ {lacks}")), "{}", error.remedy);
+    }
+}
+
 #[test]
 fn what_may_be_spent_is_said_of_the_team_an_agent_and_a_type() {
     let team = TEAM.replace("effect: read-only", "effect: read-only, max-cost-usd: 0.5").replace(

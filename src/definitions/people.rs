@@ -45,8 +45,21 @@ pub(super) fn escalation(mut table: Table, config: &mut Config, files: &Files<'_
     table.finish(&ours_only, notes);
 }
 
+/// What a channel is called that must be told more than that, and how it is written.
+const WRITTEN: [(&str, &str); 3] = [
+    ("pagerduty", "{ pagerduty: { routing-key: \"${PAGERDUTY_ROUTING_KEY}\" } }"),
+    ("email", "{ email: { smtp: \"${SMTP_URL}\", from: backstop@example.com, to: name@example.com } }"),
+    ("webhook", "{ webhook: { url: \"https://example.com/page\", secret: \"${PAGE_WEBHOOK_SECRET}\" } }"),
+];
+
 fn channel(value: &Value, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<ChannelConfig> {
     const KINDS: &str = "write log, or one of { pagerduty: … }, { email: … }, { webhook: … }";
+    if let Kind::Scalar { text, .. } = &value.node.kind
+        && let Some((name, written)) = WRITTEN.iter().find(|(name, _)| text == *name)
+    {
+        value.error(notes, format!("`{name}` alone does not say where to"), format!("write {written}"));
+        return None;
+    }
     if !matches!(value.node.kind, Kind::Map(_)) {
         return value
             .word::<LogWord>(&["log", "pagerduty", "email", "webhook"], notes)
