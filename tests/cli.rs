@@ -306,6 +306,49 @@ escalation:
     up.wait().expect("ended");
 }
 
+/// `check` said "ok" of a mail server and of a sender that `up` then refused, without a file or a line.
+#[cfg(feature = "smtp")]
+#[test]
+fn mail_that_cannot_be_sent_is_told_with_its_place() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path().join("agents")).expect("a directory");
+    let agent = "---\nname: worker\ndescription: Works.\nmodel: ollama/any\nhandles: [work]\n---\nBe brief.\n";
+    std::fs::write(scratch.path().join("agents/worker.md"), agent).expect("written");
+    let dir = scratch.path().display().to_string();
+    let said = |command: &[&str], smtp: &str, from: &str, code: i32| {
+        let team = format!(
+            "team: mail
+providers: {{ ollama: {{ base-url: \"http://127.0.0.1:1\" }} }}
+escalation:
+  on-call:
+    - {{ name: ana, channels: [log, {{ email: {{ smtp: \"${{SMTP_URL}}\", from: \"{from}\", to: ana@example.com }} }}] }}
+"
+        );
+        std::fs::write(scratch.path().join("backstop.yaml"), team).expect("written");
+        let mut asked = Command::new(env!("CARGO_BIN_EXE_backstop"));
+        asked.args(command).arg(&dir).env_clear().env("SMTP_URL", smtp).stdin(Stdio::null());
+        let output = asked.output().expect("the binary runs");
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {said}");
+        assert!(!said.contains("hunter2secret"), "{command:?}: {said}");
+        said
+    };
+    let sound = "smtp://ops:hunter2secret@127.0.0.1:25";
+    said(&["check"], sound, "Backstop <a@b.example>", 0);
+    // Not set on the machine that checks.
+    said(&["check"], "", "a@b.example", 0);
+    for (smtp, from, expected) in [
+        (sound, "a b@c", "`a b@c` is not an address"),
+        ("smpt://ops:hunter2secret@mail.example", "a@b.example", "its server must be written smtp://host:port"),
+    ] {
+        for command in [&["check"][..], &["up", "--listen", "127.0.0.1:0"]] {
+            let said = said(command, smtp, from, 3);
+            let told = format!("backstop.yaml:5: error: escalation.on-call.0.channels.1.email: {expected}");
+            assert!(said.contains(&told), "{command:?}: {said}");
+        }
+    }
+}
+
 #[test]
 fn a_closed_pipe_is_no_error() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_backstop"))

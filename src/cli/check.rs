@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::output::visible;
 use super::{Context, Error};
-use crate::definitions::{self, Diagnostic, Problems, Purpose};
+use crate::config::ChannelConfig;
+use crate::definitions::{self, Diagnostic, Loaded, Problems, Purpose, TEAM_FILE};
+use crate::pager;
 
 /// Check the files of a team.
 #[derive(Args, Debug)]
@@ -21,7 +24,7 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self, context: &Context) -> Result<(), Error> {
         let dir = directory(&self.path);
-        let (errors, warnings, summary) = match definitions::load(&dir, &env, Purpose::Check) {
+        let (errors, warnings, summary) = match definitions::load(&dir, &env, Purpose::Check).and_then(with_mail) {
             Ok(loaded) => {
                 let config = &loaded.config;
                 let summary = format!(
@@ -58,6 +61,38 @@ pub(super) fn directory(path: &std::path::Path) -> PathBuf {
         Some(parent) if path.is_file() => parent.to_owned(),
         Some(_) | None => path.to_owned(),
     }
+}
+
+/// With e-mail that can be sent. Whether addresses and the one of the server are sound is known by what opens the channel;
+/// asked here, the mistake is told with its place, and not only by a team that does not start.
+pub(super) fn with_mail(loaded: Loaded) -> Result<Loaded, Problems> {
+    let mut errors = Vec::new();
+    for (i, person) in loaded.config.escalation.on_call.iter().enumerate() {
+        for (n, channel) in person.channels.iter().enumerate() {
+            let ChannelConfig::Email { smtp, .. } = channel else { continue };
+            // That its variable is not set was told already.
+            if smtp.expose_secret().is_empty() {
+                continue;
+            }
+            let (pager::Error::Later { detail, .. } | pager::Error::Never { detail, .. }) =
+                match pager::channel(channel, &loaded.config.team) {
+                    Ok(_) => continue,
+                    Err(error) => error,
+                };
+            let field = format!("escalation.on-call.{i}.channels.{n}.email");
+            let place = loaded.origins.get(&field).map_or(TEAM_FILE, String::as_str);
+            let (file, line) = place.rsplit_once(':').unwrap_or((place, "0"));
+            errors.push(Diagnostic {
+                file: file.to_owned(),
+                line: line.parse().unwrap_or(0),
+                column: 0,
+                field,
+                message: detail,
+                remedy: "write smtp as smtps://user:password@host:465, and addresses as name@example.com".to_owned(),
+            });
+        }
+    }
+    if errors.is_empty() { Ok(loaded) } else { Err(Problems { errors, warnings: loaded.warnings }) }
 }
 
 /// An environment variable, as definitions read it.

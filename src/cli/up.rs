@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::check::{env, lines};
+use super::check::{env, lines, with_mail};
 use super::log::{Log, Started};
 use super::{Context, Error, now, token};
 use crate::api::{self, guard};
@@ -49,7 +49,7 @@ impl Up {
     }
 
     async fn serve(self, log: &Started) -> Result<(), Error> {
-        let mut config = match definitions::load(&self.dir, &env, Purpose::Run) {
+        let mut config = match definitions::load(&self.dir, &env, Purpose::Run).and_then(with_mail) {
             Ok(loaded) => {
                 log.tell(lines(&loaded.warnings, "warning").trim_end());
                 loaded.config
