@@ -16,7 +16,7 @@ use crate::answer::Validator;
 use crate::config::Config;
 use crate::engine::{Engine, Submitted};
 use crate::incident::{self, Opening, Page, PageAction, PageDraft, Trigger};
-use crate::ledger::{Command, LetterStatus, Record, State};
+use crate::ledger::{Command, Record, State};
 use crate::outbox;
 use crate::pager::Channel;
 use crate::prompt;
@@ -178,10 +178,9 @@ impl Desk {
         loop {
             let rings = bell.next();
             let record = self.task(id).await?;
-            let open = record.letter.as_ref().is_some_and(|letter| letter.status == LetterStatus::Open);
             match record.state {
                 State::Done | State::WaitingHuman | State::Cancelled => return Ok(record),
-                State::Dead if !open => return Ok(record),
+                State::Dead if !record.is_undecided() => return Ok(record),
                 State::Ready | State::Scheduled | State::Parked | State::Running | State::Dead => {}
             }
             // Thousands may wait: none of them holds a copy of its task meanwhile.
