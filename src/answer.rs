@@ -26,7 +26,14 @@ const MESSAGE_MAX: usize = 300;
 pub struct Validator {
     inner: jsonschema::Validator,
     /// The schema, where it refers to parts of itself: what it takes depends on the value then.
-    referring: Option<Value>,
+    referring: Option<Referring>,
+}
+
+#[derive(Clone, Debug)]
+struct Referring {
+    schema: Value,
+    /// Does who only asks whether a value is right remember what was found of its parts?
+    remembered: bool,
 }
 
 /// A schema that is none.
@@ -58,7 +65,11 @@ impl Validator {
         jsonschema::options()
             .should_validate_formats(true)
             .build(schema)
-            .map(|inner| Self { inner, referring: refers.then(|| schema.clone()) })
+            .map(|inner| Self {
+                inner,
+                referring: refers
+                    .then(|| Referring { schema: schema.clone(), remembered: schema_cost::is_remembered(schema) }),
+            })
             .map_err(|error| SchemaError { path: error.instance_path().to_string(), message: schema_message(&error) })
     }
 
@@ -69,11 +80,19 @@ impl Validator {
     }
 
     fn judge(&self, value: &Value) -> Option<(OutputReason, Vec<Violation>)> {
-        // Nothing could stop it once it is begun.
-        if self.referring.as_ref().is_some_and(|schema| !schema_cost::affords(schema, value)) {
-            let message = "is too large or too deep for a schema that refers to itself so often: nest less".to_owned();
-            return Some((OutputReason::Constraint, vec![Violation { path: String::new(), message }]));
+        let Some(Referring { schema, remembered }) = &self.referring else { return self.judge_all(value) };
+        // Nothing could stop it once it is begun. Whether it is right is told quickly, and all that is wrong is not.
+        if *remembered && self.inner.is_valid(value) {
+            return None;
         }
+        if schema_cost::affords(schema, value) {
+            return self.judge_all(value);
+        }
+        let message = "is too large or too deep for a schema that refers to itself so often: nest less".to_owned();
+        Some((OutputReason::Constraint, vec![Violation { path: String::new(), message }]))
+    }
+
+    fn judge_all(&self, value: &Value) -> Option<(OutputReason, Vec<Violation>)> {
         let (mut found, mut missing, mut shape, mut bounds) = (Vec::new(), 0, 0, 0);
         for error in self.inner.iter_errors(value) {
             match reason_of(error.kind()) {
@@ -500,8 +519,28 @@ mod tests {
         assert!(tree.violations(&nested(100)).is_empty());
         assert_eq!(tree.violations(&json!({"x": 1})).len(), 1);
         let doubles = Validator::new(&of(twice("#/$defs/n".to_owned()))).expect("a schema");
-        assert!(doubles.violations(&nested(8)).is_empty());
-        let told = doubles.violations(&nested(60));
+        assert!(doubles.violations(&nested(60)).is_empty(), "what is right is told so, however deep");
+        let wrong = |depth: usize| (0..depth).fold(json!(1), |value, _| json!({"x": value}));
+        assert_eq!(doubles.violations(&wrong(8)).len(), 1);
+        let told = doubles.violations(&wrong(60));
         assert!(matches!(told.as_slice(), [one] if one.message.ends_with("nest less")), "{told:?}");
+    }
+
+    /// An answer in eight kinds of blocks within each other was right, and refused from the sixth level on.
+    #[test]
+    fn an_answer_of_many_kinds_of_blocks_may_go_deep() {
+        let kinds: Vec<String> = (0..8).map(|n| format!("k{n}")).collect();
+        let block = |kind: &String| {
+            let children = json!({"type": "array", "items": {"$ref": "#/$defs/block"}});
+            json!({"type": "object", "required": ["type"],
+                "properties": {"type": {"const": kind}, "children": children}})
+        };
+        let mut all: Map<String, Value> = kinds.iter().map(|kind| (kind.clone(), block(kind))).collect();
+        let each: Vec<Value> = kinds.iter().map(|kind| json!({"$ref": format!("#/$defs/{kind}")})).collect();
+        all.insert("block".to_owned(), json!({"oneOf": each}));
+        let validator = Validator::new(&json!({"$ref": "#/$defs/block", "$defs": all})).expect("a schema");
+        let deep =
+            (0..20).fold(json!({"type": "k7"}), |value, n: usize| json!({"type": kinds[n % 8], "children": [value]}));
+        assert!(validator.violations(&deep).is_empty());
     }
 }

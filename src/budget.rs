@@ -64,11 +64,15 @@ pub fn fits(input_bytes: u64, known_prefix_tokens: u64, facts: &ModelFacts) -> b
     facts.context.is_some() || input_tokens(input_bytes, known_prefix_tokens) <= INPUT_TOKENS_MAX
 }
 
-/// The most tokens a call can read and write: what one counts for whose provider told none.
+/// Bytes of a conversation that surely fit into one token of context, on average: fewer than English has, so that a
+/// conversation is shortened a little early rather than refused.
+pub const BYTES_PER_TOKEN: u64 = 3;
+
+/// About how many tokens these bytes are: what they count for against a limit of speed when a provider told none. The worst
+/// would be four times as many, and call healthy work too fast.
 #[must_use]
-pub fn tokens_max(input_bytes: u64, known_prefix_tokens: u64, max_output_tokens: u64, facts: &ModelFacts) -> u64 {
-    let output = max_output_tokens.min(facts.max_output.unwrap_or(u64::MAX));
-    read_max(input_bytes, known_prefix_tokens, facts).saturating_add(output)
+pub const fn about(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
 /// The most tokens it can read.
@@ -412,16 +416,6 @@ mod tests {
     fn reserve(purse: &mut Purse, whose: &str, micro_usd: u64, caps: Caps, now: i64) -> Result<u64, String> {
         let ask = Ask { task: task(1), task_spent: 0, agent: &agent(whose), micro_usd };
         purse.reserve(&ask, &caps, at(now)).map(|reservation| reservation.id).map_err(|over| over.to_string())
-    }
-
-    #[test]
-    fn a_call_reads_what_it_is_sent_and_writes_what_it_may_at_most() {
-        for (bytes, known, facts, expected) in [
-            (500, 200, ModelFacts::default(), 500 + 200 + OVERHEAD_TOKENS + 100),
-            (90_000, 0, ModelFacts { context: Some(60_000), max_output: Some(64), ..ModelFacts::default() }, 60_064),
-        ] {
-            assert_eq!(tokens_max(bytes, known, 100, &facts), expected, "{bytes} {known} {facts:?}");
-        }
     }
 
     #[test]

@@ -116,7 +116,7 @@ pub struct Answer {
     /// Their words.
     #[serde(default)]
     pub note: String,
-    /// How many dead letters the incident had then: what came later is not answered.
+    /// How many dead letters of the incident that answers: what came later, or was refused, is not answered.
     #[serde(default)]
     pub covers: u32,
 }
@@ -214,7 +214,8 @@ pub enum IncidentCommand {
         decision: String,
         /// For how many tasks.
         tasks: u32,
-        /// How many dead letters the incident had when the person's tasks were read from it.
+        /// How many dead letters of the incident that answers: those it had when its tasks were read, without those of which
+        /// the decision was refused.
         covers: u32,
     },
     /// A person, or the recovery itself, ends it.
@@ -534,11 +535,12 @@ pub const BY_ITSELF: &str = "backstop";
 
 /// Why an incident is over although nobody ended it: what it called for has been done. One that stayed open would call
 /// again for nothing, and what comes later would join it, which calls nobody. `waiting` are the tasks that wait for a
-/// person, with their rounds; `well` says whether an integration takes calls again.
+/// person, with their rounds; `well` says whether an integration has taken calls again for a while.
 #[must_use]
 pub fn over(
     incident: &Incident,
     waiting: &BTreeSet<(TaskId, u32)>,
+    rules: &Rules,
     well: impl FnOnce(&str) -> bool,
 ) -> Option<&'static str> {
     if !incident.is_open() || incident.deaths.iter().any(|death| waiting.contains(death)) {
@@ -546,6 +548,8 @@ pub fn over(
     }
     match incident.trigger {
         Trigger::Judgement => Some("none of its tasks waits for a person any more"),
+        // As many as call a person by themselves count here and nowhere else: somebody has to have seen them.
+        Trigger::Integration if incident.answers.is_empty() && incident.size() >= rules.threshold => None,
         Trigger::Integration => well(&incident.subject).then_some("calls go through again"),
         // What fails together is for a person to look at, also when all of it was decided; and whether the CEO or the store
         // is well again cannot be told from here.

@@ -25,6 +25,14 @@ pub fn refers(schema: &Value) -> bool {
     places(schema).iter().any(|(place, _)| REFERENCES.iter().any(|key| place.get(key).is_some_and(Value::is_string)))
 }
 
+/// Does who only asks whether a value is right visit each part of it once a definition? What is found of a part is remembered
+/// by the validator, but not by what looks for members that nothing has looked at, nor across a scope that moves.
+#[must_use]
+pub fn is_remembered(schema: &Value) -> bool {
+    let forgets = |key: &String| key.starts_with("unevaluated") || key == "$dynamicRef" || key == "$recursiveRef";
+    !places(schema).iter().any(|(place, _)| place.as_object().is_some_and(|members| members.keys().any(forgets)))
+}
+
 /// Is it usable at all: does no place in it lead to too many others, or back to itself, for the same value?
 #[must_use]
 pub fn is_finite(schema: &Value) -> bool {
@@ -172,7 +180,14 @@ impl<'a> Count<'a> {
         }
         let homes = match base {
             "" => vec![self.root, home],
-            base => named(base).into_iter().map(|(place, _)| place).collect(),
+            base => {
+                let alike: Vec<&Value> = named(base).into_iter().map(|(place, _)| place).collect();
+                // A name in full means one place, whatever else ends as it does.
+                let is = |place: &&Value| ["$id", "id"].iter().any(|key| place.get(key).is_some_and(|id| id == base));
+                let exact: Vec<&Value> =
+                    alike.iter().copied().filter(|place| base.contains("://") && is(place)).collect();
+                if exact.is_empty() { alike } else { exact }
+            }
         };
         let mut found: Vec<Place<'a>> = Vec::new();
         for home in homes {
@@ -259,6 +274,11 @@ mod tests {
             (json!({"$ref": "#"}), false),
             (json!({"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"anyOf": [{"$ref": "#"}]}}}), false),
             (json!({"$ref": "https://example.com/other.json"}), true),
+            (
+                json!({"$id": "https://a.example/v2/order.json", "allOf": [{"$ref": "https://a.example/v1/order.json"}],
+                    "$defs": {"v1": {"$id": "https://a.example/v1/order.json", "type": "object"}}}),
+                true,
+            ),
             (json!({"properties": {"$ref": {"type": "string"}, "not": {}}}), true),
             (json!(true), true),
         ] {

@@ -256,10 +256,15 @@ async fn a_failed_payment_waits_for_a_person_and_no_replay_takes_it() {
     let ask = json!({ "filter": { "type": "charge" }, "reason": "again" });
     let (status, plan) = house.post("/api/v1/replays?dry_run=true", &ask).await;
     assert_eq!((status, &plan["entries"]), (200, &json!([[id, "needs-person"]])), "{plan}");
-    for filter in [json!({}), json!({ "text": "" }), json!({ "due_by": "2026-11-21T23:00:00Z" })] {
+    let unasked = "2026-11-21T23:00:00Z";
+    for (filter, expected, pointer) in [
+        (json!({}), 409, Value::Null),
+        (json!({ "text": "" }), 400, json!("/filter/text")),
+        (json!({ "due_by": unasked, "type": "charge" }), 400, json!("/filter/due_by")),
+    ] {
         let ask = json!({ "reason": "everything", "filter": filter });
         let (status, problem) = house.post("/api/v1/replays", &ask).await;
-        assert!(matches!(status, 400 | 409), "an empty filter was not refused: {filter}: {problem}");
+        assert_eq!((status, &problem["errors"][0]["pointer"]), (expected, &pointer), "{filter}: {problem}");
     }
 
     let path = format!("/api/v1/dead-letters/{id}");

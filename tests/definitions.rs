@@ -441,6 +441,17 @@ fn a_channel_that_is_only_named_is_told_what_it_lacks() {
     }
 }
 
+/// A token whose variable ended with its line let nobody in: no header can carry that.
+#[test]
+fn a_token_is_read_without_the_end_of_its_line() {
+    let with_line_end = |name: &str| if name == "VIEWER" { Some("look\n".to_owned()) } else { env(name) };
+    let dir = but(&[("backstop.yaml", format!("{TEAM}api: {{ read-token: \"${{VIEWER}}\" }}\n").as_bytes())]);
+    let loaded =
+        load(&dir.0, &with_line_end, Purpose::Run).unwrap_or_else(|problems| panic!("{}", told(&problems.errors)));
+    let token = loaded.config.api.read_token.expect("a token");
+    assert_eq!(token.expose_secret(), "look");
+}
+
 #[test]
 fn what_may_be_spent_is_said_of_the_team_an_agent_and_a_type() {
     let team = TEAM.replace("effect: read-only", "effect: read-only, max-cost-usd: 0.5").replace(

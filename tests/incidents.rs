@@ -146,6 +146,9 @@ fn an_override_answers_for_what_was_read_and_for_nothing_that_came_meanwhile() {
     let decided = tell(&late, 4).expect("what came meanwhile is decided, too").incident;
     assert_eq!(decided.repage_at, None);
     tell(&decided, 4).expect_err("all of it was decided");
+    // Two of three were refused, and wait on.
+    let refused = incident::apply(&three(), command(1), &Rules::default(), after(10)).expect("decided").incident;
+    assert_eq!(refused.repage_at, Some(after(3_610)));
 }
 
 /// An incident that only a person could end called again for what had been done, and, once it called no more, took in what
@@ -157,8 +160,11 @@ fn an_incident_whose_cause_is_gone_is_over() {
     let parked = opened("INC-2", Trigger::Integration, "openai", vec![loops(3)]);
     let pair = |i| (loops(i).task, 1);
     let over = |incident: &Incident, waiting: &[u8], well: bool| {
-        incident::over(incident, &waiting.iter().map(|i| pair(*i)).collect(), |subject| well && subject == "openai")
+        let waiting = waiting.iter().map(|i| pair(*i)).collect();
+        incident::over(incident, &waiting, &Rules::default(), |subject| well && subject == "openai")
     };
+    let many = opened("INC-4", Trigger::Integration, "openai", (4..7).map(loops).collect());
+    let seen = does(&many, "ack", "ana", 10);
     for (incident, waiting, well, expected) in [
         (&judgement, &[1, 2][..], true, None),
         (&judgement, &[2], true, None),
@@ -166,6 +172,8 @@ fn an_incident_whose_cause_is_gone_is_over() {
         (&parked, &[], false, None),
         (&parked, &[3], true, None),
         (&parked, &[1], true, Some("calls go through again")),
+        (&many, &[], true, None),
+        (&seen, &[], true, Some("calls go through again")),
         (&three(), &[], true, None),
         (&opened("INC-3", Trigger::CeoDown, "ceo", vec![]), &[], true, None),
     ] {

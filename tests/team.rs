@@ -634,6 +634,7 @@ async fn deciding_for_a_group_names_nobodys_payment() {
     let again = Decision::RunAgain { amendment: None };
     let over = stage.desk.override_incident(&incident.id, again, "ana", "again").await.expect("overridden");
     assert_eq!((over.decided.len(), over.refused.len(), over.refused[0].0), (3, 1, payment));
+    assert!(over.incident.repage_at.is_some(), "nobody is reminded of the one that waits on");
     assert_eq!(stage.desk.task(payment).await.expect("a task").attempts.len(), 1);
 }
 

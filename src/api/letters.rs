@@ -137,6 +137,7 @@ pub(super) async fn start_replay(State(door): State<Door>, input: Input) -> Answ
     if !is_rate(ask.rate) {
         return Err(wrong("/rate", format!("must be from {RATE_MIN} (one a day) to {RATE_MAX} letters a second")));
     }
+    ask.filter.asks_letters().map_err(|not| wrong(&format!("/filter/{}", not.field()), not.to_string()))?;
     if dry_run {
         return ok(&door.desk.shown(&door.desk.plan_replay(&ask).await?));
     }

@@ -88,7 +88,13 @@ pub(super) fn with_mail(loaded: Loaded) -> Result<Loaded, Problems> {
                 column: 0,
                 field,
                 message: detail,
-                remedy: "write smtp as smtps://user:password@host:465, and addresses as name@example.com".to_owned(),
+                // A build without mail says by itself what to do.
+                remedy: match cfg!(feature = "smtp") {
+                    true => {
+                        "write smtp as smtps://user:password@host:465, and addresses as name@example.com".to_owned()
+                    }
+                    false => String::new(),
+                },
             });
         }
     }

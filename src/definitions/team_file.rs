@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::decode::{Notes, Secret, Table, Value, ours_only};
 use super::files::Files;
@@ -188,7 +188,11 @@ fn api(mut table: Table, config: &mut Config, files: &Files<'_>, notes: &mut Not
 
 fn token(table: &mut Table, key: &str, unset: &str, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<SecretString> {
     match secret(table, key, files, notes)? {
-        Secret::Known(token) => Some(token),
+        // Whoever sends it cannot send the end of its line. Blank it opens nothing, and stays so.
+        Secret::Known(token) => match token.expose_secret().trim() {
+            "" => Some(token),
+            trimmed => Some(SecretString::from(trimmed.to_owned())),
+        },
         Secret::Unset(names) => {
             let field = format!("{}.{key}", table.value.path);
             files.unset(&field, &names, unset, notes);

@@ -319,13 +319,17 @@ async fn advice(
     };
     match reply {
         Ok(reply) => {
-            let counted = reply.usage.is_told().then(|| office.counted(&adviser.model, reply.usage, None));
+            // What is not told is taken for the most it can have been: a token has at least one byte.
+            let read = request.system.len() + request.messages.iter().map(Message::bytes).sum::<usize>();
+            let most = Usage { input: read as u64, output: u64::from(request.max_output_tokens), ..Usage::default() };
+            let usage = if reply.usage.is_told() { reply.usage } else { most };
+            let counted = office.counted(&adviser.model, usage, None);
             lent.report(Report::Healthy).await;
             let advice = match parse_advice(&reply.text, &ruling.admissible) {
                 Ok(advice) => Advice::Chosen(advice.decision),
                 Err(error) => Advice::None(error.to_string()),
             };
-            (advice, counted)
+            (advice, Some(counted))
         }
         Err(failure) => {
             let known = !cost_unknown(&failure);

@@ -1,47 +1,55 @@
 //! What a person decides: about a dead letter, and about an incident and all that is in it.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::desk::{Desk, DeskError, FieldProblem, Overridden};
 use super::drawer;
 use super::escalate::{self, TellError};
-use super::office::readable;
+use super::office::{Office, readable};
 use crate::engine;
 use crate::incident::{self, Incident, IncidentCommand};
 use crate::ledger::{Command, Letter, Record, Refused, State};
 use crate::task::{Effect, Integration, TaskId};
 use crate::triage::{Decided, DeciderKind, Decision};
 
-/// The incidents that somebody overrides now, task by task. They are not over before that is told of them, although none of
-/// their tasks waits any more.
+/// The incidents that somebody decides about now, task by task, and how many do. They are not over before that is told of
+/// them, although none of their tasks waits any more.
 #[derive(Default)]
-pub(crate) struct Deciding(Mutex<BTreeSet<String>>);
+pub(crate) struct Deciding(Mutex<BTreeMap<String, u32>>);
 
 impl Deciding {
     pub(crate) fn about(&self, incident: &str) -> bool {
-        self.names().contains(incident)
+        self.names().contains_key(incident)
     }
 
-    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn names(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn begin<'a>(&'a self, incident: &'a str) -> Underway<'a> {
-        self.names().insert(incident.to_owned());
-        Underway { deciding: self, incident }
+/// Somebody decides about an incident; dropped, they do so no more, and the incident actor looks again.
+pub(super) struct Underway {
+    office: Arc<Office>,
+    incident: String,
+}
+
+impl Underway {
+    pub(super) fn begin(office: &Arc<Office>, incident: &str) -> Self {
+        *office.deciding.names().entry(incident.to_owned()).or_default() += 1;
+        Self { office: Arc::clone(office), incident: incident.to_owned() }
     }
 }
 
-/// Dropped, nobody overrides it any more.
-struct Underway<'a> {
-    deciding: &'a Deciding,
-    incident: &'a str,
-}
-
-impl Drop for Underway<'_> {
+impl Drop for Underway {
     fn drop(&mut self) {
-        self.deciding.names().remove(self.incident);
+        let mut names = self.office.deciding.names();
+        match names.get_mut(&self.incident) {
+            Some(others) if *others > 1 => *others -= 1,
+            Some(_) | None => drop(names.remove(&self.incident)),
+        }
+        drop(names);
+        self.office.kick();
     }
 }
 
@@ -159,19 +167,20 @@ impl Desk {
         by: &str,
         note: &str,
     ) -> Result<Overridden, DeskError> {
-        let underway = self.office.deciding.begin(incident);
+        let _underway = Underway::begin(&self.office, incident);
         let open = self.incident(incident).await?;
         self.possible(&decision)?;
         let words = crate::triage::in_words(&decision);
-        let command = |tasks| IncidentCommand::Override {
+        let command = |tasks, left| IncidentCommand::Override {
             by: by.to_owned(),
             note: self.note(note),
             decision: words.clone(),
             tasks,
-            covers: open.size(),
+            // What was refused still waits for somebody.
+            covers: open.size().saturating_sub(left),
         };
         // Asked before anything is decided: a second override must not reach a single task.
-        incident::apply(&open, command(0), &escalate::rules(&self.office), self.now())
+        incident::apply(&open, command(0, 0), &escalate::rules(&self.office), self.now())
             .map_err(|refused| DeskError::Policy(refused.to_string()))?;
         let (mut decided, mut refused) = (Vec::new(), Vec::new());
         let tasks: BTreeSet<TaskId> = open.deaths.iter().map(|(task, _)| *task).collect();
@@ -186,9 +195,8 @@ impl Desk {
                 Err(error) => return Err(error),
             }
         }
-        let incident = self.tell(incident, command(u32::try_from(decided.len()).unwrap_or(u32::MAX))).await?;
-        drop(underway);
-        self.office.kick();
+        let count = |tasks: usize| u32::try_from(tasks).unwrap_or(u32::MAX);
+        let incident = self.tell(incident, command(count(decided.len()), count(refused.len()))).await?;
         Ok(Overridden { incident, decided, refused })
     }
 

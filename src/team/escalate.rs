@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::drawer::{self, Stored, Written};
 use super::office::Office;
 use super::outcome;
-use crate::breaker::BreakerState;
 use crate::delivery::Hold;
 use crate::engine;
 use crate::escalation::{self, Rules, Step};
@@ -47,7 +46,7 @@ pub(crate) async fn look(office: &Office) -> Result<Option<Timestamp>, engine::E
     bring_up_integrations(office).await?;
     count_dead_letters(office).await?;
     absorb(office).await?;
-    judgements(office).await?;
+    let well = judgements(office).await?;
     remind(office).await?;
     let overdue = watch_the_ceo(office).await?;
     // At the end: all that is read above may come across some.
@@ -55,7 +54,7 @@ pub(crate) async fn look(office: &Office) -> Result<Option<Timestamp>, engine::E
     let incidents = office.kept::<Incident>().await?;
     let reminders =
         incidents.iter().filter_map(|stored| stored.value.standing()).filter_map(|open| escalation::next_at(&open));
-    Ok(reminders.chain(overdue).min())
+    Ok(reminders.chain(overdue).chain(well).min())
 }
 
 /// Three in the hour call a human; more of them join.
@@ -87,8 +86,8 @@ async fn count_dead_letters(office: &Office) -> Result<(), engine::Error> {
 }
 
 /// Tasks that wait for a person: those that are in no open incident yet are brought up, and incidents whose tasks wait no
-/// more are over.
-async fn judgements(office: &Office) -> Result<(), engine::Error> {
+/// more are over. Answers when the next of them may be.
+async fn judgements(office: &Office) -> Result<Option<Timestamp>, engine::Error> {
     let filter = Filter { states: vec![State::WaitingHuman], ..Filter::default() };
     let waiting = office.every(filter).await?;
     bring_up(office, &waiting).await?;
@@ -119,23 +118,30 @@ async fn bring_up(office: &Office, waiting: &[Record]) -> Result<(), engine::Err
     Ok(())
 }
 
-async fn end_what_is_over(office: &Office, waiting: &BTreeSet<(TaskId, u32)>) -> Result<(), engine::Error> {
-    let now = office.now();
-    let well = |subject: &str| {
-        let of = office.guards.integrations().find(|integration| integration.as_str() == subject);
-        let state = of.and_then(|integration| office.guards.with(integration, |guard| guard.state(now)));
-        matches!(state, Some(BreakerState::Closed | BreakerState::Disabled))
-    };
+async fn end_what_is_over(
+    office: &Office,
+    waiting: &BTreeSet<(TaskId, u32)>,
+) -> Result<Option<Timestamp>, engine::Error> {
+    let (rules, now) = (rules(office), office.now());
+    let mut next: Option<Timestamp> = None;
     for incident in office.kept::<Incident>().await?.iter().map(|stored| &stored.value) {
         // Whoever decides about it now has their word first.
         if office.deciding.about(&incident.id) {
             continue;
         }
-        if let Some(note) = incident::over(incident, waiting, well) {
+        // Parked again within the window, it is the same trouble: an integration whose quota is used up again and again calls
+        // once, and not each time.
+        let well = |subject: &str| {
+            let of = office.guards.integrations().find(|integration| integration.as_str() == subject);
+            let due = of.and_then(|integration| office.guards.well_since(integration, now)).map(|at| at + rules.window);
+            next = next.into_iter().chain(due.filter(|due| *due > now)).min();
+            due.is_some_and(|due| due <= now)
+        };
+        if let Some(note) = incident::over(incident, waiting, &rules, well) {
             resolve(office, &incident.id, note.to_owned()).await?;
         }
     }
-    Ok(())
+    Ok(next)
 }
 
 /// No person does.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 
 use super::office::Office;
+use crate::breaker::BreakerState;
 use crate::config::Config;
 use crate::delivery::Hold;
 use crate::engine::{self, Document, Engine, OVER_ANY};
@@ -26,6 +27,8 @@ pub(crate) const BREAKER: &str = "breaker";
 struct Watched {
     guard: Guard,
     budget: RetryBudget,
+    /// Since when its breaker was seen closed at each look of who asked.
+    well_since: Option<Timestamp>,
 }
 
 /// All guards, by integration.
@@ -82,7 +85,7 @@ impl Guards {
                 None => Guard::new(settings),
             };
             versions.insert(integration.clone(), tokio::sync::Mutex::new(Saved { version, ..Saved::default() }));
-            let watched = Watched { guard, budget: RetryBudget::new(RetryBudgetConfig::default()) };
+            let watched = Watched { guard, budget: RetryBudget::new(RetryBudgetConfig::default()), well_since: None };
             guards.insert(integration.clone(), Mutex::new(watched));
         }
         let (owing, asked) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -105,6 +108,19 @@ impl Guards {
         look: impl FnOnce(&mut RetryBudget) -> T,
     ) -> Option<T> {
         self.watched(integration).map(|mut watched| look(&mut watched.budget))
+    }
+
+    /// Since when its breaker is closed, as far as this was asked in this process; none while it is not, or of an integration
+    /// there is not.
+    pub(crate) fn well_since(&self, integration: &Integration, now: Timestamp) -> Option<Timestamp> {
+        let mut watched = self.watched(integration)?;
+        match watched.guard.state(now) {
+            BreakerState::Closed | BreakerState::Disabled => Some(*watched.well_since.get_or_insert(now)),
+            BreakerState::Open | BreakerState::HalfOpen | BreakerState::ForcedOpen => {
+                watched.well_since = None;
+                None
+            }
+        }
     }
 
     /// Whether calls are let through now. An unknown integration has no guard.

@@ -45,7 +45,7 @@ pub(crate) struct Reserved {
     office: Arc<Office>,
     id: u64,
     worst: u64,
-    tokens: u64,
+    read_about: u64,
 }
 
 impl Reserved {
@@ -54,9 +54,9 @@ impl Reserved {
         self.worst
     }
 
-    /// The most tokens it can read and write.
-    pub(crate) const fn tokens(&self) -> u64 {
-        self.tokens
+    /// About how many tokens it reads.
+    pub(crate) const fn read_about(&self) -> u64 {
+        self.read_about
     }
 
     /// What the call did cost, as far as caps are concerned.
@@ -106,7 +106,7 @@ impl Office {
         let caps = self.config.caps(&record.task.task_type, &record.agent);
         let task_spent = steps.iter().fold(0, |sum: u64, step| sum.saturating_add(step.counted));
         let ask = Ask { task: record.task.id, task_spent, agent: &record.agent, micro_usd: worst };
-        self.set_aside(&ask, &caps, budget::tokens_max(bytes, 0, written, &facts))
+        self.set_aside(&ask, &caps, budget::about(bytes))
     }
 
     /// Sets the worst a call of the CEO's adviser can cost aside. It is work on no task: the team's caps hold for it.
@@ -131,10 +131,10 @@ impl Office {
         drawer::change_only(&*self.engine, self.now(), |fees: Fees| fees.with(fee)).await
     }
 
-    fn set_aside(self: &Arc<Self>, ask: &Ask<'_>, caps: &Caps, tokens: u64) -> Result<Reserved, String> {
+    fn set_aside(self: &Arc<Self>, ask: &Ask<'_>, caps: &Caps, read_about: u64) -> Result<Reserved, String> {
         let now = self.now();
         let reserved = self.money.with(|purse| purse.reserve(ask, caps, now)).map_err(|over| over.to_string())?;
-        Ok(Reserved { office: Arc::clone(self), id: reserved.id, worst: ask.micro_usd, tokens })
+        Ok(Reserved { office: Arc::clone(self), id: reserved.id, worst: ask.micro_usd, read_about })
     }
 
     /// What a call counts for once its tokens are known.

@@ -18,6 +18,7 @@ use super::seat::Seat;
 use super::toolbox::{self, Toolbox};
 use crate::agent::ModelRef;
 use crate::answer;
+use crate::budget;
 use crate::cause::{Cause, Fault, LlmFailure, OutputFault, Phase, Usage, Violation};
 use crate::conversation::{self, Message, call_id};
 use crate::delivery::{Hold, Spent};
@@ -79,7 +80,7 @@ pub(crate) struct Work {
     pub(crate) excerpt: Option<String>,
     /// The system prompt of this delivery: rendered once, so that a clock in it does not make every call another one.
     system: Option<String>,
-    /// Of answers in this delivery whose providers told no usage: their steps, and the most tokens these can have used.
+    /// Of answers in this delivery whose providers told no usage: their steps, and about how many tokens these used.
     untold: Vec<(u32, u64)>,
     /// Since when nothing new is known, in Unix milliseconds.
     pub(crate) progress: Arc<AtomicI64>,
@@ -91,9 +92,6 @@ pub(crate) struct Work {
 
 /// How often a call that runs says so at its integration's guard.
 const BEAT: Duration = Duration::from_secs(30);
-/// Bytes of a conversation that surely fit into one token of context, on average: fewer than English has, so that a
-/// conversation is shortened a little early rather than refused.
-const BYTES_PER_TOKEN: u64 = 3;
 /// What a model is taken to hold when nobody says: what the smallest of the large vendors' current models do.
 const CONTEXT_UNKNOWN: u64 = 200_000;
 
@@ -312,7 +310,7 @@ impl Work {
         let micro_usd = self.price(model, reply.usage).filter(|_| told);
         let counted = if told { self.office.counted(model, reply.usage, micro_usd) } else { reserved.worst() };
         if !told {
-            self.untold.push((step, reserved.tokens()));
+            self.untold.push((step, reserved.read_about() + budget::about(reply.text.len() as u64)));
         }
         let mut calls = reply.calls;
         for (index, call) in calls.iter_mut().enumerate() {
@@ -354,7 +352,8 @@ impl Work {
         let made = u64::from(journal::asked(&self.steps, generation, Purpose::Work));
         let minute_ago = Timestamp::from_millis(self.office.now().millis() - 60_000);
         let recent = self.steps.iter().filter(|step| step.ended_at.is_some_and(|at| at > minute_ago));
-        let untold = |step: &Step| self.untold.iter().find(|(number, _)| *number == step.number).map(|(_, most)| *most);
+        let untold =
+            |step: &Step| self.untold.iter().find(|(number, _)| *number == step.number).map(|(_, about)| *about);
         let tokens: u64 = recent.map(|step| untold(step).unwrap_or_else(|| step.usage().total())).sum();
         let stuck = stuck::circle(&wanted)
             .or_else(|| stuck::out_of_steps(made, limits.asks.unwrap_or(u64::MAX)))
@@ -442,7 +441,7 @@ impl Work {
         let for_input = context.saturating_sub(u64::from(request.max_output_tokens)).max(context / 4);
         let around =
             request.system.len() + request.tools.iter().map(|tool| tool.schema.to_string().len()).sum::<usize>();
-        let fits = usize::try_from(for_input * BYTES_PER_TOKEN).unwrap_or(usize::MAX).saturating_sub(around);
+        let fits = usize::try_from(for_input * budget::BYTES_PER_TOKEN).unwrap_or(usize::MAX).saturating_sub(around);
         let refused =
             self.steps.iter().rev().find(|step| step.ask().is_some()).is_some_and(|step| match &step.outcome {
                 Some(Outcome::Failed { failure, .. }) => {
