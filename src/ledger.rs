@@ -412,6 +412,26 @@ impl Record {
         }
     }
 
+    /// How long it has waited at holds in this round. Neither what it ran since it was claimed nor a pause that somebody
+    /// decided on is such a wait.
+    #[must_use]
+    pub fn waited_at_holds(&self, now: Timestamp) -> Duration {
+        let Some(parking) = self.parking.as_ref().filter(|parking| parking.why != Hold::Paused) else {
+            return Duration::ZERO;
+        };
+        let running = self.attempts.last().filter(|_| self.state == State::Running);
+        running.map_or(now, |attempt| attempt.started_at).since(parking.since)
+    }
+
+    /// How long it was made to wait before the delivery that runs, after one of this round that failed: what a schedule goes
+    /// on from. Zero for the first of a round; what it stood in line or at holds does not count.
+    #[must_use]
+    pub fn backed_off(&self) -> Duration {
+        let failed = self.round().filter(|attempt| attempt.end == Some(AttemptEnd::Retry)).last();
+        let ended = failed.and_then(|attempt| attempt.ended_at);
+        ended.map_or(Duration::ZERO, |ended| self.since.unwrap_or(self.due).since(ended))
+    }
+
     fn event(&self, what: Happening) -> NewEvent {
         NewEvent { task: Some(self.task.id), what }
     }
@@ -723,6 +743,11 @@ fn settled(record: &mut Record, settlement: Settlement, spent: Spent, now: Times
         }
         Settlement::Release { due, why, failure } => {
             record.attempt = record.attempt.saturating_sub(1);
+            // It has waited as long as before it ran.
+            let waited = i64::try_from(record.waited_at_holds(now).as_millis()).unwrap_or(i64::MAX);
+            if let Some(parking) = record.parking.as_mut().filter(|parking| parking.why != Hold::Paused) {
+                parking.since = Timestamp::from_millis(now.millis().saturating_sub(waited));
+            }
             // What was seen by a real call and what was paid for is kept, though it does not count.
             if failure.is_some() || spent != Spent::default() {
                 end(record, AttemptEnd::Released, failure);
@@ -1346,6 +1371,41 @@ mod tests {
         let paid = done(&running, command, NOW);
         assert_eq!((paid.attempt, &paid.attempts[0].spent), (0, &spent));
         assert_eq!(done(&paid, claim_command(), LATER).fence, 2, "fences grow all the same");
+    }
+
+    /// A task that had waited 20 s at a gate and worked for nine minutes then counted as one that had waited nine minutes, and
+    /// died of that at the next gate; one that the CEO had parked had used up its patience when it was due.
+    #[test]
+    fn only_what_it_waited_at_holds_counts_as_such() {
+        let after = |seconds| NOW + Duration::from_secs(seconds);
+        let gate = |due| Settlement::Release { due, why: Hold::Gate, failure: None };
+        let held = done(&running_one(Effect::ReadOnly), settle(1, gate(after(20))), NOW);
+        assert_eq!(held.waited_at_holds(after(20)), Duration::from_secs(20));
+        let works = done(&held, claim_command(), after(20));
+        assert_eq!(works.waited_at_holds(after(60)), Duration::from_secs(20), "what it runs is no wait");
+        let again = done(&works, settle(works.fence, gate(after(100))), after(60));
+        assert_eq!(again.waited_at_holds(after(70)), Duration::from_secs(30));
+        let drained = Settlement::Release { due: after(60), why: Hold::Drain, failure: None };
+        let drained = done(&works, settle(works.fence, drained), after(60));
+        assert_eq!(drained.waited_at_holds(after(60)), Duration::from_secs(20));
+
+        let park = Decision::Park { until: after(900), why: "its server is away".to_owned() };
+        let parked = done(&dead_one(Effect::ReadOnly), decision(1, DeciderKind::Table, park), NOW);
+        let works = done(&parked, claim_command(), after(900));
+        assert_eq!(works.waited_at_holds(after(901)), Duration::ZERO);
+    }
+
+    /// The wait before that decorrelated jitter goes on from was all the time since the last try, in line and at holds, and for
+    /// the first try that since it was submitted: after an hour in line the next wait was an hour.
+    #[test]
+    fn what_it_was_made_to_wait_is_not_what_it_stood_in_line() {
+        let after = |seconds| NOW + Duration::from_secs(seconds);
+        let first = done(&fresh(Effect::ReadOnly), claim_command(), after(7_200));
+        assert_eq!(first.backed_off(), Duration::ZERO);
+        let retry = Settlement::Retry { due: after(7_210), failure: busy(), amendment: None };
+        let waits = done(&first, settle(first.fence, retry), after(7_205));
+        let second = done(&waits, claim_command(), after(9_000));
+        assert_eq!(second.backed_off(), Duration::from_secs(5));
     }
 
     #[test]

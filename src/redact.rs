@@ -115,8 +115,10 @@ impl Redactor {
                 continue;
             }
             needles.push(secret.to_owned());
-            needles.push(percent(secret));
-            needles.push(percent(secret).replace("%20", "+"));
+            for escaped in [percent(secret, u8::to_ascii_uppercase), percent(secret, u8::to_ascii_lowercase)] {
+                needles.push(escaped.replace("%20", "+"));
+                needles.push(escaped);
+            }
             needles.push(secret.bytes().map(|byte| format!("{byte:02x}")).collect());
             // Inside a longer encoded text a secret begins at any of three offsets; the characters it shares with its
             // neighbours are left out.
@@ -130,8 +132,10 @@ impl Redactor {
                     needles.push(core.replace('+', "-").replace('/', "_"));
                 }
             }
-            // A secret inside JSON: quotes and backslashes escaped.
-            needles.push(secret.replace('\\', "\\\\").replace('"', "\\\""));
+            // A secret inside JSON: quotes and backslashes escaped; by some a slash too, by others what HTML would read.
+            let json = secret.replace('\\', "\\\\").replace('"', "\\\"");
+            let html = json.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e");
+            needles.extend([json.replace('/', "\\/"), html.replace('/', "\\/"), html, json]);
         }
         needles.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
         needles.dedup();
@@ -334,11 +338,11 @@ fn named(text: &str, at: usize) -> Option<(usize, usize)> {
         return None;
     }
     skip(&mut end, &[' ', '\t']);
-    skip(&mut end, &['\\']);
+    let escaped = skip(&mut end, &['\\']);
     let quote = text[end..].chars().next().filter(|c| matches!(c, '"' | '\''));
     if let Some(quote) = quote {
         end += 1;
-        let stop = text[end..].find([quote, '\\', '\n']).unwrap_or(text.len() - end);
+        let stop = closing(&text[end..], quote, escaped);
         return (stop > 0).then_some((end, end + stop));
     }
     // Cookies and `Authorization: Scheme value` go to the end of the line.
@@ -352,6 +356,21 @@ fn named(text: &str, at: usize) -> Option<(usize, usize)> {
     let is_count = matches!(*name, "token" | "sig")
         && text[end..end + stop].bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     (stop > 0 && !is_count).then_some((end, end + stop))
+}
+
+/// Where a quoted text ends: at its quote, or with the line. A quote in it is escaped, once more where the first one is.
+fn closing(text: &str, quote: char, escaped: bool) -> usize {
+    let mut backslashes = 0;
+    for (at, c) in text.char_indices() {
+        let closes = if escaped { backslashes % 4 == 1 } else { backslashes % 2 == 0 };
+        match c {
+            '\n' => return at,
+            '\\' => backslashes += 1,
+            c if c == quote && closes => return at - usize::from(escaped),
+            _ => backslashes = 0,
+        }
+    }
+    text.len()
 }
 
 /// `https://user:password@host`: what stands between `://` and `@`.
@@ -406,13 +425,17 @@ fn starts_with_name(text: &str, name: &str) -> Option<usize> {
     Some(at)
 }
 
-fn percent(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
+/// Every byte that is no plain one as `%2F`, in the case that is wanted.
+fn percent(text: &str, case: fn(&u8) -> u8) -> String {
+    let hex = |digit: u8| char::from(case(&b"0123456789abcdef"[usize::from(digit)]));
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => out.extend(['%', hex(byte >> 4), hex(byte & 15)]),
+        }
+    }
+    out
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -452,6 +475,10 @@ mod tests {
             ("-----BEGIN PRIVATE KEY-----\nMII cut", "[redacted]"),
             ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc", "[redacted]"),
             ("password = \"hunter 2\"", "password = \"[redacted]\""),
+            (r#"401: {"password":"ab\/cd\"ef","a":1}"#, r#"401: {"password":"[redacted]","a":1}"#),
+            (r#"401: {"password":"ab\\","a":1}"#, r#"401: {"password":"[redacted]","a":1}"#),
+            (r#"{\"password\":\"ab\\/cd\\\"ef\",\"a\":1}"#, r#"{\"password\":\"[redacted]\",\"a\":1}"#),
+            ("password: \"ab\\\ncut", "password: \"[redacted]\ncut"),
             ("AccountKey=hunter2;Suffix=core", "AccountKey=[redacted];Suffix=core"),
             ("accessToken=hunter2 apiKey: hunter2", "accessToken=[redacted] apiKey: [redacted]"),
             ("DB_PASSWORD=hunter2 dbPassword=hunter2", "DB_PASSWORD=[redacted] dbPassword=[redacted]"),
@@ -482,6 +509,9 @@ mod tests {
         assert_eq!(redactor.redact("it is p@ss word/42+x, abc"), "it is [redacted], abc");
         assert_eq!(redactor.redact("q=p%40ss%20word%2F42%2Bx"), "q=[redacted]");
         assert_eq!(redactor.redact("q=p%40ss+word%2F42%2Bx"), "q=[redacted]");
+        assert_eq!(redactor.redact("q=p%40ss%20word%2f42%2bx"), "q=[redacted]");
+        assert_eq!(redactor.redact(r"p@ss word\/42+x"), "[redacted]", "as some write a slash in JSON");
+        assert_eq!(Redactor::new(["a<b>c&d/e"]).redact(r"a\u003cb\u003ec\u0026d/e"), "[redacted]");
         for prefix in ["", "u:", "me:", "user:"] {
             let encoded = base64(format!("{prefix}{secret}").as_bytes());
             let clean = redactor.redact(&encoded).into_owned();

@@ -486,3 +486,44 @@ async fn a_rule_that_became_stricter_holds_for_what_was_begun_before() {
         assert_eq!((workshop.seen().len(), model.calls()), (if happened { 1 } else { 2 }, 2));
     }
 }
+
+/// A write was cut off under its key, and could not be made at the next start (its tool was not offered any more, its arguments
+/// broke the schema of today): the model was told that it had failed, and could have had it done once more, another way.
+#[tokio::test(start_paused = true)]
+async fn a_write_in_doubt_that_may_not_be_made_today_is_a_persons_to_judge() {
+    let told = |request: &Request| -> Vec<String> {
+        let results = request.messages.iter().filter_map(|message| match message {
+            Message::Results { results } => Some(results),
+            Message::User { .. } | Message::Assistant { .. } => None,
+        });
+        results.flatten().map(|result| result.text.clone()).collect()
+    };
+    let stricter = Offered { schema: json!({ "type": "object", "required": ["m"] }), ..offered("act", IDEMPOTENT) };
+    for (today, happened) in [(stricter.clone(), true), (stricter, false), (offered("other", READS), true)] {
+        let workshop = Workshop::new(vec![offered("act", IDEMPOTENT)], |_: &Calling, _| Act::DoThenHang);
+        let model = Simulated::new(name("primary"), move |request, _| match told(request).as_slice() {
+            [] => calling(&[("act", json!({ "n": 1 }))]),
+            [said] => Scripted::text(if said.contains("break the tool's schema") { "refused" } else { "done" }),
+            more => panic!("{more:?}"),
+        });
+        let engine = Arc::new(Memory::new());
+        let first = team(Arc::clone(&engine), config(|_| {}), workshop.clone(), &model).await;
+        let id = submitted(&first.desk()).await;
+        while workshop.seen().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(first);
+        let next = Workshop::new(vec![today], |_: &Calling, _| Act::Do);
+        let second = team(Arc::new(engine.reopened()), config(|_| {}), next.clone(), &model).await;
+        let desk = second.desk();
+        let record = desk.wait(id).await.expect("an end");
+        let kind = record.letter.as_ref().map(|letter| letter.failure.kind);
+        assert_eq!((record.state, kind), (State::WaitingHuman, Some(Kind::OutcomeUnknown)), "{record:#?}");
+        assert_eq!(model.calls(), 1, "it was told nothing");
+        desk.judge(id, None, happened, "asked the other side", "ana").await.expect("judged");
+        let record = desk.wait(id).await.expect("an end");
+        let answer = json!(if happened { "done" } else { "refused" });
+        assert_eq!((record.state, &record.answer), (State::Done, &Some(answer)), "{record:#?}");
+        assert_eq!((workshop.seen().len(), next.seen().len()), (1, 0), "not sent again");
+    }
+}

@@ -87,10 +87,53 @@ impl Work {
                         self.flush(ask, &mut batch).await?;
                     }
                 }
-                Err(failure) => self.tell(ask, index, *failure).await?,
+                Err(failure) => {
+                    if let Some(step) = self.refused_in_doubt(ask, index, &failure).await? {
+                        self.flush(ask, &mut batch).await?;
+                        if !self.resolve(step, &call, toolbox).await? {
+                            continue;
+                        }
+                    }
+                    self.tell(ask, index, *failure).await?;
+                }
             }
         }
         self.flush(ask, &mut batch).await
+    }
+
+    /// The step of a call that may not be made today (its tool is not offered any more, its arguments break today's schema),
+    /// although it was made before, and what came of that is not known. Told that it failed, a model would have it done once
+    /// more, as another call: so it is written down anew, in doubt.
+    async fn refused_in_doubt(&mut self, ask: u32, index: usize, failure: &ToolFailure) -> Result<Option<u32>, Tried> {
+        let of_this = |step: &&Step| {
+            step.call().is_some_and(|made| {
+                made.ask == ask && made.index as usize == index && made.class.effect != Effect::ReadOnly
+            })
+        };
+        let mut before = self.steps.iter().rev().filter(of_this);
+        let Some(made) = before.find_map(doubted).flatten().cloned() else { return Ok(None) };
+        let why = format!("an earlier try got no answer, and it may not be made today: {}", failure.detail);
+        let class = CallClass { repeat: Repeat::Never, ..made.class };
+        self.doubt_anew(ask, index, made.tool, class, why).await.map(Some)
+    }
+
+    /// Writes a call down anew, in doubt; its step.
+    async fn doubt_anew(
+        &mut self,
+        ask: u32,
+        index: usize,
+        name: ToolRef,
+        class: CallClass,
+        why: String,
+    ) -> Result<u32, Tried> {
+        let intent = self.call_intent(ask, index, name.clone(), class);
+        let key = self.key_of(ask, index);
+        let step = self.intend(intent, 0, Vec::new()).await?;
+        let failure = self.judged(&Cause::OutcomeUnknown { step, tool: name.clone(), key, why });
+        let unknown = self.unknown(step, name, failure.message.clone());
+        self.conclude(step, Outcome::Unknown { failure }, 0);
+        self.write(Vec::new(), vec![unknown]).await?;
+        Ok(step)
     }
 
     /// The step of a call that was made under a rule that let it be repeated, came to nothing that is known, and may not
@@ -112,16 +155,10 @@ impl Work {
         let Some(made) = before.call().filter(|made| !known && made.class.repeat != Repeat::Never) else {
             return Ok(None);
         };
-        let (name, key) = (made.tool.clone(), made.key.clone());
-        let intent = self.call_intent(ask, index, name.clone(), tool.class);
-        let step = self.intend(intent, 0, Vec::new()).await?;
+        let name = made.tool.clone();
         let why =
             format!("it was called in step {number}, when its rule let it be repeated; what came of it is not known");
-        let failure = self.judged(&Cause::OutcomeUnknown { step, tool: name.clone(), key, why });
-        let unknown = self.unknown(step, name, failure.message.clone());
-        self.conclude(step, Outcome::Unknown { failure }, 0);
-        self.write(Vec::new(), vec![unknown]).await?;
-        Ok(Some(step))
+        self.doubt_anew(ask, index, name, tool.class, why).await.map(Some)
     }
 
     /// May this call be made at all? Else why not, in words for the model.
@@ -412,13 +449,7 @@ impl Work {
             let made = before.call().filter(|made| !reads(made));
             before.number < step && made.is_some_and(|made| (made.ask, made.index) == (call.ask, call.index))
         };
-        let mut before = self.steps.iter().rev().filter(same);
-        before.find_map(|before| match &before.outcome {
-            None | Some(Outcome::Unknown { .. }) => Some(true),
-            // Known not to have happened, which says nothing of those before it.
-            Some(Outcome::Failed { .. }) => None,
-            Some(Outcome::Judged { .. } | Outcome::Returned { .. } | Outcome::Replied(_)) => Some(false),
-        }) == Some(true)
+        self.steps.iter().rev().filter(same).find_map(doubted).flatten().is_some()
     }
 
     /// A repeat was turned away, and its first try is still in doubt: the call is written down anew as one that is not
@@ -519,7 +550,9 @@ impl Work {
             Some(Outcome::Judged { note, .. }) => format!("a look says that it did not happen ({note}), but money"),
             Some(Outcome::Replied(_) | Outcome::Returned { .. }) | None => "its outcome was never seen".to_owned(),
         };
-        let why = format!("{why}; say which with `backstop task outcome`");
+        // What is noted of a call in doubt says so by itself.
+        let said = format!("step {step}, {}, may or may not have happened: ", call.tool);
+        let why = format!("{}; say which with `backstop task outcome`", why.strip_prefix(&said).unwrap_or(&why));
         Tried::Failed(Cause::OutcomeUnknown { step, tool: call.tool.clone(), key: call.key.clone(), why })
     }
 
@@ -569,6 +602,16 @@ impl Work {
                 Err(Tried::Failed(cause))
             }
         }
+    }
+}
+
+/// The call of this try, if nobody knows whether it happened; `Some(None)`: it is known. None: it is known not to have
+/// happened, which says nothing of the tries before it.
+fn doubted(step: &Step) -> Option<Option<&Call>> {
+    match &step.outcome {
+        None | Some(Outcome::Unknown { .. }) => Some(step.call()),
+        Some(Outcome::Failed { .. }) => None,
+        Some(Outcome::Judged { .. } | Outcome::Returned { .. } | Outcome::Replied(_)) => Some(None),
     }
 }
 

@@ -253,7 +253,8 @@ impl Work {
                 return Err(tried);
             }
         };
-        if !self.begun && self.record.attempt == 1 {
+        // A try that did not count is no first one the next time: failures would fill the budget that holds them back.
+        if !self.begun && self.record.round().count() <= 1 {
             let now = self.office.now();
             self.office.guards.with_budget(&model.provider, |budget| budget.deposit(now));
         }
