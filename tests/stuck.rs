@@ -14,9 +14,9 @@ use backstop::ledger::{Record, State};
 use backstop::llm::Request;
 use backstop::llm::simulated::{Scripted, Simulated};
 use backstop::task::{Effect, Integration, TaskType};
-use backstop::team::Team;
 use backstop::team::clock::Clock;
 use backstop::team::desk::NewTask;
+use backstop::team::{Builder, Team};
 use backstop::time::Timestamp;
 use backstop::tool::ToolRule;
 use backstop::tools::{Local, function};
@@ -24,6 +24,21 @@ use serde_json::{Value, json};
 
 use crate::engine::OnDisk;
 use crate::world::{Act, READS, Workshop, calling, offered, results};
+
+/// One task of a team on a clean slate, to its end.
+async fn one_task(team: Builder) -> Record {
+    let team = team
+        .engine(Arc::new(Memory::new()))
+        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .seed(7)
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    let ask = NewTask::new(TaskType::new("work").expect("a name"), json!({ "text": "go" }));
+    let id = desk.submit(ask).await.expect("accepted").record.task.id;
+    desk.wait(id).await.expect("an end")
+}
 
 /// One task of an agent with the tool `read`, worked on to its end; and how often a model was asked.
 async fn work(
@@ -39,18 +54,9 @@ async fn work(
     config.task_types.insert(TaskType::new("work").expect("a name"), reads);
     let model = Simulated::new(Integration::new("primary").expect("a name"), script);
     let team = Team::builder(config)
-        .engine(Arc::new(Memory::new()))
         .provider(model.clone())
-        .tools(Workshop::new(vec![offered("read", READS)], move |_, n| act(n)))
-        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
-        .seed(7)
-        .start()
-        .await
-        .expect("a team");
-    let desk = team.desk();
-    let ask = NewTask::new(TaskType::new("work").expect("a name"), json!({ "text": "go" }));
-    let id = desk.submit(ask).await.expect("accepted").record.task.id;
-    let record = desk.wait(id).await.expect("an end");
+        .tools(Workshop::new(vec![offered("read", READS)], move |_, n| act(n)));
+    let record = one_task(team).await;
     (record, model.calls())
 }
 
@@ -184,17 +190,8 @@ async fn a_call_that_may_take_longer_than_a_stall_is_none() {
     let agent = Agent::new("cto", "primary/opus").expect("an agent").handling("work");
     let model =
         Simulated::new(primary.clone(), |_, _| Scripted::text("well thought").after(Duration::from_secs(1_200)));
-    let team = Team::builder(Config::new("acme").agent(agent).provider(primary, slow))
-        .engine(Arc::new(Memory::new()))
-        .provider(model.clone())
-        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
-        .seed(7)
-        .start()
-        .await
-        .expect("a team");
-    let desk = team.desk();
-    let ask = NewTask::new(TaskType::new("work").expect("a name"), json!({ "text": "go" }));
-    let record = desk.wait(desk.submit(ask).await.expect("accepted").record.task.id).await.expect("an end");
+    let team = Team::builder(Config::new("acme").agent(agent).provider(primary, slow)).provider(model.clone());
+    let record = one_task(team).await;
     assert_eq!((record.state, record.answer, model.calls()), (State::Done, Some(json!("well thought")), 1));
 }
 
@@ -240,18 +237,9 @@ async fn of_reads_side_by_side_the_longest_word_counts() {
             _ => Scripted::text("read both"),
         });
     let team = Team::builder(config)
-        .engine(Arc::new(Memory::new()))
         .provider(model)
-        .tools(Local::new([reads("long", minutes(30)), reads("short", minutes(1))]).expect("sound"))
-        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
-        .seed(7)
-        .start()
-        .await
-        .expect("a team");
-    let desk = team.desk();
-    let ask = NewTask::new(TaskType::new("work").expect("a name"), json!({ "text": "go" }));
-    let id = desk.submit(ask).await.expect("accepted").record.task.id;
-    let record = desk.wait(id).await.expect("an end");
+        .tools(Local::new([reads("long", minutes(30)), reads("short", minutes(1))]).expect("sound"));
+    let record = one_task(team).await;
     assert_eq!((record.state, record.attempts.len()), (State::Done, 1), "{record:#?}");
 }
 
