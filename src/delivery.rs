@@ -113,6 +113,15 @@ pub enum Settlement {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<Failure>,
     },
+    /// Given back not begun, or between two steps: this integration lets nobody through. Costs no attempt.
+    Held {
+        /// When to look again.
+        due: Timestamp,
+        /// Why.
+        why: Hold,
+        /// Who holds it: its model's integration, a server of tools, or the provider of who verifies.
+        by: Integration,
+    },
     /// Given up by the automatic rules: to the dead letter queue, where the CEO looks.
     DeadLetter {
         /// Why.

@@ -199,7 +199,7 @@ pub enum Command {
         /// What is known to have been consumed, and why it ended.
         spent: Spent,
     },
-    /// It waits for its integration, without having been claimed.
+    /// It waits for its integration, without having been claimed; or until now, when what held it holds it no longer.
     Park {
         /// As it was seen.
         seen: Seen,
@@ -432,13 +432,21 @@ impl Record {
         ended.map_or(Duration::ZERO, |ended| self.since.unwrap_or(self.due).since(ended))
     }
 
+    /// Who holds it while it is parked: perhaps a server of tools, or the provider of who verifies, and not who its next
+    /// delivery calls first.
+    #[must_use]
+    pub fn held_by(&self) -> &Integration {
+        self.parking.as_ref().and_then(|parking| parking.integration.as_ref()).unwrap_or(&self.integration)
+    }
+
     fn event(&self, what: Happening) -> NewEvent {
         NewEvent { task: Some(self.task.id), what }
     }
 
-    fn parked_until(&mut self, until: Timestamp, why: Hold, now: Timestamp) -> NewEvent {
+    /// `by`: who holds it, where it is not the integration of its model.
+    fn parked_until(&mut self, until: Timestamp, why: Hold, by: Option<Integration>, now: Timestamp) -> NewEvent {
         let integration = matches!(why, Hold::BreakerOpen | Hold::Gate | Hold::IntegrationParked | Hold::RetryBudget)
-            .then(|| self.integration.clone());
+            .then(|| by.unwrap_or_else(|| self.integration.clone()));
         // A pause somebody decided on is no waiting for an integration: the patience begins after it.
         let waiting = self.parking.as_ref().filter(|parking| parking.why != Hold::Paused);
         let since = waiting.map_or(now, |parking| parking.since);
@@ -452,6 +460,15 @@ impl Record {
             integration,
             until,
         })
+    }
+
+    fn end_attempt(&mut self, end: AttemptEnd, failure: Option<Failure>, spent: &Spent, now: Timestamp) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.ended_at = Some(now);
+            attempt.end = Some(end);
+            attempt.failure = failure;
+            attempt.spent = spent.clone();
+        }
     }
 
     /// Through nothing it did: it keeps its place in the line.
@@ -550,7 +567,9 @@ pub fn apply(record: &Record, command: Command, now: Timestamp) -> Result<Change
             waits_as(&next, seen)?;
             // A retry that waits for its backoff must not come earlier for being parked.
             let until = if next.state == State::Scheduled { until.max(next.due) } else { until };
-            vec![next.parked_until(until, why, now)]
+            // Whose hold is over held it to the end.
+            let by = if until <= now { next.held_by().clone() } else { next.integration.clone() };
+            vec![next.parked_until(until, why, Some(by), now)]
         }
         Command::GiveUp { seen, failure, why, circumstances } => {
             waits_as(&next, seen)?;
@@ -690,17 +709,9 @@ fn settled(record: &mut Record, settlement: Settlement, spent: Spent, now: Times
     record.lease = None;
     let agent = record.agent.clone();
     let task_type = record.task.task_type.clone();
-    let end = |record: &mut Record, end: AttemptEnd, failure: Option<Failure>| {
-        if let Some(attempt) = record.attempts.last_mut() {
-            attempt.ended_at = Some(now);
-            attempt.end = Some(end);
-            attempt.failure = failure;
-            attempt.spent = spent.clone();
-        }
-    };
     match settlement {
         Settlement::Ack { answer } => {
-            end(record, AttemptEnd::Done, None);
+            record.end_attempt(AttemptEnd::Done, None, &spent, now);
             record.state = State::Done;
             record.answer = Some(answer);
             record.ended_at = Some(now);
@@ -719,7 +730,7 @@ fn settled(record: &mut Record, settlement: Settlement, spent: Spent, now: Times
             })]
         }
         Settlement::Retry { due, failure, amendment } => {
-            end(record, AttemptEnd::Retry, Some(failure.clone()));
+            record.end_attempt(AttemptEnd::Retry, Some(failure.clone()), &spent, now);
             record.state = if due <= now { State::Ready } else { State::Scheduled };
             if failure.kind == Kind::ProcessDied {
                 record.waits_until(due);
@@ -742,44 +753,59 @@ fn settled(record: &mut Record, settlement: Settlement, spent: Spent, now: Times
             })]
         }
         Settlement::Release { due, why, failure } => {
-            record.attempt = record.attempt.saturating_sub(1);
-            // It has waited as long as before it ran.
-            let waited = i64::try_from(record.waited_at_holds(now).as_millis()).unwrap_or(i64::MAX);
-            if let Some(parking) = record.parking.as_mut().filter(|parking| parking.why != Hold::Paused) {
-                parking.since = Timestamp::from_millis(now.millis().saturating_sub(waited));
-            }
-            // What was seen by a real call and what was paid for is kept, though it does not count.
-            if failure.is_some() || spent != Spent::default() {
-                end(record, AttemptEnd::Released, failure);
-            } else {
-                record.attempts.pop();
-            }
-            let released = record.event(Happening::Released {
-                agent,
-                task_type,
-                why,
-                due,
-                model: spent.model.clone(),
-                usage: spent.usage,
-                micro_usd: spent.micro_usd,
-            });
-            match why {
-                Hold::Drain => {
-                    record.state = if due <= now { State::Ready } else { State::Scheduled };
-                    record.waits_until(due);
-                    if mutant::on("lost-at-drain") {
-                        (record.state, record.due) = (State::Scheduled, now + Duration::from_secs(1_000_000_000));
-                    }
-                    vec![released]
-                }
-                Hold::BreakerOpen | Hold::Gate | Hold::RetryBudget | Hold::IntegrationParked | Hold::Paused => {
-                    vec![released, record.parked_until(due, why, now)]
-                }
-            }
+            // The budget of retries is its model's, whoever failed.
+            let found_out = failure.as_ref().filter(|_| why != Hold::RetryBudget);
+            let by = found_out.and_then(|failure| failure.integration.clone());
+            released(record, (due, why, by), failure, &spent, now)
         }
+        Settlement::Held { due, why, by } => released(record, (due, why, Some(by)), None, &spent, now),
         Settlement::DeadLetter { failure, why, circumstances } => {
-            end(record, AttemptEnd::DeadLetter, Some(failure.clone()));
+            record.end_attempt(AttemptEnd::DeadLetter, Some(failure.clone()), &spent, now);
             vec![record.give_up(failure, why, circumstances, &spent, now)]
+        }
+    }
+}
+
+/// Given back uncounted: until when, why, and who holds it where that is not the integration of its model.
+fn released(
+    record: &mut Record,
+    (due, why, by): (Timestamp, Hold, Option<Integration>),
+    failure: Option<Failure>,
+    spent: &Spent,
+    now: Timestamp,
+) -> Vec<NewEvent> {
+    record.attempt = record.attempt.saturating_sub(1);
+    // It has waited as long as before it ran.
+    let waited = i64::try_from(record.waited_at_holds(now).as_millis()).unwrap_or(i64::MAX);
+    if let Some(parking) = record.parking.as_mut().filter(|parking| parking.why != Hold::Paused) {
+        parking.since = Timestamp::from_millis(now.millis().saturating_sub(waited));
+    }
+    // What was seen by a real call and what was paid for is kept, though it does not count.
+    if failure.is_some() || *spent != Spent::default() {
+        record.end_attempt(AttemptEnd::Released, failure, spent, now);
+    } else {
+        record.attempts.pop();
+    }
+    let released = record.event(Happening::Released {
+        agent: record.agent.clone(),
+        task_type: record.task.task_type.clone(),
+        why,
+        due,
+        model: spent.model.clone(),
+        usage: spent.usage,
+        micro_usd: spent.micro_usd,
+    });
+    match why {
+        Hold::Drain => {
+            record.state = if due <= now { State::Ready } else { State::Scheduled };
+            record.waits_until(due);
+            if mutant::on("lost-at-drain") {
+                (record.state, record.due) = (State::Scheduled, now + Duration::from_secs(1_000_000_000));
+            }
+            vec![released]
+        }
+        Hold::BreakerOpen | Hold::Gate | Hold::RetryBudget | Hold::IntegrationParked | Hold::Paused => {
+            vec![released, record.parked_until(due, why, by, now)]
         }
     }
 }
@@ -1091,6 +1117,12 @@ mod tests {
         Settlement::DeadLetter { failure: busy(), why: "3 of 3".to_owned(), circumstances: Box::default() }
     }
 
+    /// A server of tools lets nobody through.
+    fn held_by_tools(due: Timestamp) -> Settlement {
+        let by = Integration::new("github").expect("a name");
+        Settlement::Held { due, why: Hold::BreakerOpen, by }
+    }
+
     fn park(record: &Record, until: Timestamp) -> Command {
         Command::Park { seen: Seen::of(record), until, why: Hold::Gate }
     }
@@ -1203,6 +1235,7 @@ mod tests {
             ("retry", settle(1, retry(NOW)), NOW, ["-", "-", "-", "ready", "-", "-", "-", "-"]),
             ("retry later", settle(1, retry(LATER)), NOW, ["-", "-", "-", "scheduled", "-", "-", "-", "-"]),
             ("release", settle(1, release(LATER, Hold::Gate)), NOW, ["-", "-", "-", "parked", "-", "-", "-", "-"]),
+            ("held", settle(1, held_by_tools(LATER)), NOW, ["-", "-", "-", "parked", "-", "-", "-", "-"]),
             ("drain", settle(1, release(NOW, Hold::Drain)), NOW, ["-", "-", "-", "ready", "-", "-", "-", "-"]),
             ("dead letter", settle(1, dead()), NOW, ["-", "-", "-", "dead", "-", "-", "-", "-"]),
             ("lapse", lapse, NOW + MINUTE, ["-", "-", "-", "ready", "-", "-", "-", "-"]),
@@ -1416,6 +1449,35 @@ mod tests {
         let held = standing(State::Parked);
         let sooner = done(&held, park(&held, NOW), NOW);
         assert_eq!(sooner.due, NOW, "what only waits for its integration may come sooner");
+    }
+
+    /// What a server of tools held was written down as waiting for its model: closing the server's breaker woke nobody.
+    #[test]
+    fn what_is_parked_waits_for_whoever_holds_it() {
+        let by = |record: &Record| {
+            let parking = record.parking.as_ref().expect("it is parked");
+            assert_eq!(parking.integration.as_ref(), Some(record.held_by()));
+            record.held_by().to_string()
+        };
+        let running = running_one(Effect::ReadOnly);
+        let waits = done(&running, settle(1, held_by_tools(LATER)), NOW);
+        assert_eq!((by(&waits).as_str(), waits.integration.as_str()), ("github", "anthropic"));
+        assert_eq!((waits.attempt, waits.attempts.len(), waits.due), (0, 0, LATER), "it costs nothing");
+        assert_eq!(by(&done(&waits, park(&waits, NOW), NOW)), "github", "whose hold is over held it to the end");
+        assert_eq!(by(&done(&waits, park(&waits, LATER + MINUTE), LATER)), "anthropic", "its model is held, too");
+        let told = apply(&running, settle(1, held_by_tools(LATER)), NOW).expect("it applies").1;
+        let of = |event: &NewEvent| {
+            let Happening::Parked { integration, .. } = &event.what else { return None };
+            integration.as_ref().map(ToString::to_string)
+        };
+        assert_eq!(told.iter().find_map(of).as_deref(), Some("github"), "{told:?}");
+        // The delivery that found out names it; the budget of retries is its model's, whoever failed.
+        let failed = Failure { integration: Some(Integration::new("github").expect("a name")), ..busy() };
+        let release = |why| Settlement::Release { due: LATER, why, failure: Some(failed.clone()) };
+        for (why, holder) in [(Hold::IntegrationParked, "github"), (Hold::RetryBudget, "anthropic")] {
+            assert_eq!(by(&done(&running, settle(1, release(why)), NOW)), holder, "{why}");
+        }
+        assert_eq!(standing(State::Parked).held_by().as_str(), "anthropic");
     }
 
     #[test]

@@ -296,7 +296,7 @@ impl Death {
 pub fn failure_told(command: &Command) -> Option<&Failure> {
     match command {
         Command::Settle { settlement, .. } | Command::Lapse { settlement, .. } => match settlement {
-            Settlement::Ack { .. } => None,
+            Settlement::Ack { .. } | Settlement::Held { .. } => None,
             Settlement::Retry { failure, .. } | Settlement::DeadLetter { failure, .. } => Some(failure),
             Settlement::Release { failure, .. } => failure.as_ref(),
         },

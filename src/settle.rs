@@ -122,6 +122,10 @@ impl SettleFacts<'_> {
             return self.give_up(deadline_passed(None), "its deadline passed");
         }
         let due = match why {
+            Hold::Drain | Hold::Paused => {
+                let due = self.deadline.map_or(until, |deadline| until.min(deadline));
+                return Settlement::Release { due, why, failure: None };
+            }
             _ if self.moves_on_at(why) => now,
             Hold::BreakerOpen | Hold::Gate | Hold::RetryBudget | Hold::IntegrationParked => {
                 match self.may_wait_until(until, now) {
@@ -134,9 +138,11 @@ impl SettleFacts<'_> {
                     }
                 }
             }
-            Hold::Drain | Hold::Paused => self.deadline.map_or(until, |deadline| until.min(deadline)),
         };
-        Settlement::Release { due, why, failure: None }
+        match &self.integration {
+            Some(by) => Settlement::Held { due, why, by: by.clone() },
+            None => Settlement::Release { due, why, failure: None },
+        }
     }
 
     fn back_off(&self, failure: Failure, budget: Option<&mut RetryBudget>, now: Timestamp, roll: f64) -> Settlement {
@@ -368,6 +374,7 @@ mod tests {
                 format!("retry at {}{words}", due.millis() / 1_000)
             }
             Settlement::Release { due, why, .. } => format!("release until {}: {why}", due.millis() / 1_000),
+            Settlement::Held { due, why, by } => format!("held by {by} until {}: {why}", due.millis() / 1_000),
             Settlement::DeadLetter { failure, why, .. } => format!("dead {}: {why}", failure.kind),
         }
     }
@@ -572,6 +579,15 @@ mod tests {
                 let settled = settle(&facts, Outcome::NotBegun { why, until: at(until) }, None, at(0), 0.0);
                 assert_eq!(told(&settled), expected, "{why} {effect}");
             }
+        }
+        // Whoever lets nobody through is who it waits for; a team that stops is nobody's hold.
+        let github = Integration::new("github").expect("a name");
+        for (why, expected) in
+            [(Hold::BreakerOpen, "held by github until 60: breaker-open"), (Hold::Drain, "release until 60: drain")]
+        {
+            let facts = SettleFacts { own: false, integration: Some(github.clone()), ..plain_facts(&policy) };
+            let settled = settle(&facts, Outcome::NotBegun { why, until: at(60) }, None, at(0), 0.0);
+            assert_eq!(told(&settled), expected);
         }
         let impatient = RetryPolicy { park_at_most: Duration::ZERO, ..policy };
         let outcome = Outcome::NotBegun { why: Hold::Gate, until: at(1) };

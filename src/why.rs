@@ -128,7 +128,7 @@ fn stands(record: &Record, doubts: &[Doubt], redactor: &Redactor) -> String {
         State::Scheduled => format!("waits until {} to be tried again{}", record.due, because(failed())),
         State::Parked => {
             let why = record.parking.as_ref().map_or("parked", |parking| parking.why.as_str());
-            format!("parked until {} ({why}, {})", record.due, record.integration)
+            format!("parked until {} ({why}, {})", record.due, record.held_by())
         }
         State::Done => format!("done by {} in round {}", record.agent, record.generation),
         State::Dead => {

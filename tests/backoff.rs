@@ -273,7 +273,9 @@ fn timeline(id: &str, policy: &RetryPolicy, story: &Timeline) {
                 assert_eq!((&starts, ended.millis()), (&story.starts, story.dlq_at), "{id}");
                 return;
             }
-            other @ (Settlement::Ack { .. } | Settlement::Release { .. }) => panic!("{id}: {other:?}"),
+            other @ (Settlement::Ack { .. } | Settlement::Release { .. } | Settlement::Held { .. }) => {
+                panic!("{id}: {other:?}")
+            }
         }
     }
 }

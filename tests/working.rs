@@ -399,6 +399,42 @@ async fn a_quick_read_is_not_slow_beside_a_slow_one() {
     assert_eq!(local.state, "closed", "{}", local.why);
 }
 
+/// What happened: a server of tools was taken out of service by hand, and the work it held was written down, and shown, as
+/// waiting for its model. When the server's breaker was closed nobody woke it: it slept on for up to five minutes.
+#[tokio::test(start_paused = true)]
+async fn what_a_server_of_tools_holds_waits_for_it_and_is_woken_when_its_breaker_is_closed() {
+    let house = House::new(
+        |_| {},
+        READS,
+        |_| Act::Do,
+        |request, _| match results(request).len() {
+            0 => calling(&[("act", json!({ "n": 1 }))]),
+            _ => Scripted::text("read"),
+        },
+    )
+    .await;
+    let (desk, local) = (&house.desk, name("local"));
+    desk.open_breaker(&local, None, "ana", "maintenance").await.expect("opened");
+    let id = submitted(desk).await;
+    while desk.task(id).await.expect("a task").state != State::Parked {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let record = desk.task(id).await.expect("a task");
+    let parking = record.parking.as_ref().expect("it is parked");
+    assert_eq!((parking.integration.as_ref(), &record.integration), (Some(&local), &name("primary")));
+    let why = desk.why(id).await.expect("told");
+    assert!(why.stands.ends_with("(integration-parked, local)"), "{}", why.stands);
+    let views = desk.breakers().await.expect("breakers");
+    let waiting: Vec<(&str, u64)> = views.iter().map(|view| (view.integration.as_str(), view.parked)).collect();
+    assert_eq!(waiting, [("local", 1), ("primary", 0)]);
+    let closed = desk.now();
+    desk.close_breaker(&local, "ana", "it is back").await.expect("closed");
+    let record = desk.wait(id).await.expect("an end");
+    assert_eq!((record.state, house.model.calls(), house.workshop.seen().len()), (State::Done, 2, 1), "{record:#?}");
+    let slept = record.ended_at.expect("an end").since(closed);
+    assert!(slept < Duration::from_secs(60), "it slept for another {slept:?}");
+}
+
 /// A server of tools that says at once what it has, but waits for a word the second time.
 struct Slow {
     workshop: Workshop,

@@ -411,7 +411,7 @@ fn note(record: &Record, now: Timestamp) -> String {
         State::Scheduled => format!("retry in {}: {failed}", format_duration(whole(now.until(record.due)))),
         State::Parked => {
             let why = record.parking.as_ref().map_or("", |parking| parking.why.as_str());
-            format!("{why} ({})", record.integration)
+            format!("{why} ({})", record.held_by())
         }
         State::Dead | State::WaitingHuman => {
             record.letter.as_ref().map_or(failed, |letter| letter.failure.message.clone())
@@ -443,6 +443,7 @@ pub(super) fn show(record: &Record, steps: &[Step], now: Timestamp) -> String {
         ("accepted", format!("{} ({} ago)", task.created_at, ago(now, task.created_at))),
         ("round", format!("{}, attempt {}", record.generation, record.attempt)),
         ("due", if record.due > now { record.due.to_string() } else { String::new() }),
+        ("waits", if record.state == State::Parked { note(record, now) } else { String::new() }),
         ("key", some(task.idempotency_key.as_ref().map(ToString::to_string))),
         ("deadline", some(task.deadline.map(|at| at.to_string()))),
         ("payload", cut(&payload.to_string(), 400)),

@@ -1,5 +1,6 @@
 //! What an operator sees of the breakers, and does to them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::desk::{BreakerView, Desk, DeskError};
@@ -17,19 +18,32 @@ impl Desk {
     /// # Errors
     /// The engine's.
     pub async fn breakers(&self) -> Result<Vec<BreakerView>, DeskError> {
-        let mut views = Vec::new();
-        for integration in self.office.guards.integrations() {
-            views.push(self.breaker(integration).await?);
-        }
-        Ok(views)
+        let parked = self.parked().await?;
+        self.office.guards.integrations().map(|integration| self.breaker(integration, &parked)).collect()
     }
 
-    async fn breaker(&self, integration: &Integration) -> Result<BreakerView, DeskError> {
-        let filter =
-            Filter { states: vec![State::Parked], integration: Some(integration.clone()), ..Filter::default() };
-        let page = PageAsk { limit: 1000, ..PageAsk::default() };
-        let parked = self.office.engine.records(filter, page).await?;
-        let parked = parked.items.len() + parked.unreadable.len();
+    /// How many tasks wait for each integration. Looked at are the first thousand parked ones of each model's integration;
+    /// who holds them may be another.
+    async fn parked(&self) -> Result<BTreeMap<Integration, u64>, DeskError> {
+        let mut parked: BTreeMap<Integration, u64> = BTreeMap::new();
+        for integration in self.office.guards.integrations() {
+            let filter =
+                Filter { states: vec![State::Parked], integration: Some(integration.clone()), ..Filter::default() };
+            let page = PageAsk { limit: 1000, ..PageAsk::default() };
+            let found = self.office.engine.records(filter, page).await?;
+            for record in &found.items {
+                *parked.entry(record.held_by().clone()).or_default() += 1;
+            }
+            *parked.entry(integration.clone()).or_default() += found.unreadable.len() as u64;
+        }
+        Ok(parked)
+    }
+
+    fn breaker(
+        &self,
+        integration: &Integration,
+        parked: &BTreeMap<Integration, u64>,
+    ) -> Result<BreakerView, DeskError> {
         let now = self.now();
         let view = |guard: &mut Guard| BreakerView {
             integration: integration.clone(),
@@ -39,7 +53,7 @@ impl Desk {
             threshold: guard.threshold(),
             gate_closed: guard.gate_until(now).is_some(),
             ramp: guard.ramp(now),
-            parked: parked as u64,
+            parked: parked.get(integration).copied().unwrap_or_default(),
             why: guard.why().to_owned(),
         };
         self.office.guards.with(integration, view).ok_or_else(|| no_integration(integration))
@@ -92,15 +106,15 @@ impl Desk {
         } else {
             self.office.announce(integration, transitions, Vec::new()).await?;
         }
-        self.breaker(integration).await
+        self.breaker(integration, &self.parked().await?)
     }
 
     /// What waited for it need not wait until the old time. What somebody paused goes on waiting.
     async fn unpark(&self, integration: &Integration) -> Result<(), DeskError> {
         let now = self.now();
-        let filter =
-            Filter { states: vec![State::Parked], integration: Some(integration.clone()), ..Filter::default() };
-        for record in self.office.every(filter).await? {
+        // All that is parked: a server of tools holds tasks whatever their models are.
+        let filter = Filter { states: vec![State::Parked], ..Filter::default() };
+        for record in self.office.every(filter).await?.into_iter().filter(|record| record.held_by() == integration) {
             let why = record.parking.as_ref().map_or(Hold::BreakerOpen, |parking| parking.why);
             if why == Hold::Paused {
                 continue;
