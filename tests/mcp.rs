@@ -16,7 +16,7 @@ use backstop::task::{IdempotencyKey, Integration};
 use backstop::tool::{Hints, KeyPlace};
 use backstop::tools::{Calling, Said, ToolServer, Trouble, servers};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{Play, Stub, peer};
@@ -282,6 +282,26 @@ async fn a_start_that_outlasts_its_call_is_a_call_that_was_not_sent() {
     assert_eq!(found, (ToolFault::Timeout, false, "hostile/echo: no answer within 300ms"));
 }
 
+/// What happened: a server took longer to start than its calls were given. Each call that gave up ended the start with it,
+/// the next one began another, and the server never served.
+#[tokio::test]
+async fn a_start_goes_on_without_its_caller_and_the_next_joins_it() {
+    let family = Family::new().await;
+    let mut config = family.config("waits-at-start");
+    config.start_within = LONG;
+    let server = server("hostile", config);
+    for _ in 0..2 {
+        let trouble = call(&server, "pid", SHORT).await.expect_err("it has not started");
+        assert_eq!((trouble.fault, trouble.sent), (ToolFault::Timeout, false), "{}", trouble.detail);
+    }
+    let (id, mut life) = family.born().await;
+    life.write_all(b"!").await.expect("its word to begin");
+    assert_eq!(said(&server, "pid").await, id);
+    assert!(family.childless().await, "it was started once");
+    drop(server);
+    gone(life).await;
+}
+
 #[tokio::test]
 async fn tools_that_cannot_be_used_are_not_offered_and_a_list_that_changes_is_read_again() {
     let family = Family::new().await;
@@ -366,8 +386,18 @@ async fn nothing_is_left_running() {
     let (_, child) = family.born().await;
     drop(server);
     gone(child).await;
-    // Also when nobody waits for it any more.
+    // Also when it has not started yet.
     let server = family.server("hangs-at-start");
+    let (_, child) = tokio::select! {
+        _ = server.offered() => panic!("it hangs"),
+        born = family.born() => born,
+    };
+    drop(server);
+    gone(child).await;
+    // Also when nobody waits for its start any more, and its time is up.
+    let mut config = family.config("hangs-at-start");
+    config.start_within = Duration::from_secs(5);
+    let server = self::server("hostile", config);
     let (_, child) = tokio::select! {
         _ = server.offered() => panic!("it hangs"),
         born = family.born() => born,

@@ -22,6 +22,9 @@ fn hostile_child() {
         let _until_killed = life.read(&mut [0]);
         return;
     }
+    if mode == "waits-at-start" {
+        let _its_word = life.read(&mut [0]);
+    }
     // What the test harness has written on this line is noise.
     println!();
     Server { mode, asked: 0, cancelled: 0, lists: 0 }.run();

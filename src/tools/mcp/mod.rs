@@ -1,32 +1,34 @@
 //! MCP servers: one connection each, started when first used, shared by all, started anew on the next use after it died.
 //!
-//! Nothing loops here: a use starts a server at most once, and whether it is used again is the breaker's to say.
+//! Nothing loops here: a use starts a server at most once, or joins a start that is under way (`start.rs`), and whether it
+//! is used again is the breaker's to say.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rmcp::model::{
-    CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest, ErrorCode, ErrorData, Implementation,
-    ListToolsRequest, MetaObject, PaginatedRequestParams, ProtocolVersion, RequestMetaObject, ServerResult,
+    CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest, Implementation, ListToolsRequest,
+    MetaObject, PaginatedRequestParams, ProtocolVersion, RequestMetaObject, ServerResult,
 };
-use rmcp::service::{
-    ClientInitializeError, ClientLifecycleMode, ClientServiceExt, NotificationContext, RoleClient, RunningService,
-};
+use rmcp::service::{NotificationContext, RoleClient, RunningService};
 use rmcp::{ClientHandler, ServiceError};
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use self::answer::{List, protocol_fault};
 use self::remote::Remote;
+use self::start::{Start, Started, Starter};
 use self::stdio::{Aside, Running};
-use super::{Calling, Error, Offered, Pending, Said, Teller, ToolServer, Trouble, child, with_key};
+use super::{Calling, Error, Offered, Pending, Said, Teller, ToolServer, Trouble, with_key};
 use crate::cause::ToolFault;
 use crate::task::Integration;
 use crate::tool_config::{McpConfig, Transport};
 
 mod answer;
 mod remote;
+mod start;
 mod stdio;
 
 /// Where the idempotency key of a call goes, in `_meta`: a prefix of our own, as the protocol wants it.
@@ -40,19 +42,10 @@ const ENDING: Duration = Duration::from_secs(1);
 
 /// An MCP server.
 pub(super) struct Server {
-    teller: Teller,
-    config: McpConfig,
-    remote: Option<Remote>,
-    state: tokio::sync::Mutex<State>,
-    /// Starts so far, to know whether somebody else's attempt was made while one waited for it.
-    starts: AtomicU64,
-}
-
-#[derive(Default)]
-struct State {
-    connection: Option<Arc<Connection>>,
-    /// How the last start failed, if it did.
-    failed: Option<Box<Trouble>>,
+    teller: Arc<Teller>,
+    starter: Arc<Starter>,
+    /// The last start, and the connection it made.
+    last: Mutex<Option<Start>>,
 }
 
 /// A server that has shaken hands.
@@ -142,112 +135,28 @@ impl Server {
             Transport::Stdio { env, .. } => (None, env),
             Transport::Http { url, headers } => (Some(Remote::new(&name, url, headers)?), headers),
         };
-        let teller = Teller::new(name, secrets.values());
-        let (state, starts) = (tokio::sync::Mutex::default(), AtomicU64::new(0));
-        Ok(Self { teller, config: config.clone(), remote, state, starts })
+        let teller = Arc::new(Teller::new(name, secrets.values()));
+        let starter = Starter { teller: Arc::clone(&teller), config: config.clone(), remote };
+        Ok(Self { teller, starter: Arc::new(starter), last: Mutex::default() })
     }
 
     /// The connection, started if there is none. Those who wait for a start that fails share how it failed.
-    async fn connected(&self) -> Result<Arc<Connection>, Box<Trouble>> {
-        let before = self.starts.load(Ordering::Acquire);
-        let mut state = self.state.lock().await;
-        if let Some(connection) = state.connection.as_ref().filter(|connection| connection.usable()) {
-            return Ok(Arc::clone(connection));
-        }
-        state.connection = None;
-        if let Some(failed) = state.failed.as_ref().filter(|_| self.starts.load(Ordering::Acquire) > before) {
-            return Err(failed.clone());
-        }
-        let within = self.config.start_within;
-        let started = match timeout(within, self.started()).await {
-            Ok(started) => started,
-            Err(_) => Err(self.teller.late("", within, false)),
-        };
-        self.starts.fetch_add(1, Ordering::AcqRel);
-        match started {
-            Ok(connection) => {
-                state.failed = None;
-                Ok(Arc::clone(state.connection.insert(Arc::new(connection))))
-            }
-            Err(trouble) => {
-                state.failed = Some(trouble.clone());
-                Err(trouble)
-            }
-        }
+    async fn connected(&self) -> Started {
+        let mut ended = self.start();
+        let ended = ended.wait_for(Option::is_some).await;
+        let started = ended.ok().and_then(|started| started.clone());
+        started.unwrap_or_else(|| Err(self.teller.unsent(ToolFault::Unreachable, "", "its start was cut off")))
     }
 
-    /// Starts the server and shakes hands: in the way nearly all servers know, else in the one that came after it.
-    async fn started(&self) -> Result<Connection, Box<Trouble>> {
-        let no_handshake = |what| self.teller.unsent(ToolFault::Protocol, "", format!("no handshake: {what}"));
-        let refused = match self.handshake(ClientLifecycleMode::Initialize).await? {
-            Ok(connection) => return Ok(connection),
-            Err(refused) => refused,
-        };
-        if !matches!(refused.code, ErrorCode::METHOD_NOT_FOUND | ErrorCode::UNSUPPORTED_PROTOCOL_VERSION) {
-            return Err(no_handshake(in_words(&refused)));
+    /// The start that is under way or of which there is a connection, else a new one.
+    fn start(&self) -> watch::Receiver<Option<Started>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(start) = last.as_ref().filter(|start| start.is_of_use()) {
+            return start.ended();
         }
-        let preferred_versions = vec![ProtocolVersion::LATEST];
-        let other = self.handshake(ClientLifecycleMode::Discover { preferred_versions }).await?;
-        other.map_err(|error| no_handshake(format!("{}; and then {}", in_words(&refused), in_words(&error))))
-    }
-
-    /// One handshake. The inner error: what the server says to it.
-    async fn handshake(&self, mode: ClientLifecycleMode) -> Result<Result<Connection, ErrorData>, Box<Trouble>> {
-        let changes = Arc::new(AtomicU64::new(0));
-        let listener = Listener { changes: Arc::clone(&changes) };
-        let (service, program) = match (&self.config.transport, &self.remote) {
-            (Transport::Stdio { command, env }, _) => {
-                let cannot = |error: std::io::Error| {
-                    self.teller.unsent(ToolFault::Unreachable, "", format!("cannot be started: {error}"))
-                };
-                let (child, group) = child::start(command, env).map_err(cannot)?;
-                let secrets = self.teller.secrets.clone();
-                let (pipes, running, aside) =
-                    stdio::take_over(&self.teller.server, child, group, secrets).map_err(cannot)?;
-                (listener.serve_with_lifecycle(pipes, mode).await, Some((running, aside)))
-            }
-            (Transport::Http { .. }, Some(remote)) => {
-                (listener.serve_with_lifecycle(remote.transport(), mode).await, None)
-            }
-            (Transport::Http { .. }, None) => unreachable!("`new` makes a remote for every address"),
-        };
-        let error = match service {
-            Ok(service) => {
-                let (list, calls, over) = (Mutex::new(None), AtomicUsize::new(0), AtomicBool::new(false));
-                return Ok(Ok(Connection { service, program, list, changes, calls, over }));
-            }
-            Err(error) => error,
-        };
-        #[allow(clippy::wildcard_enum_match_arm, reason = "the SDK has many words for a handshake that failed")]
-        match error {
-            ClientInitializeError::JsonRpcError(error) => Ok(Err(error)),
-            ClientInitializeError::TransportError { error, .. } => {
-                let broken = remote::broken(error.error.as_ref());
-                Err(match broken {
-                    Some(broken) => Box::new(Trouble {
-                        status: broken.status,
-                        retry_after_s: broken.retry_after_s,
-                        ..*self.teller.unsent(broken.fault, "", format!("no handshake: {}", broken.what))
-                    }),
-                    None => self.ended_early(program, error.error.to_string()).await,
-                })
-            }
-            ClientInitializeError::ConnectionClosed(what) => Err(self.ended_early(program, what).await),
-            other => {
-                let what = format!("no handshake: {}", super::cut(&other.to_string(), 1_000));
-                Err(self.teller.unsent(ToolFault::Protocol, "", what))
-            }
-        }
-    }
-
-    /// A program that ended, or closed its output, before it shook hands.
-    async fn ended_early(&self, program: Option<(Running, Arc<Mutex<Aside>>)>, what: String) -> Box<Trouble> {
-        let ended = match program {
-            Some((running, aside)) => ending(&running, &aside).await,
-            None => String::new(),
-        };
-        let what = if ended.is_empty() { what } else { ended };
-        self.teller.unsent(ToolFault::Unreachable, "", format!("ended before it shook hands: {what}"))
+        // What there was ends before another begins.
+        *last = None;
+        last.insert(Start::begin(Arc::clone(&self.starter))).ended()
     }
 
     /// Its tools, asked for if they may have changed.
@@ -257,7 +166,7 @@ impl Server {
         if let Some(held) = connection.held().filter(fresh) {
             return Ok(held.list);
         }
-        let within = self.config.start_within;
+        let within = self.starter.config.start_within;
         let heard = connection.aside(|aside| aside.heard);
         let _underway = Underway::on(&connection.calls);
         let list = match timeout(within, self.pages(connection)).await {
@@ -382,10 +291,6 @@ impl Server {
         let what = if ended.is_empty() { "the connection broke".to_owned() } else { ended };
         self.teller.sent(ToolFault::Died, doing, what)
     }
-}
-
-fn in_words(error: &ErrorData) -> String {
-    format!("error {}: {}", error.code.0, error.message)
 }
 
 /// How a program ended, and the last it said.
