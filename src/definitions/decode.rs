@@ -203,6 +203,14 @@ impl Value {
         }
     }
 
+    /// The items of a list in which something must stand: an empty one would say the opposite of what it looks like.
+    pub(super) fn some(&self, remedy: &str, notes: &mut Notes<'_>) -> Vec<Self> {
+        if matches!(&self.node.kind, Kind::List(items) if items.is_empty()) {
+            self.error(notes, "the list is empty", remedy);
+        }
+        self.list(notes)
+    }
+
     /// A text. Numbers and flags must be quoted to be texts, so that `1.10` does not quietly become `1.1` somewhere.
     pub(super) fn text(&self, notes: &mut Notes<'_>) -> Option<String> {
         match &self.node.kind {

@@ -94,7 +94,8 @@ fn channel(value: &Value, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<Ch
             let mut table = value.table(notes)?;
             let smtp = must_secret(&mut table, "smtp", files, notes);
             let from = table.must("from", "write the sender's address", notes).and_then(|v| address(&v, notes));
-            let to = table.must("to", "write one address or a list", notes).map_or_else(Vec::new, |v| v.list(notes));
+            let wanted = "write one address or a list";
+            let to = table.must("to", wanted, notes).map_or_else(Vec::new, |v| v.some(wanted, notes));
             let to: Vec<Option<String>> = to.iter().map(|item| address(item, notes)).collect();
             table.finish(&ours_only, notes);
             let to = to.into_iter().collect::<Option<Vec<_>>>()?;

@@ -215,7 +215,7 @@ fn document(files: &Files<'_>, name: &str, notes: &mut Notes<'_>) -> Option<(Sce
     };
     let (mut loads, mut entries) = (Vec::new(), Vec::new());
     let remedy = "write what is asked: `load: [{ type: code_review, per-day: 40 }]`";
-    let listed = table.must("load", remedy, notes).map(|value| some(&value, remedy, notes)).unwrap_or_default();
+    let listed = table.must("load", remedy, notes).map(|value| value.some(remedy, notes)).unwrap_or_default();
     for (number, item) in listed.iter().enumerate() {
         loads.extend(load(item, until, files, notes));
         entries.resize(loads.len(), number);
@@ -278,19 +278,11 @@ fn published(value: &Value, notes: &mut Notes<'_>) -> Option<Published> {
     Some(Published { source: source?, figures })
 }
 
-/// The items of a list in which something must stand: an empty one would say the opposite of what it looks like.
-pub(super) fn some(value: &Value, remedy: &str, notes: &mut Notes<'_>) -> Vec<Value> {
-    if matches!(&value.node.kind, Kind::List(items) if items.is_empty()) {
-        value.error(notes, "the list is empty", remedy);
-    }
-    value.list(notes)
-}
-
 fn regions(value: &Value, notes: &mut Notes<'_>) -> BTreeMap<String, Vec<Integration>> {
     let mut regions = BTreeMap::new();
     for (name, value) in value.named::<Integration>("a region", notes) {
         let remedy = "name a provider of the team";
-        let members = some(&value, remedy, notes);
+        let members = value.some(remedy, notes);
         let members = members.iter().filter_map(|item| item.parsed::<Integration>(remedy, notes)).collect();
         regions.insert(name.to_string(), members);
     }
@@ -509,7 +501,7 @@ fn scope(table: &mut Table, regions: &BTreeMap<String, Vec<Integration>>, notes:
     let mut providers = Vec::new();
     if let Some(value) = table.take("provider", notes) {
         let remedy = "name a provider of the team";
-        for item in some(&value, remedy, notes) {
+        for item in value.some(remedy, notes) {
             providers.extend(item.parsed::<Integration>(remedy, notes));
         }
     }

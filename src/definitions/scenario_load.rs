@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::decode::{Notes, Table, Value, ours_only};
 use super::files::Files;
-use super::scenario_file::{SHORT, some};
+use super::scenario_file::SHORT;
 use super::tools::json;
 use super::yaml::cut;
 use crate::event::{Event, Happening};
@@ -96,7 +96,7 @@ pub(super) fn load(value: &Value, run: Duration, files: &Files<'_>, notes: &mut 
 /// The moments that are listed, each between the two: one that nobody lives to see is a mistake. A burst has one.
 fn moments(value: &Value, (from, until): (Duration, Duration), burst: bool, notes: &mut Notes<'_>) -> Vec<Duration> {
     let mut moments = Vec::new();
-    let items = some(value, "write when it comes: `at: [5m, 20m]`", notes);
+    let items = value.some("write when it comes: `at: [5m, 20m]`", notes);
     if burst && items.len() > 1 {
         let message = format!("a burst comes once, and {} moments are listed", items.len());
         value.error(notes, message, "write a burst for each");
