@@ -1,6 +1,7 @@
 //! The promises, one file each, in one binary.
 
 mod abuse;
+mod adviser;
 mod agreement;
 mod api;
 mod architecture;

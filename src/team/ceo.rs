@@ -2,11 +2,12 @@
 //!
 //! It reads open letters from the engine and writes each decision and its effect as one command, so a CEO that dies
 //! half-way has either decided or not. It needs no model to be safe: an adviser may only choose among admissible
-//! decisions, within a time and money limit, and silence or nonsense gets the table's decision.
+//! decisions, within a time and money limit, and silence or nonsense gets the table's decision. What it said is written
+//! down by whoever asked, and not by the CEO, so that it is there for the next one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -19,15 +20,17 @@ use super::office::{Office, readable};
 use super::seat::Seat;
 use crate::advice::{brief, parse_advice};
 use crate::agent::ModelRef;
+use crate::budget::DAY;
 use crate::cause::{Cause, Usage};
 use crate::config::AdviserConfig;
 use crate::delivery::{AttemptEnd, Hold};
 use crate::engine;
-use crate::fees::Fee;
+use crate::fees::{Fee, Fees, Opinion};
 use crate::guard::{Report, Stance};
 use crate::judgement::{Judgement, Scene, classify, cost_unknown};
-use crate::ledger::{Command, Letter, LetterStatus, Record, Refused, Seen, State};
+use crate::ledger::{self, Command, Letter, LetterStatus, Record, Refused, Seen, State};
 use crate::llm::{Message, Progress, Provider, Request};
+use crate::mutant;
 use crate::prices;
 use crate::prompt;
 use crate::query::{Filter, PageAsk};
@@ -42,29 +45,52 @@ const YOUNG: Duration = Duration::from_secs(600);
 pub(crate) enum CeoMessage {
     /// Something changed: look again.
     Kick,
-    /// The adviser has spoken about this letter, or fell silent.
-    Advised { task: TaskId, generation: u32, ruling: Box<Ruling>, advice: Advice },
 }
 
-/// What came of asking the adviser.
-pub(crate) enum Advice {
-    /// One of the admissible decisions.
-    Chosen(Decision),
-    /// Nothing usable, and why.
-    None(String),
+/// The letters the adviser is thinking about, each with its round. Whoever asks holds it there, also when the CEO has died
+/// meanwhile: the next one asks nothing beside it.
+#[derive(Default)]
+pub(crate) struct Asking(Mutex<BTreeSet<(TaskId, u32)>>);
+
+impl Asking {
+    /// How many answers are awaited.
+    pub(crate) fn count(&self) -> usize {
+        self.letters().len()
+    }
+
+    fn letters(&self) -> MutexGuard<'_, BTreeSet<(TaskId, u32)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question to the adviser; dropped, it is asked no more, and the CEO looks again.
+struct Question {
+    office: Arc<Office>,
+    letter: (TaskId, u32),
+}
+
+impl Question {
+    fn begin(office: &Arc<Office>, letter: (TaskId, u32)) -> Self {
+        office.asking.letters().insert(letter);
+        Self { office: Arc::clone(office), letter }
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.office.asking.letters().remove(&self.letter);
+        self.office.ceo.hint(CeoMessage::Kick);
+    }
 }
 
 /// The CEO.
 pub(crate) struct Ceo(pub(crate) Arc<Office>);
 
-/// Letters the adviser is thinking about, and what it said and is not carried out yet.
+/// What it need not look at twice, and its timer.
 #[derive(Default)]
 pub(crate) struct Desk {
-    asked: BTreeSet<(TaskId, u32)>,
     /// Parked tasks that were looked at once: what could not be moved then waits for its bound.
     unmoved: BTreeSet<(TaskId, u32)>,
-    /// Paid for: while it cannot be written down it waits here, and is not asked for again.
-    advised: Vec<(TaskId, u32, Box<Ruling>, Advice)>,
     retry: Option<AbortOnDropHandle<()>>,
 }
 
@@ -85,20 +111,9 @@ impl Actor for Ceo {
         message: CeoMessage,
         desk: &mut Desk,
     ) -> Result<(), ActorProcessingErr> {
-        let done = match message {
-            CeoMessage::Kick => {
-                self.0.ceo.heard();
-                match self.follow_advice(desk).await {
-                    Ok(()) => self.look(&myself, desk).await,
-                    failed => failed,
-                }
-            }
-            CeoMessage::Advised { task, generation, ruling, advice } => {
-                desk.advised.push((task, generation, ruling, advice));
-                self.follow_advice(desk).await
-            }
-        };
-        match done {
+        let CeoMessage::Kick = message;
+        self.0.ceo.heard();
+        match self.look(desk).await {
             Ok(()) | Err(engine::Error::Closed) => desk.retry = None,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the CEO could not use the store");
@@ -114,7 +129,7 @@ impl Actor for Ceo {
 }
 
 impl Ceo {
-    async fn look(&self, myself: &ActorRef<CeoMessage>, desk: &mut Desk) -> Result<(), engine::Error> {
+    async fn look(&self, desk: &mut Desk) -> Result<(), engine::Error> {
         if self.0.draining() {
             return Ok(());
         }
@@ -130,16 +145,33 @@ impl Ceo {
             page.after = found.next;
         };
         for record in letters {
-            if desk.asked.contains(&(record.task.id, record.generation)) {
+            // In this order: what was said is written down before it is asked no more.
+            if self.0.asking.letters().contains(&(record.task.id, record.generation)) {
                 continue;
             }
+            let said = self.said_about(&record).await?;
             let ruling = readable(rule(&self.0, &record).await)?.unwrap_or_else(of_unreadable_journal);
-            match self.adviser(&ruling) {
-                Some(adviser) => self.ask(myself.clone(), adviser, record, ruling, desk).await?,
-                None => decide(&self.0, &record, ruling, DeciderKind::Table).await?,
+            match (said, self.adviser(&ruling)) {
+                (Some(fee), _) => self.follow(&record, ruling, fee).await?,
+                (None, Some(adviser)) => self.ask(adviser, record, ruling).await?,
+                (None, None) => decide(&self.0, &record, ruling, DeciderKind::Table).await?,
             }
         }
         Ok(())
+    }
+
+    /// What the adviser has said about this letter, perhaps to a CEO or a process that died before it was carried out.
+    async fn said_about(&self, record: &Record) -> Result<Option<Fee>, engine::Error> {
+        let fees = self.0.kept::<Fees>().await?;
+        Ok(fees.iter().find_map(|stored| stored.value.said_about(record.task.id, record.generation)).cloned())
+    }
+
+    /// Carries out what was said, and forgets it then. Where it cannot be forgotten it goes with its fee.
+    async fn follow(&self, record: &Record, ruling: Ruling, mut fee: Fee) -> Result<(), engine::Error> {
+        if let Some(opinion) = fee.opinion.take() {
+            self.advised(record, ruling, opinion).await?;
+        }
+        self.0.note_fee(fee).await
     }
 
     /// What waits for an integration that only a person can repair is moved to a fallback at once, not after the bound.
@@ -177,14 +209,7 @@ impl Ceo {
         (spent < adviser.micro_usd_per_hour && !held).then_some(adviser)
     }
 
-    async fn ask(
-        &self,
-        myself: ActorRef<CeoMessage>,
-        adviser: AdviserConfig,
-        record: Record,
-        ruling: Ruling,
-        desk: &mut Desk,
-    ) -> Result<(), engine::Error> {
+    async fn ask(&self, adviser: AdviserConfig, record: Record, ruling: Ruling) -> Result<(), engine::Error> {
         let brief = with_facts(&self.0, &record, |facts| brief(facts, &ruling)).await?;
         let question = self.0.redactor.redact(&self.question(&brief)).into_owned();
         let request = Request {
@@ -211,49 +236,37 @@ impl Ceo {
         let (task, generation) = (record.task.id, record.generation);
         let reserved = match self.0.set_aside_for_advice(task, worst) {
             Ok(reserved) => reserved,
-            Err(over) => return self.advised(task, generation, &ruling, &Advice::None(over)).await,
+            Err(over) => return self.advised(&record, ruling, Opinion::Useless(over)).await,
         };
-        let fee = Fee { at: self.0.now(), task, generation, micro_usd: worst };
-        if let Err(error) = self.0.note_fee(fee).await {
+        let fee = Fee { at: self.0.now(), task, generation, micro_usd: worst, opinion: None };
+        if let Err(error) = self.0.note_fee(fee.clone()).await {
             // Not sent, so not spent.
             reserved.settle(0);
             // What advice has cost cannot be read, now or later: the letter does not wait for it.
             if let engine::Error::DocumentConflict { .. } = error {
-                let none = Advice::None("what advice has cost so far cannot be read".to_owned());
-                return self.advised(task, generation, &ruling, &none).await;
+                let why = "what advice has cost so far cannot be read".to_owned();
+                return self.advised(&record, ruling, Opinion::Useless(why)).await;
             }
             return Err(error);
         }
-        desk.asked.insert((task, generation));
-        let office = Arc::clone(&self.0);
+        let question = Question::begin(&self.0, (task, generation));
         tokio::spawn(async move {
+            let office = &question.office;
             // An adviser that panics has given no usable advice; the letter must not wait for it for ever.
-            let asked = AssertUnwindSafe(advice(&office, &adviser, &request, &ruling)).catch_unwind().await;
-            let (advice, counted) = asked.unwrap_or_else(|_| (Advice::None("it panicked".to_owned()), None));
+            let asked = AssertUnwindSafe(advice(office, &adviser, &request, &ruling)).catch_unwind().await;
+            let (opinion, counted) = asked.unwrap_or_else(|_| (Opinion::Useless("it panicked".to_owned()), None));
             // What was set aside and is not known stays spent.
-            if let Some(micro_usd) = counted {
-                reserved.settle(micro_usd);
-                if let Err(error) = office.note_fee(Fee { micro_usd, ..fee }).await {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "what advice cost counts as the most it can"
-                    );
-                }
+            let micro_usd = counted.unwrap_or(fee.micro_usd);
+            if let Some(counted) = counted {
+                reserved.settle(counted);
             }
-            let ruling = Box::new(ruling);
-            let _ = myself.cast(CeoMessage::Advised { task, generation, ruling, advice });
+            // Paid for: written down before anything else can happen to it, and as often as it takes.
+            let said = Fee { micro_usd, opinion: Some(opinion), ..fee };
+            if let Err(error) = office.insist(said.at + DAY, || office.note_fee(said.clone())).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "what the adviser said could not be stored");
+            }
+            drop(question);
         });
-        Ok(())
-    }
-
-    /// Carries out what was advised.
-    async fn follow_advice(&self, desk: &mut Desk) -> Result<(), engine::Error> {
-        while let Some((task, generation, ruling, advice)) = desk.advised.last() {
-            let (task, generation) = (*task, *generation);
-            self.advised(task, generation, ruling, advice).await?;
-            desk.advised.pop();
-            desk.asked.remove(&(task, generation));
-        }
         Ok(())
     }
 
@@ -272,32 +285,36 @@ impl Ceo {
         }
     }
 
-    async fn advised(
-        &self,
-        task: TaskId,
-        generation: u32,
-        ruling: &Ruling,
-        advice: &Advice,
-    ) -> Result<(), engine::Error> {
-        let record = readable(self.0.engine.record(task).await)?.flatten();
-        let Some(record) = record.filter(|record| record.generation == generation) else { return Ok(()) };
-        let mut ruling = ruling.clone();
-        match advice {
-            Advice::Chosen(decision) => {
-                if !crate::ledger::same(&ruling.decision, decision) {
+    /// Decides as was said, as far as that is admissible still: the adviser may have spoken long ago, to another process.
+    async fn advised(&self, record: &Record, mut ruling: Ruling, opinion: Opinion) -> Result<(), engine::Error> {
+        let by = match opinion {
+            Opinion::Chosen(decision) if is_admissible(&ruling, &decision) => {
+                if !ledger::same(&ruling.decision, &decision) {
                     ruling
                         .reasons
                         .push(format!("the adviser chose it over the table's {}", triage::in_words(&ruling.decision)));
                 }
-                ruling.decision = decision.clone();
-                decide(&self.0, &record, ruling, DeciderKind::Adviser).await
+                ruling.decision = decision;
+                DeciderKind::Adviser
             }
-            Advice::None(why) => {
+            Opinion::Chosen(decision) => {
+                let chosen = triage::in_words(&decision);
+                ruling
+                    .reasons
+                    .push(format!("the adviser chose {chosen}, which will not do any more; the table decides"));
+                DeciderKind::Table
+            }
+            Opinion::Useless(why) => {
                 ruling.reasons.push(format!("the adviser gave no usable advice ({why}); the table decides"));
-                decide(&self.0, &record, ruling, DeciderKind::Table).await
+                DeciderKind::Table
             }
-        }
+        };
+        decide(&self.0, record, ruling, by).await
     }
+}
+
+fn is_admissible(ruling: &Ruling, decision: &Decision) -> bool {
+    ruling.admissible.iter().any(|one| ledger::same(one, decision)) || mutant::on("adviser-unbounded")
 }
 
 /// Asks the adviser, within its time: what it says, and what that counts for, where that is known.
@@ -306,16 +323,18 @@ async fn advice(
     adviser: &AdviserConfig,
     request: &Request,
     ruling: &Ruling,
-) -> (Advice, Option<u64>) {
+) -> (Opinion, Option<u64>) {
     let (provider, lent) = match through_to(office, adviser).await {
         Ok(through) => through,
-        Err(why) => return (Advice::None(why), Some(0)),
+        Err(why) => return (Opinion::Useless(why), Some(0)),
     };
     let progress = Progress::default();
     let reply = tokio::select! {
         biased;
         reply = provider.ask(request, &progress) => reply,
-        () = office.clock.sleep(adviser.within) => return (Advice::None("it did not answer in time".to_owned()), None),
+        () = office.clock.sleep(adviser.within) => {
+            return (Opinion::Useless("it did not answer in time".to_owned()), None);
+        }
     };
     match reply {
         Ok(reply) => {
@@ -325,11 +344,11 @@ async fn advice(
             let usage = if reply.usage.is_told() { reply.usage } else { most };
             let counted = office.counted(&adviser.model, usage, None);
             lent.report(Report::Healthy).await;
-            let advice = match parse_advice(&reply.text, &ruling.admissible) {
-                Ok(advice) => Advice::Chosen(advice.decision),
-                Err(error) => Advice::None(error.to_string()),
+            let opinion = match parse_advice(&reply.text, &ruling.admissible) {
+                Ok(advice) => Opinion::Chosen(advice.decision),
+                Err(error) => Opinion::Useless(error.to_string()),
             };
-            (advice, Some(counted))
+            (opinion, Some(counted))
         }
         Err(failure) => {
             let known = !cost_unknown(&failure);
@@ -339,7 +358,7 @@ async fn advice(
                 Judgement::Failed(failure) => lent.report(Report::Failed(&failure)).await,
                 Judgement::Cancelled | Judgement::Continue => lent.report(Report::Dropped).await,
             }
-            (Advice::None(why), counted)
+            (Opinion::Useless(why), counted)
         }
     }
 }

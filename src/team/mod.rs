@@ -315,12 +315,13 @@ impl Team {
         self.office
             .publish(vec![Happening::Draining { running: u32::try_from(running).unwrap_or(u32::MAX) }.into()])
             .await;
-        if !self.idle_within(grace).await {
+        // What the CEO's adviser is about to say is paid for, too.
+        if !self.idle_within(grace, || self.running() + self.office.asking.count()).await {
             for seat in self.office.seats.values() {
                 seat.addr.tell(AgentMessage::HandBack);
             }
             // Giving back is a write or two; what is stuck beyond that is covered by its lease.
-            self.idle_within(Duration::from_secs(5)).await;
+            self.idle_within(Duration::from_secs(5), || self.running()).await;
         }
         self.flush_pages().await;
         // The root answers when everybody is gone; if it is gone itself, so are they.
@@ -357,10 +358,10 @@ impl Team {
     }
 
     /// Waits until nothing runs, at most so long of real time.
-    async fn idle_within(&self, span: Duration) -> bool {
+    async fn idle_within(&self, span: Duration, running: impl Fn() -> usize) -> bool {
         let mut watch = self.office.engine.watch();
         let idle = async {
-            while self.running() > 0 {
+            while running() > 0 {
                 // Every end of a delivery is an event; a look now and then covers calls that end without one.
                 let _ = tokio::time::timeout(Duration::from_millis(100), watch.changed()).await;
             }

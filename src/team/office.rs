@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::addr::Addr;
 use super::bells::Bells;
-use super::ceo::CeoMessage;
+use super::ceo::{Asking, CeoMessage};
 use super::clock::{Clock, Dice};
 use super::crew::CrewMessage;
 use super::decisions::Deciding;
@@ -93,6 +93,7 @@ pub(crate) struct Office {
     pub(crate) drawer: Drawer,
     pub(crate) dispatcher: Addr<DispatcherMessage>,
     pub(crate) ceo: Addr<CeoMessage>,
+    pub(crate) asking: Asking,
     pub(crate) pager: Addr<PagerMessage>,
     pub(crate) under_way: UnderWay,
     pub(crate) deciding: Deciding,
@@ -155,6 +156,7 @@ impl Office {
             drawer: Drawer::default(),
             dispatcher: Addr::default(),
             ceo: Addr::default(),
+            asking: Asking::default(),
             pager: Addr::default(),
             under_way: UnderWay::since(now),
             deciding: Deciding::default(),

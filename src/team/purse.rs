@@ -126,9 +126,10 @@ impl Office {
         self.money.with(|purse| purse.agent_hour(&adviser(), now))
     }
 
-    /// Writes down what asking the adviser costs: before it is asked, and again when that is known.
+    /// Writes down what asking the adviser costs: before it is asked, with what it said when it has, and without that once it
+    /// is carried out.
     pub(crate) async fn note_fee(&self, fee: Fee) -> Result<(), engine::Error> {
-        drawer::change_only(&*self.engine, self.now(), |fees: Fees| fees.with(fee)).await
+        drawer::change_only(&*self.engine, self.now(), |fees: Fees| fees.with(fee.clone())).await
     }
 
     fn set_aside(self: &Arc<Self>, ask: &Ask<'_>, caps: &Caps, read_about: u64) -> Result<Reserved, String> {
