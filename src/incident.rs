@@ -535,7 +535,8 @@ pub const BY_ITSELF: &str = "backstop";
 
 /// Why an incident is over although nobody ended it: what it called for has been done. One that stayed open would call
 /// again for nothing, and what comes later would join it, which calls nobody. `waiting` are the tasks that wait for a
-/// person, with their rounds; `well` says whether an integration has taken calls again for a while.
+/// person, with their rounds; `well` says whether the integration it is about has taken calls again for a while, or the part
+/// of the team has been up and done its work.
 #[must_use]
 pub fn over(
     incident: &Incident,
@@ -551,9 +552,11 @@ pub fn over(
         // As many as call a person by themselves count here and nowhere else: somebody has to have seen them.
         Trigger::Integration if incident.answers.is_empty() && incident.size() >= rules.threshold => None,
         Trigger::Integration => well(&incident.subject).then_some("calls go through again"),
-        // What fails together is for a person to look at, also when all of it was decided; and whether the CEO or the store
-        // is well again cannot be told from here.
-        Trigger::DeadLetters | Trigger::CeoDown | Trigger::Unreadable | Trigger::Test => None,
+        // It has no dead letters of its own: those that lay there were decided about, and count where they belong.
+        Trigger::CeoDown => well(&incident.subject).then_some("it is up, and nothing was left lying"),
+        // What fails together is for a person to look at, also when all of it was decided; and whether the store is well
+        // again cannot be told from here.
+        Trigger::DeadLetters | Trigger::Unreadable | Trigger::Test => None,
     }
 }
 

@@ -161,7 +161,7 @@ fn an_incident_whose_cause_is_gone_is_over() {
     let pair = |i| (loops(i).task, 1);
     let over = |incident: &Incident, waiting: &[u8], well: bool| {
         let waiting = waiting.iter().map(|i| pair(*i)).collect();
-        incident::over(incident, &waiting, &Rules::default(), |subject| well && subject == "openai")
+        incident::over(incident, &waiting, &Rules::default(), |subject| well && ["openai", "ceo"].contains(&subject))
     };
     let many = opened("INC-4", Trigger::Integration, "openai", (4..7).map(loops).collect());
     let seen = does(&many, "ack", "ana", 10);
@@ -175,7 +175,9 @@ fn an_incident_whose_cause_is_gone_is_over() {
         (&many, &[], true, None),
         (&seen, &[], true, Some("calls go through again")),
         (&three(), &[], true, None),
-        (&opened("INC-3", Trigger::CeoDown, "ceo", vec![]), &[], true, None),
+        (&opened("INC-3", Trigger::CeoDown, "ceo", vec![]), &[], false, None),
+        (&opened("INC-3", Trigger::CeoDown, "ceo", vec![]), &[], true, Some("it is up, and nothing was left lying")),
+        (&opened("INC-5", Trigger::CeoDown, "crew", vec![]), &[], true, None),
     ] {
         assert_eq!(over(incident, waiting, well), expected, "{} {waiting:?} {well}", incident.id);
     }

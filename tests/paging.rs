@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use backstop::config::AdviserConfig;
 use backstop::engine::memory::Memory;
 use backstop::engine::{Document, Engine};
 use backstop::escalation::Rules;
@@ -283,6 +284,73 @@ async fn an_integration_that_is_parked_again_calls_again() {
     assert_eq!((over.trigger, over.answers[1].note.as_str()), (Trigger::Integration, "calls go through again"));
     stage.submit_with("code_review", json!({ "n": 2 })).await;
     stage.until("a second call", async |_| calls() == 2).await;
+}
+
+/// A CEO that died again and again called a person, and was well again a quarter of an hour later. Its incident stayed open, and
+/// took in the crash loops that came later: nobody was called for those.
+#[tokio::test(start_paused = true)]
+async fn a_ceo_that_dies_again_and_again_a_second_time_calls_again() {
+    let stage = Stage::new(config(), |_, _| Scripted::text("fine")).await;
+    let called = |id: &str| {
+        let pages = stage.inbox.pages.lock().expect("not poisoned");
+        pages.iter().any(|page| page.incident.id == id && page.action == PageAction::Trigger)
+    };
+    let dies_six_times = async || {
+        for _ in 0..6 {
+            stage.team.crash(Part::Ceo);
+            tokio::time::sleep(Duration::from_secs(20)).await;
+        }
+    };
+    dies_six_times().await;
+    assert!(called("INC-1"));
+    stage.desk.acknowledge("INC-1", "ana", "I see").await.expect("acknowledged");
+    // It is tried again after a quarter of an hour, and has to stay up for an hour then.
+    tokio::time::sleep(Duration::from_secs(4_400)).await;
+    assert!(stage.desk.incident("INC-1").await.expect("it is there").is_open(), "it may die again");
+    stage.until("the end", async |desk| !desk.incident("INC-1").await.expect("it is there").is_open()).await;
+    let over = stage.desk.incident("INC-1").await.expect("it is there");
+    assert_eq!((over.trigger, over.subject.as_str()), (Trigger::CeoDown, "ceo"));
+    assert_eq!(over.answers.last().map(|last| last.by.as_str()), Some(incident::BY_ITSELF));
+    assert_eq!(over.updated_at.since(over.opened_at).as_secs(), 4_500);
+    dies_six_times().await;
+    assert!(called("INC-2"));
+}
+
+/// A dead letter had lain undecided for ten minutes, here behind an adviser that was silent for longer, and was decided. The
+/// incident about that was never over.
+#[tokio::test(start_paused = true)]
+async fn a_ceo_that_decides_again_ends_its_incident() {
+    let mut slow = config();
+    slow.ceo.adviser = Some(AdviserConfig {
+        model: "adviser/wise".parse().expect("a model"),
+        within: Duration::from_secs(700),
+        max_output_tokens: 200,
+        micro_usd_per_hour: 10_000_000,
+    });
+    let inbox = Inbox::default();
+    let team = Team::builder(slow)
+        .engine(Arc::new(Memory::new()))
+        .provider(Simulated::new(integration("primary"), |_, _| status(500, "{}")))
+        .provider(Simulated::new(integration("second"), |_, _| Scripted::text("from the fallback")))
+        .provider(Simulated::new(integration("adviser"), |_, _| Scripted::text("?").after(Duration::from_secs(3_600))))
+        .on_call("ana", vec![Arc::new(inbox.clone())])
+        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    let id = desk.submit(NewTask::new(TaskType::new("code_review").expect("a name"), json!({}))).await;
+    let record = desk.wait(id.expect("accepted").record.task.id).await.expect("an end");
+    assert_eq!(record.answer, Some(json!("from the fallback")));
+    tokio::time::sleep(Duration::from_secs(3_500)).await;
+    let open = desk.incident("INC-1").await.expect("it is there");
+    assert_eq!((open.trigger, open.is_open()), (Trigger::CeoDown, true));
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    let over = desk.incident("INC-1").await.expect("it is there");
+    let last = over.answers.last().expect("an answer");
+    assert_eq!((over.state, last.by.as_str()), (IncidentState::Resolved, incident::BY_ITSELF));
+    assert_eq!(over.updated_at.since(record.decisions[0].at).as_secs(), 3_600);
+    assert_eq!(inbox.actions().last(), Some(&PageAction::Resolve));
 }
 
 /// A process died while the call of somebody who stood in was on its way, and the incident was over when the next one began:

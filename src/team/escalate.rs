@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::drawer::{self, Stored, Written};
 use super::office::Office;
 use super::outcome;
+use super::root::Part;
 use crate::delivery::Hold;
 use crate::engine;
 use crate::escalation::{self, Rules, Step};
@@ -46,9 +47,10 @@ pub(crate) async fn look(office: &Office) -> Result<Option<Timestamp>, engine::E
     bring_up_integrations(office).await?;
     count_dead_letters(office).await?;
     absorb(office).await?;
+    // Before anything ends: a CEO that leaves its work lying is not well again.
+    let overdue = watch_the_ceo(office).await?;
     let well = judgements(office).await?;
     remind(office).await?;
-    let overdue = watch_the_ceo(office).await?;
     // At the end: all that is read above may come across some.
     bring_up_unreadable(office).await?;
     let incidents = office.kept::<Incident>().await?;
@@ -130,10 +132,17 @@ async fn end_what_is_over(
             continue;
         }
         // Parked again within the window, it is the same trouble: an integration whose quota is used up again and again calls
-        // once, and not each time.
+        // once, and not each time. So does a CEO that dies again and again.
         let well = |subject: &str| {
-            let of = office.guards.integrations().find(|integration| integration.as_str() == subject);
-            let due = of.and_then(|integration| office.guards.well_since(integration, now)).map(|at| at + rules.window);
+            let since = match incident.trigger {
+                Trigger::Integration => {
+                    let of = office.guards.integrations().find(|integration| integration.as_str() == subject);
+                    of.and_then(|integration| office.guards.well_since(integration, now))
+                }
+                Trigger::CeoDown => office.well.since(subject),
+                Trigger::DeadLetters | Trigger::Judgement | Trigger::Unreadable | Trigger::Test => None,
+            };
+            let due = since.map(|at| at + rules.window);
             next = next.into_iter().chain(due.filter(|due| *due > now)).min();
             due.is_some_and(|due| due <= now)
         };
@@ -152,26 +161,33 @@ async fn resolve(office: &Office, id: &str, note: String) -> Result<(), engine::
 /// How long a dead letter may lie undecided before the CEO counts as stalled.
 const TRIAGE_WITHIN: Duration = Duration::from_secs(600);
 
-/// A CEO that neither decides nor dies: that, too, calls a human. Answers when the next letter would be overdue.
+/// A CEO that neither decides nor dies: that, too, calls a human. It is well again once no letter is overdue. Answers when the
+/// next would be.
 async fn watch_the_ceo(office: &Office) -> Result<Option<Timestamp>, engine::Error> {
     let filter = Filter { states: vec![State::Dead], status: vec![LetterStatus::Open], ..Filter::default() };
     let mut page = PageAsk { after: None, limit: 1, oldest_first: true };
     let letter = loop {
         let found = office.engine.dead_letters(filter.clone(), page.clone()).await?;
         if let Some(letter) = found.items.into_iter().find_map(|record| record.letter) {
-            break letter;
+            break Some(letter);
         }
         page.limit = 200;
         // What cannot be read is brought up by itself; behind it others may wait.
-        let Some(next) = found.next else { return Ok(None) };
+        let Some(next) = found.next else { break None };
         page.after = Some(next);
     };
-    let overdue = letter.at + TRIAGE_WITHIN;
-    if overdue > office.now() {
-        return Ok(Some(overdue));
-    }
+    let now = office.now();
+    let overdue = letter.as_ref().map(|letter| letter.at + TRIAGE_WITHIN);
+    let Some(letter) = letter.filter(|letter| letter.at + TRIAGE_WITHIN <= now) else {
+        // One that is down is well from its next start on.
+        if office.ceo.alive() {
+            office.well.begin(Part::Ceo, now);
+        }
+        return Ok(overdue);
+    };
+    office.well.end(Part::Ceo);
     let why = format!("a dead letter has waited since {} and nobody decided about it", letter.at);
-    open_one(office, Trigger::CeoDown, "ceo", Vec::new(), &why).await?;
+    open_one(office, Trigger::CeoDown, Part::Ceo.as_str(), Vec::new(), &why).await?;
     Ok(None)
 }
 

@@ -21,6 +21,7 @@ use super::guards::Guards;
 use super::incident::{PagerMessage, UnderWay};
 use super::purse::Money;
 use super::replayer::ReplayerMessage;
+use super::root::Well;
 use super::seat::Seat;
 use crate::agent::{Agent, ModelRef};
 use crate::answer::Validator;
@@ -99,6 +100,7 @@ pub(crate) struct Office {
     pub(crate) deciding: Deciding,
     pub(crate) replayer: Addr<ReplayerMessage>,
     pub(crate) crew: Addr<CrewMessage>,
+    pub(crate) well: Well,
     pub(crate) bells: Bells,
     /// For how many tasks that cannot be read a person was called since the start.
     pub(crate) called_for: AtomicUsize,
@@ -162,6 +164,7 @@ impl Office {
             deciding: Deciding::default(),
             replayer: Addr::default(),
             crew: Addr::default(),
+            well: Well::default(),
             bells: Bells::default(),
             called_for: AtomicUsize::new(0),
             draining: AtomicBool::new(false),

@@ -3,7 +3,7 @@
 //! If the CEO cannot be kept alive, the root calls a human itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, SupervisionEvent};
 
@@ -11,11 +11,12 @@ use super::ceo::Ceo;
 use super::crew::{Crew, CrewMessage};
 use super::dispatcher::Dispatcher;
 use super::escalate;
-use super::incident::Pager;
+use super::incident::{Pager, PagerMessage};
 use super::office::Office;
 use super::replayer::Replayer;
 use crate::health::{AfterDeath, Health, RestartPolicy};
 use crate::incident::Trigger;
+use crate::time::Timestamp;
 
 /// The parts of a team, in the order they start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +53,37 @@ impl Part {
 impl std::fmt::Display for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// Since when each part is up, and does its work as far as anybody can see. Begun anew with the process.
+#[derive(Default)]
+pub(crate) struct Well(Mutex<BTreeMap<Part, Timestamp>>);
+
+impl Well {
+    /// It was started.
+    fn started(&self, part: Part, now: Timestamp) {
+        self.parts().insert(part, now);
+    }
+
+    /// Nothing is against it: it is well, from now on if it was not.
+    pub(crate) fn begin(&self, part: Part, now: Timestamp) {
+        self.parts().entry(part).or_insert(now);
+    }
+
+    /// It died, or leaves its work lying.
+    pub(crate) fn end(&self, part: Part) {
+        self.parts().remove(&part);
+    }
+
+    /// Since when the part of this name is well; none while it is not.
+    pub(crate) fn since(&self, name: &str) -> Option<Timestamp> {
+        let part = Part::ALL.into_iter().find(|part| part.as_str() == name)?;
+        self.parts().get(&part).copied()
+    }
+
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<Part, Timestamp>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,12 +200,16 @@ impl Root {
         if let Some(health) = tree.health.get_mut(&part) {
             health.started(self.0.now());
         }
+        self.0.well.started(part, self.0.now());
+        // Its incident may be over when it has been up for long enough.
+        self.0.pager.hint(PagerMessage::Kick);
         Ok(())
     }
 
     async fn died(&self, myself: &ActorRef<RootMessage>, tree: &mut Tree, part: Part, detail: &str) {
         let detail = self.0.one_line(detail, 300);
         tracing::error!(%part, %detail, "a part of the team died; it is started again");
+        self.0.well.end(part);
         let Some(health) = tree.health.get_mut(&part) else { return };
         let roll = self.0.dice.roll("restart", part.as_str(), u64::try_from(self.0.now().millis()).unwrap_or(0));
         let wait = match health.died(self.0.now(), &BTreeSet::new(), roll) {
