@@ -37,6 +37,17 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// An address without whoever logs in by it, for words about one; also what is none, because its scheme is missing or a
+/// `/` stands in its password.
+#[must_use]
+pub fn address(url: &str) -> String {
+    let url = redact(url);
+    match url.rsplit_once('@') {
+        Some((before, host)) if !before.ends_with(MASK) => format!("{MASK}@{host}"),
+        Some(_) | None => url.into_owned(),
+    }
+}
+
 /// May a header of this name carry a credential? Names are compared without case.
 #[must_use]
 pub fn is_secret_header(name: &str) -> bool {

@@ -184,6 +184,21 @@ fn the_password_of_an_address_is_not_shown() {
     }
 }
 
+/// Whoever mistyped the scheme of `--upstream` read the whole address in the error, its password with it.
+#[test]
+fn the_password_of_an_upstream_is_not_shown() {
+    for upstream in [
+        "ftp://ops:hunter2secret@127.0.0.1:9",
+        "ops:hunter2secret@127.0.0.1:9",
+        "https://ops:hunter2secret/x@127.0.0.1:9",
+        "ftp://127.0.0.1:9/?key=hunter2secret",
+    ] {
+        let (stdout, stderr) = check(&["outage", "serve", "--port", "0", "--upstream", upstream], 2);
+        assert!(stderr.contains("127.0.0.1:9") && stderr.contains("is no upstream"), "{upstream}: {stderr}");
+        assert!(!stderr.contains("hunter2secret") && stdout.is_empty(), "{upstream}: {stdout}{stderr}");
+    }
+}
+
 #[test]
 fn dangerous_commands_are_refused_before_anybody_is_asked() {
     let url = nobody();

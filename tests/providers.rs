@@ -595,6 +595,7 @@ async fn a_configuration_that_cannot_work_is_refused_before_anything_is_asked() 
         ("api.example.com", "is not a URL"),
         ("ftp://api.example.com", "must begin with http"),
         ("https://user:hunter2@api.example.com", "must not hold credentials"),
+        ("ftp//user:hunter2@api.example.com", "is not a URL"),
     ] {
         let error = build("stub", &config(Wire::OpenAi, url)).err().expect("refused").to_string();
         assert!(error.contains(says) && !error.contains("hunter2"), "{error}");

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::Error;
 use crate::api::problem::{PROBLEM_JSON, Problem};
 use crate::error_chain::in_full;
-use crate::redact::{MASK, redact};
+use crate::redact;
 
 /// A team, by the address of its API.
 #[derive(Clone, Debug)]
@@ -172,7 +172,7 @@ impl Client {
 
     /// As it may be shown.
     fn address(&self) -> String {
-        shown(self.base.as_str())
+        redact::address(self.base.as_str())
     }
 
     fn unreachable(&self, source: reqwest::Error) -> Error {
@@ -180,19 +180,9 @@ impl Client {
     }
 }
 
-/// An address without whoever logs in by it.
-fn shown(url: &str) -> String {
-    let url = redact(url);
-    match url.rsplit_once('@') {
-        // What is no address, because its scheme is missing or a `/` stands in its password, holds that all the same.
-        Some((before, host)) if !before.ends_with(MASK) => format!("{MASK}@{host}"),
-        Some(_) | None => url.into_owned(),
-    }
-}
-
 fn no_address(url: &str, why: &str) -> Error {
     Error::Usage {
-        message: format!("`{}` is not the address of a team: {why}", shown(url)),
+        message: format!("`{}` is not the address of a team: {why}", redact::address(url)),
         next: Some("backstop --url http://127.0.0.1:7420 status".to_owned()),
     }
 }

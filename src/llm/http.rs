@@ -27,7 +27,7 @@ use super::{Call, Clock, Error, Progress, Provider, Reply, Request};
 use super::{anthropic, diagnosis, gemini, ollama, openai, responses};
 use crate::cause::{BODY_LIMIT, Fault, LlmFailure, Phase};
 use crate::config::{ProviderConfig, Setting, Timeouts, Wire};
-use crate::redact::Redactor;
+use crate::redact::{self, Redactor};
 use crate::task::Integration;
 
 /// Response headers that name the request, the provider's own first.
@@ -219,7 +219,7 @@ pub(super) fn reader(wire: Wire, vendor: &'static str) -> Box<dyn Reader> {
 }
 
 fn check_url(integration: &Integration, url: &str) -> Result<(), Error> {
-    let bad = |url: &str, why| Err(Error::BadUrl { integration: integration.clone(), url: url.to_owned(), why });
+    let bad = |url: &str, why| Err(Error::BadUrl { integration: integration.clone(), url: redact::address(url), why });
     match Url::parse(url) {
         Err(_) => bad(url, "is not a URL; write one such as https://api.example.com/v1"),
         // Not quoted: it holds a password.

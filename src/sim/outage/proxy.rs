@@ -19,6 +19,7 @@ use super::house::{Fate, House, Sent};
 use super::serve::{Call, body, broken, ping, reset, send, until_ping};
 use crate::config::Wire;
 use crate::error_chain::in_full;
+use crate::redact;
 use crate::sim::heard::Incoming;
 use crate::sim::script::{Behaviour, Cue};
 use crate::sim::wire::{self, Complaint, Draw, End};
@@ -51,18 +52,13 @@ pub(super) struct Upstream {
 
 impl Upstream {
     pub(super) fn new(url: &str) -> Result<Self, BadUpstream> {
-        let bad = |why: String| BadUpstream { url: url.to_owned(), why };
-        let base = Url::parse(url).map_err(|error| bad(error.to_string()))?;
+        let bad = |why: &str| BadUpstream { url: quoted(url), why: why.to_owned() };
+        let base = Url::parse(url).map_err(|error| bad(&error.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") {
-            return Err(bad("it must begin with http:// or https://".to_owned()));
+            return Err(bad("it must begin with http:// or https://"));
         }
         if !base.username().is_empty() || base.password().is_some() || base.query().is_some() {
-            let bare = Url::parse(url).map(|mut url| {
-                url.set_query(None);
-                format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default())
-            });
-            let why = "it must hold neither credentials nor a query".to_owned();
-            return Err(BadUpstream { url: bare.unwrap_or_default(), why });
+            return Err(bad("it must hold neither credentials nor a query"));
         }
         // An application may have chosen a provider before us; then that one serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -72,7 +68,7 @@ impl Upstream {
             .retry(reqwest::retry::never())
             .connect_timeout(Duration::from_secs(10))
             .build();
-        Ok(Self { client: client.map_err(|error| bad(error.to_string()))?, base })
+        Ok(Self { client: client.map_err(|error| bad(&error.to_string()))?, base })
     }
 
     pub(super) fn shown(&self) -> String {
@@ -102,6 +98,11 @@ impl Upstream {
         let request = if call.body.is_empty() { request } else { request.body(call.body.clone()) };
         request.send().await
     }
+}
+
+/// An address as it may be quoted: without whoever logs in by it, and without its query, where keys stand.
+fn quoted(url: &str) -> String {
+    redact::address(url).split(['?', '#']).next().unwrap_or_default().to_owned()
 }
 
 /// Headers without those of the connection they came on.
@@ -425,6 +426,11 @@ mod tests {
             ("x", "relative URL"),
             ("https://user:pass@x.example", "neither credentials"),
             ("https://x.example/?key=s3cret", "neither credentials"),
+            // The scheme was looked at first, and what was refused for it quoted as it stood.
+            ("ftp://user:s3cret@x.example", "must begin with http"),
+            ("ftp://x.example/?key=s3cret", "must begin with http"),
+            ("user:s3cret@x.example", "must begin with http"),
+            ("https://user:s3cret/4@x.example", "invalid port"),
         ] {
             let said = Upstream::new(url).err().expect(url).to_string();
             assert!(said.contains(why) && !said.contains("pass@") && !said.contains("s3cret"), "{said}");
