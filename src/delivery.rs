@@ -211,4 +211,7 @@ pub struct Parking {
     pub integration: Option<Integration>,
     /// Since when, without a delivery begun in between.
     pub since: Timestamp,
+    /// Is its next call a retry that the budget held, and that is to be taken out of it when it is made?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owes_retry: bool,
 }

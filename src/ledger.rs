@@ -423,6 +423,12 @@ impl Record {
         running.map_or(now, |attempt| attempt.started_at).since(parking.since)
     }
 
+    /// Is its next call a retry that the budget of its integration held? Other holds since change nothing about it.
+    #[must_use]
+    pub fn owes_retry(&self) -> bool {
+        self.parking.as_ref().is_some_and(|parking| parking.owes_retry)
+    }
+
     /// How long it was made to wait before the delivery that runs, after one of this round that failed: what a schedule goes
     /// on from. Zero for the first of a round; what it stood in line or at holds does not count.
     #[must_use]
@@ -450,9 +456,10 @@ impl Record {
         // A pause somebody decided on is no waiting for an integration: the patience begins after it.
         let waiting = self.parking.as_ref().filter(|parking| parking.why != Hold::Paused);
         let since = waiting.map_or(now, |parking| parking.since);
+        let owes_retry = why == Hold::RetryBudget || self.owes_retry();
         self.state = State::Parked;
         self.waits_until(until);
-        self.parking = Some(Parking { why, integration: integration.clone(), since });
+        self.parking = Some(Parking { why, integration: integration.clone(), since, owes_retry });
         self.event(Happening::Parked {
             agent: self.agent.clone(),
             task_type: self.task.task_type.clone(),
@@ -782,6 +789,10 @@ fn released(
     }
     // What was seen by a real call and what was paid for is kept, though it does not count.
     if failure.is_some() || *spent != Spent::default() {
+        // The retry it owed is made.
+        if let Some(parking) = &mut record.parking {
+            parking.owes_retry = false;
+        }
         record.end_attempt(AttemptEnd::Released, failure, spent, now);
     } else {
         record.attempts.pop();
@@ -857,7 +868,7 @@ fn decide(
         Decision::Park { until, .. } => {
             record.send_again(*until, now);
             record.state = State::Parked;
-            record.parking = Some(Parking { why: Hold::Paused, integration: None, since: now });
+            record.parking = Some(Parking { why: Hold::Paused, integration: None, since: now, owes_retry: false });
         }
         Decision::Reassign { agent, amendment } => {
             record.agent = agent.clone();
@@ -1426,6 +1437,30 @@ mod tests {
         let parked = done(&dead_one(Effect::ReadOnly), decision(1, DeciderKind::Table, park), NOW);
         let works = done(&parked, claim_command(), after(900));
         assert_eq!(works.waited_at_holds(after(901)), Duration::ZERO);
+    }
+
+    /// What the budget of retries had held took nothing out of it when it was made. It does now: once, whatever else held it
+    /// before, and a second time only for a second retry.
+    #[test]
+    fn a_held_retry_is_owed_until_it_is_made() {
+        let after = |seconds| NOW + Duration::from_secs(seconds);
+        let release = |why, failure| Settlement::Release { due: NOW, why, failure };
+        let running = running_one(Effect::ReadOnly);
+        let at_gate = done(&running, settle(1, release(Hold::Gate, Some(busy()))), NOW);
+        assert!(!at_gate.owes_retry(), "a gate holds whoever comes");
+        let held = done(&running, settle(1, release(Hold::RetryBudget, Some(busy()))), NOW);
+        let behind_a_gate = done(&held, park(&held, after(1)), NOW);
+        assert!(held.owes_retry() && behind_a_gate.owes_retry());
+
+        let again = done(&behind_a_gate, claim_command(), after(1));
+        assert!(again.owes_retry(), "it has not called yet");
+        for why in [Hold::RetryBudget, Hold::BreakerOpen, Hold::Drain] {
+            assert!(done(&again, settle(2, release(why, None)), after(1)).owes_retry(), "not made: {why}");
+            let made = done(&again, settle(2, release(why, Some(busy()))), after(1));
+            assert_eq!(made.owes_retry(), why == Hold::RetryBudget, "made, and then {why}");
+        }
+        let retry = Settlement::Retry { due: NOW, failure: busy(), amendment: None };
+        assert!(!done(&again, settle(2, retry), after(1)).owes_retry());
     }
 
     /// The wait before that decorrelated jitter goes on from was all the time since the last try, in line and at holds, and for

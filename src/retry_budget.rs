@@ -58,7 +58,12 @@ impl RetryBudget {
 
     /// Takes one retry out, if there is one; `false` changes nothing.
     pub fn withdraw(&mut self, now: Timestamp) -> bool {
-        let allowed = self.available(now) >= RETRY;
+        self.take(false, now)
+    }
+
+    /// Takes one retry out, `anyway` also where there is none: what comes after it waits the longer.
+    pub fn take(&mut self, anyway: bool, now: Timestamp) -> bool {
+        let allowed = anyway || self.available(now) >= RETRY;
         if allowed {
             self.enter(-RETRY, now);
         }
@@ -114,5 +119,18 @@ mod tests {
         assert!((0..10).all(|n| budget.withdraw(at(n))));
         assert!((10..9_999).all(|n| !budget.withdraw(at(n))));
         assert!(budget.withdraw(at(10_000)), "the first withdrawal is ten seconds old and forgotten");
+    }
+
+    #[test]
+    fn what_is_taken_anyway_is_owed() {
+        let mut budget = RetryBudget::new(RetryBudgetConfig { min_per_sec: 0, ..RetryBudgetConfig::default() });
+        let at = Timestamp::from_millis;
+        assert!(!budget.take(false, at(0)));
+        assert!(budget.take(true, at(0)));
+        (1..=5).for_each(|n| budget.deposit(at(n)));
+        assert_eq!(budget.left(at(5)), 0, "five first tries have paid for the one that was taken");
+        assert!(!budget.withdraw(at(5)));
+        (6..=10).for_each(|n| budget.deposit(at(n)));
+        assert!(budget.withdraw(at(10)));
     }
 }

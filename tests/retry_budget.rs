@@ -1,17 +1,25 @@
 //! Retries stay a share of first tries.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use backstop::breaker::BreakerConfig;
 use backstop::delivery::{Hold, Outcome, Settlement};
 use backstop::failure::{Action, Class, Kind};
-use backstop::retry::RetryPolicy;
+use backstop::ledger::State;
+use backstop::llm::simulated::Scripted;
+use backstop::retry::{Backoff, Jitter, RetryPolicy};
 use backstop::retry_budget::{RetryBudget, RetryBudgetConfig};
 use backstop::settle::settle;
+use backstop::task::{AgentName, TaskId};
 use backstop::time::Timestamp;
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::backoff::{facts, failure};
 use crate::support::Roll;
+use crate::team::{Stage, config, status};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -167,4 +175,59 @@ fn the_retry_budget_follows_its_table() {
         roll.held(&case.id);
     }
     roll.complete();
+}
+
+/// Two hundred tasks that all fail until the switch is off. Their budget has 140 retries for them in ten seconds: 100 in
+/// reserve, and one for each five that were begun; a retry waits for a second.
+async fn two_hundred_fail(park_at_most: Duration) -> (Stage, Vec<TaskId>, Arc<AtomicBool>) {
+    let mut wide = config();
+    wide.breaker = BreakerConfig { failures: u32::MAX, ..BreakerConfig::default() };
+    let each_second = Backoff::List(vec![Duration::from_secs(1)]);
+    wide.retry = RetryPolicy { backoff: each_second, jitter: Jitter::None, park_at_most, ..RetryPolicy::seed_b() };
+    let backend = AgentName::new("backend").expect("a name");
+    wide.agents.get_mut(&backend).expect("the backend").concurrency = 200;
+    let down = Arc::new(AtomicBool::new(true));
+    let still = Arc::clone(&down);
+    let stage = Stage::new(wide, move |_, _| match still.load(Ordering::Relaxed) {
+        true => status(500, "{}"),
+        false => Scripted::text("ok"),
+    })
+    .await;
+    let mut ids = Vec::new();
+    for n in 0..200 {
+        ids.push(stage.submit_with("build", json!({ "n": n })).await);
+    }
+    (stage, ids, down)
+}
+
+/// Two hundred tasks failed at once. Those for whom the budget had no retry were held for a second and made then, taking
+/// nothing out of it, and again after the next second: nine hundred calls of a provider that was to be spared.
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_was_held_is_taken_out_of_the_budget_when_it_is_made() {
+    let (stage, ids, down) = two_hundred_fail(Duration::from_secs(450)).await;
+    // All that was taken out is remembered still.
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    let calls = stage.primary.calls();
+    assert!((300..=340).contains(&calls), "{calls} calls of 200 tasks and 140 retries");
+    down.store(false, Ordering::Relaxed);
+    for id in ids {
+        let record = stage.ended(id).await;
+        assert_eq!((record.state, record.letter.is_none()), (State::Done, true));
+    }
+}
+
+/// What may wait no longer is not given up on for the sake of our own budget: its retry is made, and counted all the same.
+#[tokio::test(start_paused = true)]
+async fn a_held_retry_is_made_before_its_patience_ends() {
+    let (stage, ids, down) = two_hundred_fail(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    down.store(false, Ordering::Relaxed);
+    let mut waits = Vec::new();
+    for id in ids {
+        let record = stage.ended(id).await;
+        assert_eq!((record.state, record.letter.is_none()), (State::Done, true));
+        waits.push(record.ended_at.expect("an end").since(record.task.created_at).as_secs());
+    }
+    waits.sort_unstable();
+    assert_eq!((waits[0], waits[120], waits[199]), (1, 1, 3), "those in the budget, and those beyond it: {waits:?}");
 }

@@ -92,6 +92,8 @@ pub(crate) struct Work {
 
 /// How often a call that runs says so at its integration's guard.
 const BEAT: Duration = Duration::from_secs(30);
+/// How long a retry that its budget held waits at least until it is looked at again.
+const LOOK_AT_BUDGET: Duration = Duration::from_secs(1);
 /// What a model is taken to hold when nobody says: what the smallest of the large vendors' current models do.
 const CONTEXT_UNKNOWN: u64 = 200_000;
 
@@ -243,6 +245,7 @@ impl Work {
             return Err(Tried::Failed(Cause::Unknown { detail }));
         };
         let lent = self.admit(&model.provider).await?;
+        self.take_owed_retry()?;
         let reserved = self.office.reserve(&self.record, model, request, &self.steps);
         let reserved = reserved.map_err(|evidence| Tried::Failed(Cause::Budget { evidence }))?;
         let step = match self.intend(Intent::Ask(Box::new(ask)), reserved.worst(), events).await {
@@ -301,6 +304,32 @@ impl Work {
                 }
                 Err(Tried::Failed(cause))
             }
+        }
+    }
+
+    /// A retry that the budget of its integration held is taken out of it by the call it is made with: once, however often it
+    /// was held. Where there is none it waits on, if it can look again before its patience or its deadline ends; else it is
+    /// made, and counted, all the same: nobody dies of a budget of ours.
+    fn take_owed_retry(&self) -> Result<(), Tried> {
+        let (office, record) = (&self.office, &self.record);
+        if self.begun || !record.owes_retry() {
+            return Ok(());
+        }
+        let (now, policy) = (office.now(), office.retry_of(record));
+        let roll = office.dice.roll("retry-budget", &record.task.id.to_string(), record.fence);
+        let wait = policy.delay(record.attempt, record.backed_off(), roll).map(|wait| wait.max(LOOK_AT_BUDGET));
+        let in_time = |wait: &Duration| {
+            record.waited_at_holds(now) + *wait < policy.park_at_most
+                && record.task.deadline.is_none_or(|deadline| now + *wait < deadline)
+        };
+        let wait = wait.filter(in_time);
+        let taken = office.guards.with_budget(&record.integration, |budget| budget.take(wait.is_none(), now));
+        match wait {
+            Some(wait) if taken == Some(false) => {
+                let integration = Some(record.integration.clone());
+                Err(Tried::Held { why: Hold::RetryBudget, until: now + wait, integration })
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
