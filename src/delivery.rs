@@ -209,8 +209,11 @@ pub struct Parking {
     /// Which integration holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub integration: Option<Integration>,
-    /// Since when, without a delivery begun in between.
+    /// Since when, in this round.
     pub since: Timestamp,
+    /// How long of that deliveries ran that were given back: that is no wait.
+    #[serde(default, with = "time::seconds", skip_serializing_if = "Duration::is_zero")]
+    pub worked: Duration,
     /// Is its next call a retry that the budget held, and that is to be taken out of it when it is made?
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub owes_retry: bool,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::absence::Absences;
 use crate::agent::{Incarnation, ModelRef};
 use crate::dead_letter::Circumstances;
 use crate::decision::{Decided, DeciderKind, Decision};
@@ -412,15 +413,17 @@ impl Record {
         }
     }
 
-    /// How long it has waited at holds in this round. Neither what it ran since it was claimed nor a pause that somebody
-    /// decided on is such a wait.
+    /// How long it has waited at holds in this round. Neither what it ran nor a pause that somebody decided on is such a wait,
+    /// nor is the time in which nobody was there to let it go.
     #[must_use]
-    pub fn waited_at_holds(&self, now: Timestamp) -> Duration {
+    pub fn waited_at_holds(&self, absences: &Absences, now: Timestamp) -> Duration {
         let Some(parking) = self.parking.as_ref().filter(|parking| parking.why != Hold::Paused) else {
             return Duration::ZERO;
         };
         let running = self.attempts.last().filter(|_| self.state == State::Running);
-        running.map_or(now, |attempt| attempt.started_at).since(parking.since)
+        let until = running.map_or(now, |attempt| attempt.started_at);
+        let no_wait = parking.worked.saturating_add(absences.within(parking.since, until));
+        until.since(parking.since).saturating_sub(no_wait)
     }
 
     /// Is its next call a retry that the budget of its integration held? Other holds since change nothing about it.
@@ -455,11 +458,11 @@ impl Record {
             .then(|| by.unwrap_or_else(|| self.integration.clone()));
         // A pause somebody decided on is no waiting for an integration: the patience begins after it.
         let waiting = self.parking.as_ref().filter(|parking| parking.why != Hold::Paused);
-        let since = waiting.map_or(now, |parking| parking.since);
+        let (since, worked) = waiting.map_or((now, Duration::ZERO), |parking| (parking.since, parking.worked));
         let owes_retry = why == Hold::RetryBudget || self.owes_retry();
         self.state = State::Parked;
         self.waits_until(until);
-        self.parking = Some(Parking { why, integration: integration.clone(), since, owes_retry });
+        self.parking = Some(Parking { why, integration: integration.clone(), since, worked, owes_retry });
         self.event(Happening::Parked {
             agent: self.agent.clone(),
             task_type: self.task.task_type.clone(),
@@ -783,9 +786,9 @@ fn released(
 ) -> Vec<NewEvent> {
     record.attempt = record.attempt.saturating_sub(1);
     // It has waited as long as before it ran.
-    let waited = i64::try_from(record.waited_at_holds(now).as_millis()).unwrap_or(i64::MAX);
+    let ran = record.running_attempt().map_or(Duration::ZERO, |attempt| now.since(attempt.started_at));
     if let Some(parking) = record.parking.as_mut().filter(|parking| parking.why != Hold::Paused) {
-        parking.since = Timestamp::from_millis(now.millis().saturating_sub(waited));
+        parking.worked = parking.worked.saturating_add(ran);
     }
     // What was seen by a real call and what was paid for is kept, though it does not count.
     if failure.is_some() || *spent != Spent::default() {
@@ -868,7 +871,13 @@ fn decide(
         Decision::Park { until, .. } => {
             record.send_again(*until, now);
             record.state = State::Parked;
-            record.parking = Some(Parking { why: Hold::Paused, integration: None, since: now, owes_retry: false });
+            record.parking = Some(Parking {
+                why: Hold::Paused,
+                integration: None,
+                since: now,
+                worked: Duration::ZERO,
+                owes_retry: false,
+            });
         }
         Decision::Reassign { agent, amendment } => {
             record.agent = agent.clone();
@@ -1422,21 +1431,40 @@ mod tests {
     #[test]
     fn only_what_it_waited_at_holds_counts_as_such() {
         let after = |seconds| NOW + Duration::from_secs(seconds);
+        let waited = |record: &Record, seconds| record.waited_at_holds(&Absences::default(), after(seconds)).as_secs();
         let gate = |due| Settlement::Release { due, why: Hold::Gate, failure: None };
         let held = done(&running_one(Effect::ReadOnly), settle(1, gate(after(20))), NOW);
-        assert_eq!(held.waited_at_holds(after(20)), Duration::from_secs(20));
+        assert_eq!(waited(&held, 20), 20);
         let works = done(&held, claim_command(), after(20));
-        assert_eq!(works.waited_at_holds(after(60)), Duration::from_secs(20), "what it runs is no wait");
+        assert_eq!(waited(&works, 60), 20, "what it runs is no wait");
         let again = done(&works, settle(works.fence, gate(after(100))), after(60));
-        assert_eq!(again.waited_at_holds(after(70)), Duration::from_secs(30));
+        assert_eq!(waited(&again, 70), 30);
         let drained = Settlement::Release { due: after(60), why: Hold::Drain, failure: None };
         let drained = done(&works, settle(works.fence, drained), after(60));
-        assert_eq!(drained.waited_at_holds(after(60)), Duration::from_secs(20));
+        assert_eq!(waited(&drained, 60), 20);
 
         let park = Decision::Park { until: after(900), why: "its server is away".to_owned() };
         let parked = done(&dead_one(Effect::ReadOnly), decision(1, DeciderKind::Table, park), NOW);
         let works = done(&parked, claim_command(), after(900));
-        assert_eq!(works.waited_at_holds(after(901)), Duration::ZERO);
+        assert_eq!(waited(&works, 901), 0);
+    }
+
+    /// The process was stopped for a night while a task waited at a gate, and that counted: it was given up on in the morning
+    /// at the first look, although nobody had been there who could have let it go.
+    #[test]
+    fn a_night_in_which_nobody_was_there_is_no_wait() {
+        let after = |seconds| NOW + Duration::from_secs(seconds);
+        let night = Absences::default().with(after(60), after(30_000));
+        let waited = |record: &Record, seconds| record.waited_at_holds(&night, after(seconds)).as_secs();
+        let gate = |due| Settlement::Release { due, why: Hold::Gate, failure: None };
+        let held = done(&running_one(Effect::ReadOnly), settle(1, gate(after(90))), NOW);
+        assert_eq!([waited(&held, 50), waited(&held, 20_000), waited(&held, 30_010)], [50, 60, 70]);
+        // In the morning it runs for longer than it had waited, and is held again.
+        let works = done(&held, claim_command(), after(30_010));
+        let again = done(&works, settle(works.fence, gate(after(30_100))), after(30_065));
+        assert_eq!([waited(&works, 30_060), waited(&again, 30_065), waited(&again, 30_075)], [70, 70, 80]);
+        let held_anew = done(&again, park(&again, after(31_000)), after(30_100));
+        assert_eq!(waited(&held_anew, 30_200), 205);
     }
 
     /// What the budget of retries had held took nothing out of it when it was made. It does now: once, whatever else held it

@@ -53,6 +53,7 @@ pub mod settle;
 pub mod gate;
 pub mod guard;
 pub mod event;
+pub mod absence;
 pub mod ledger;
 pub mod retention;
 pub mod journal;

@@ -717,6 +717,56 @@ async fn a_gate_that_stands_open_again_stands_open_after_a_restart() {
     }
 }
 
+/// A provider went down in the evening, and the process was stopped until the morning, two days in a row. By the clock its work
+/// had waited for nine hours: it was given up on as soon as the first probe of the day had failed. It has as much patience as
+/// it would have had without the nights, and no more.
+#[tokio::test(start_paused = true)]
+async fn a_night_in_which_nobody_was_there_is_no_wait_at_a_hold() {
+    const NIGHT: Duration = Duration::from_secs(9 * 3600);
+    let died = async |desk: &Desk| {
+        let events = desk.engine().events(0, 10_000).await.expect("events");
+        events.iter().any(|event| matches!(event.what, Happening::DeadLettered { .. }))
+    };
+    for fail_on_the_second_day in [1, u64::MAX] {
+        let steady = || {
+            let mut steady = config();
+            let open_for = Duration::from_secs(60);
+            steady.breaker = BreakerConfig { failures: 1, open_for, open_mult: 1.0, ..BreakerConfig::default() };
+            steady
+        };
+        let stage = Stage::new(steady(), |_, _| hiccup()).await;
+        let mut ids = Vec::new();
+        for n in 0..5 {
+            ids.push(stage.submit_with("build", json!({ "n": n })).await);
+        }
+        stage.until("parked", async |desk| desk.engine().balance().await.expect("a balance").parked >= 3).await;
+        let (mut team, mut engine) = (stage.team, Arc::clone(&stage.engine));
+        let mut evening = stage.desk.now();
+        for failing in [u64::MAX, fail_on_the_second_day] {
+            drop(team);
+            engine = Arc::new(engine.reopened());
+            let script = move |_: &Request, call| if call <= failing { hiccup() } else { Scripted::text("ok") };
+            let builder = Team::builder(steady()).engine(engine.clone()).seed(7);
+            let builder = builder.provider(Simulated::new(integration("primary"), script));
+            team = builder.clock(Clock::starting_at(evening + NIGHT, 1.0)).start().await.expect("a team");
+            tokio::time::sleep(Duration::from_secs(200)).await;
+            evening = team.desk().now();
+        }
+        let desk = team.desk();
+        assert!(!died(&desk).await, "200 s on the first day, and 200 s on the second");
+        if fail_on_the_second_day == 1 {
+            for id in &ids {
+                let record = desk.wait(*id).await.expect("an end");
+                assert_eq!((record.state, record.letter.is_none()), (State::Done, true));
+            }
+        } else {
+            // There are 450 s in all. What passed after the last word of the first day does not count.
+            tokio::time::sleep(Duration::from_secs(150)).await;
+            assert!(died(&desk).await, "every wait has an end");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn draining_never_gives_a_payment_back_to_be_made_again() {
     // A charge was out when SIGTERM came; it was given back uncounted, and the next start charged the card again.

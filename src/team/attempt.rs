@@ -305,7 +305,7 @@ pub(crate) fn decide(
         own: called.is_none_or(|integration| *integration == record.integration),
         integration: Some(integration.unwrap_or_else(|| record.integration.clone())),
         hold: failure.and_then(|failure| office.held_after(failure, now)),
-        parked_for: record.waited_at_holds(now),
+        parked_for: office.waited_at_holds(record, now),
         correction,
         same_output_again,
         outcome_unknown: cause.is_some_and(|cause| crate::judgement::outcome_unknown(cause, effect)),

@@ -543,7 +543,8 @@ pub(crate) async fn move_on(office: &Arc<Office>, record: &Record, cause: &Cause
 }
 
 fn parked_too_long(office: &Office, record: &Record) -> Cause {
-    Cause::ParkedTooLong { integration: record.integration.clone(), waited: record.waited_at_holds(office.now()) }
+    let waited = office.waited_at_holds(record, office.now());
+    Cause::ParkedTooLong { integration: record.integration.clone(), waited }
 }
 
 /// What was parked as long as its policy allows: moved on, or else given up.
@@ -560,7 +561,7 @@ pub(crate) async fn move_or_bury(office: &Arc<Office>, record: &Record, why: Hol
     let told = record.round().last().filter(|last| last.end == Some(AttemptEnd::Released));
     let told = told.and_then(|last| last.failure.clone()).filter(|_| policy.policy.park_at_most.is_zero());
     let failure = told.filter(|told| told.integration.as_ref() == Some(&record.integration)).unwrap_or(failure);
-    let waited = record.waited_at_holds(office.now());
+    let waited = office.waited_at_holds(record, office.now());
     let circumstances = office.circumstances(&policy);
     let why = format!("parked for {} ({why})", crate::time::format_duration(waited));
     let give_up = Command::GiveUp { seen: Seen::of(record), failure, why, circumstances };

@@ -246,14 +246,13 @@ impl Dispatcher {
             };
             let held = self.all(filter).await?;
             let moved = held.iter().map(async |record| {
-                let policy = self.0.retry_of(record);
-                let parking = record.parking.as_ref().filter(|parking| parking.why != Hold::Paused);
-                let bound = parking.map_or(now, |parking| parking.since) + policy.park_at_most;
-                if bound <= now {
+                let at_most = self.0.retry_of(record).park_at_most;
+                let left = at_most.saturating_sub(self.0.waited_at_holds(record, now));
+                if left.is_zero() {
                     super::ceo::move_or_bury(&self.0, record, *why).await
                 } else {
-                    self.say(record, Command::Park { seen: Seen::of(record), until: bound.min(*until), why: *why })
-                        .await
+                    let until = (now + left).min(*until);
+                    self.say(record, Command::Park { seen: Seen::of(record), until, why: *why }).await
                 }
             });
             // A commit for all of them, not one each.

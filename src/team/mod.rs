@@ -12,6 +12,7 @@
 //! `- replayer   releases dead letters at their rate
 //! ```
 
+mod absences;
 mod act;
 mod addr;
 mod agent;
@@ -58,6 +59,7 @@ use self::office::{Office, Parts, Person};
 use self::purse::Money;
 pub use self::root::Part;
 use self::root::{Root, RootMessage};
+use crate::absence::Absences;
 use crate::config::{ChannelConfig, Config, Setting};
 use crate::engine::memory::Memory;
 use crate::engine::{self, Engine};
@@ -169,6 +171,11 @@ impl Builder {
         let verifier = Verifier::new(&self.config.tools)?;
         let guards = Guards::restore(&self.config, providers.keys().chain(tools.keys()), &*engine).await?;
         let money = Money::restore(&*engine, clock.now()).await?;
+        let balance = engine.balance().await?;
+        let open_tasks = balance.waiting + balance.running;
+        // Where nothing waits, nothing has waited since before.
+        let now = clock.now();
+        let absences = if open_tasks == 0 { Absences::default() } else { absences::restore(&*engine, now).await? };
         let hidden = if mutant::on("secret-in-feed") { Vec::new() } else { secrets(&self.config) };
         let redactor = Redactor::new(hidden);
         let dice = self.dice;
@@ -183,14 +190,14 @@ impl Builder {
             tools,
             verifier,
             money,
+            absences,
             redactor,
         };
         let office = Arc::new(Office::new(parts));
-        let balance = office.engine.balance().await?;
         let started = Happening::TeamStarted {
             epoch: office.engine.epoch(),
             agents: u32::try_from(office.seats.len()).unwrap_or(u32::MAX),
-            open_tasks: balance.waiting + balance.running,
+            open_tasks,
         };
         office.publish(vec![started.into()]).await;
         let (root, _) =

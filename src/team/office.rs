@@ -23,6 +23,7 @@ use super::purse::Money;
 use super::replayer::ReplayerMessage;
 use super::root::Well;
 use super::seat::Seat;
+use crate::absence::Absences;
 use crate::agent::{Agent, ModelRef};
 use crate::answer::Validator;
 use crate::budget;
@@ -89,6 +90,7 @@ pub(crate) struct Office {
     pub(crate) tools: BTreeMap<Integration, Arc<dyn ToolServer>>,
     pub(crate) verifier: Verifier,
     pub(crate) money: Money,
+    absences: Absences,
     pub(crate) redactor: Redactor,
     pub(crate) validators: Validators,
     pub(crate) drawer: Drawer,
@@ -120,6 +122,7 @@ pub(crate) struct Parts {
     pub(crate) tools: BTreeMap<Integration, Arc<dyn ToolServer>>,
     pub(crate) verifier: Verifier,
     pub(crate) money: Money,
+    pub(crate) absences: Absences,
     pub(crate) redactor: Redactor,
 }
 
@@ -153,6 +156,7 @@ impl Office {
             tools: parts.tools,
             verifier: parts.verifier,
             money: parts.money,
+            absences: parts.absences,
             redactor: parts.redactor,
             validators: Validators::default(),
             drawer: Drawer::default(),
@@ -247,6 +251,11 @@ impl Office {
     /// The same, where nobody asks how it came about.
     pub(crate) fn retry_of(&self, record: &Record) -> &RetryPolicy {
         self.config.policy_in_force(&record.task.task_type, &record.agent, &record.integration)
+    }
+
+    /// [`Record::waited_at_holds`], by what is known of absences.
+    pub(crate) fn waited_at_holds(&self, record: &Record, now: Timestamp) -> Duration {
+        record.waited_at_holds(&self.absences, now)
     }
 
     /// What the work on a task may take in one round.

@@ -319,7 +319,7 @@ impl Work {
         let roll = office.dice.roll("retry-budget", &record.task.id.to_string(), record.fence);
         let wait = policy.delay(record.attempt, record.backed_off(), roll).map(|wait| wait.max(LOOK_AT_BUDGET));
         let in_time = |wait: &Duration| {
-            record.waited_at_holds(now) + *wait < policy.park_at_most
+            office.waited_at_holds(record, now) + *wait < policy.park_at_most
                 && record.task.deadline.is_none_or(|deadline| now + *wait < deadline)
         };
         let wait = wait.filter(in_time);
