@@ -14,6 +14,8 @@ pub const PAGE_DEATHS_MAX: usize = 100;
 pub const DEDUP_KEY_MAX: usize = 255;
 /// How long a page is tried before it is given up.
 pub const PAGE_TRIED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// The longest that a channel's word on when to come back is kept to: a call that comes a day late is none.
+pub const PAGE_HINT_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long a call may stay undelivered on every channel of a step before the next step is called as well.
 pub const STAND_IN_AFTER: Duration = Duration::from_secs(300);
 
@@ -65,7 +67,8 @@ pub fn pages(incident: &Incident, draft: &PageDraft, team: &str, steps: &[Vec<St
     pages
 }
 
-/// How long to wait after the n-th try (first = 1) that was not taken: minutes, as PagerDuty asks, for 24 hours in all.
+/// How long to wait after the n-th try (first = 1) that was not taken: minutes, as PagerDuty asks, for 24 hours in all. By tries
+/// and not by the time: a process that was down for a day has not tried, and what fell due meanwhile is sent at the start.
 #[must_use]
 pub fn next_try(tries: u32) -> Option<Duration> {
     let minutes = |n: u32| match n {
@@ -92,7 +95,7 @@ pub enum Tried {
     Later {
         /// What the channel said.
         error: String,
-        /// The channel's word on when: a floor.
+        /// The channel's word on when: a floor, up to [`PAGE_HINT_MAX`].
         retry_after: Option<Duration>,
     },
     /// It will never be taken.
@@ -118,7 +121,7 @@ pub fn tried(page: &Page, how: Tried, now: Timestamp) -> (Page, NewEvent) {
         Tried::Later { error, retry_after } => {
             let wait = next_try(next.tries)
                 .filter(|_| !mutant::on("page-lost"))
-                .map(|wait| wait.max(retry_after.unwrap_or_default()).min(PAGE_TRIED_FOR));
+                .map(|wait| wait.max(retry_after.unwrap_or_default().min(PAGE_HINT_MAX)));
             next.abandoned = wait.is_none();
             next.due = wait.map_or(page.due, |wait| now + wait);
             next.last_error = Some(error.clone());

@@ -395,21 +395,24 @@ fn a_page_that_is_refused_goes_through_every_other_channel_at_once() {
     assert_eq!(channels(&outbox::stand_ins(&all, &three, later)), ["email", "log"]);
 }
 
+/// A page that nobody has tried to send yet, written at 0.
+fn untried() -> Page {
+    let opening = Opening {
+        id: "INC-1".to_owned(),
+        trigger: Trigger::CeoDown,
+        subject: String::new(),
+        deaths: Vec::new(),
+        why: String::new(),
+        runbook: None,
+        in_doubt: Vec::new(),
+    };
+    let opened = incident::open(opening, &Rules::default(), Timestamp::from_millis(0));
+    outbox::pages(&opened.incident, &opened.pages[0], "acme", &[], Timestamp::from_millis(0)).remove(0)
+}
+
 #[test]
 fn a_page_is_tried_for_a_day_and_retry_after_is_a_floor() {
-    let mut page = {
-        let opening = Opening {
-            id: "INC-1".to_owned(),
-            trigger: Trigger::CeoDown,
-            subject: String::new(),
-            deaths: Vec::new(),
-            why: String::new(),
-            runbook: None,
-            in_doubt: Vec::new(),
-        };
-        let opened = incident::open(opening, &Rules::default(), Timestamp::from_millis(0));
-        outbox::pages(&opened.incident, &opened.pages[0], "acme", &[], Timestamp::from_millis(0)).remove(0)
-    };
+    let mut page = untried();
     assert_eq!(page.channel, "log", "without anybody on call");
     let asked = Tried::Later { error: "429".to_owned(), retry_after: Some(Duration::from_secs(600)) };
     (page, _) = outbox::tried(&page, asked, Timestamp::from_millis(0));
@@ -421,4 +424,18 @@ fn a_page_is_tried_for_a_day_and_retry_after_is_a_floor() {
         tries += 1;
     }
     assert_eq!(tries, 290, "1 + 2 + 4 minutes and then every 5, for 24 hours");
+}
+
+/// A gateway under repair answered 503 with a Retry-After of a day, and was back in five minutes: the person on call heard of
+/// the incident a day later. However long a channel has been down, it is tried again within minutes.
+#[test]
+fn a_channel_that_asks_for_a_day_is_tried_again_within_minutes() {
+    for (tries, hint, minutes) in [(1, 86_400, 15), (100, 86_400, 15), (1, u64::MAX, 15), (1, 30, 1), (288, 30, 5)] {
+        let mut page = untried();
+        page.tries = tries - 1;
+        let asked = Tried::Later { error: "503".to_owned(), retry_after: Some(Duration::from_secs(hint)) };
+        let (page, _) = outbox::tried(&page, asked, Timestamp::from_millis(0));
+        let due = Timestamp::from_millis(minutes * 60_000);
+        assert_eq!((page.due, page.abandoned), (due, false), "try {tries}, told {hint} s");
+    }
 }
