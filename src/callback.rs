@@ -2,7 +2,7 @@
 //!
 //! Answers are 2xx for whatever is understood and not acted on: PagerDuty drops a webhook at another 4xx and switches the
 //! subscription off after three. Its signature covers no time, so an event is refused by its age, which is the 48 hours
-//! PagerDuty tries for, and by having been here before.
+//! PagerDuty tries for, and by having been here before. A host whose clock is as far ahead hears nobody: that is said aloud.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use crate::outbox;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, format_duration};
 
 /// How long PagerDuty tries to deliver an event; what is older was delivered before.
 const TRIED_FOR: Duration = Duration::from_secs(48 * 3600);
@@ -147,12 +147,21 @@ pub fn read(body: &[u8]) -> Result<Event, Unheard> {
 /// What an event asks of this team.
 #[must_use]
 pub fn wish(event: &Event, heard: &Heard, team: &str, now: Timestamp) -> Wish {
-    if event.at + TRIED_FOR <= now {
+    if is_too_old(event, now) {
         return Wish::Nothing("it is older than PagerDuty tries for");
     }
     if heard.0.iter().any(|(id, _)| *id == event.id) {
         return Wish::Nothing("it was heard before");
     }
+    asked(event, team)
+}
+
+fn is_too_old(event: &Event, now: Timestamp) -> bool {
+    event.at + TRIED_FOR <= now
+}
+
+/// Whenever it was said, and whether or not it was heard before.
+fn asked(event: &Event, team: &str) -> Wish {
     let key = event.key.as_deref().unwrap_or_default();
     let incident =
         key.rsplit('/').next().filter(|incident| !incident.is_empty() && outbox::dedup_key(team, incident) == key);
@@ -162,6 +171,31 @@ pub fn wish(event: &Event, heard: &Heard, team: &str, now: Timestamp) -> Wish {
         (Some(incident), "incident.resolved") => Wish::Resolve(incident.to_owned()),
         (Some(_), _) => Wish::Nothing("nothing here depends on it"),
     }
+}
+
+/// The incident that an event answers, where nothing but its age keeps it from being heard.
+#[must_use]
+pub fn too_late_for(event: &Event, heard: &Heard, team: &str, now: Timestamp) -> Option<String> {
+    let new = !heard.0.iter().any(|(id, _)| *id == event.id);
+    match asked(event, team) {
+        Wish::Acknowledge(incident) | Wish::Resolve(incident) => (new && is_too_old(event, now)).then_some(incident),
+        Wish::Nothing(_) => None,
+    }
+}
+
+/// That somebody's answer to an open incident was not heard for its age, for whoever can see to a clock. An event is as old as
+/// it says; one from before its incident was opened tells that the clocks differ, and by how much at least.
+#[must_use]
+pub fn unheard(event: &Event, incident: &str, opened_at: Timestamp, now: Timestamp) -> String {
+    let (by, at) = (&event.by, event.at);
+    let what = format!("the answer of {by} to {incident} was not heard: it is of {at}, 48 hours or more before {now}");
+    let ahead = Duration::from_secs(opened_at.since(at).as_secs());
+    // An incident of the future: the host's clock was set right since, and the team's is ahead still.
+    if ahead.is_zero() || opened_at > now {
+        return format!("{what}, which it is here; if it is not, set the clock of this host");
+    }
+    let ahead = format_duration(ahead);
+    format!("{what}, and {incident} was opened after it: the clock of this host is at least {ahead} ahead; set it")
 }
 
 #[cfg(test)]
@@ -236,6 +270,33 @@ mod tests {
             assert_eq!(wish(&event, heard, "acme", now), expected, "{event:?}");
         }
         assert_eq!(heard.with(&of("x", None), hours(49)).0.len(), 1, "the same number is remembered once");
+    }
+
+    #[test]
+    fn what_is_not_heard_for_its_age_says_which_clock_is_wrong() {
+        let event = read(BODY.as_bytes()).expect("an event");
+        let hours = |hours: u64| event.at + Duration::from_secs(hours * 3600);
+        let none = Heard::default();
+        let heard = none.with(&event, hours(0));
+        let other = Event { kind: "incident.annotated".to_owned(), ..event.clone() };
+        let late = |event, heard, now| too_late_for(event, heard, "acme", now);
+        assert_eq!(late(&event, &none, hours(48)), Some("INC-7".to_owned()));
+        assert_eq!(late(&event, &none, hours(47)), None, "it is heard");
+        assert_eq!(late(&event, &heard, hours(60)), None, "it was heard");
+        assert_eq!(late(&other, &none, hours(48)), None, "it answers nothing");
+        assert_eq!(too_late_for(&event, &none, "other", hours(48)), None);
+        for (opened_at, expected) in [
+            (hours(72), "INC-7 was opened after it: the clock of this host is at least 3d ahead; set it"),
+            (event.at, "which it is here; if it is not, set the clock of this host"),
+            (hours(90), "which it is here; if it is not, set the clock of this host"),
+        ] {
+            let said = unheard(&event, "INC-7", opened_at, hours(72));
+            assert!(said.ends_with(expected), "{said}");
+            assert!(
+                said.starts_with("the answer of Ana (PagerDuty) to INC-7 was not heard: it is of 2026-11-25"),
+                "{said}"
+            );
+        }
     }
 
     #[test]

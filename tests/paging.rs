@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use backstop::config::AdviserConfig;
+use backstop::config::{AdviserConfig, ChannelConfig};
 use backstop::engine::memory::Memory;
 use backstop::engine::{Document, Engine};
 use backstop::escalation::Rules;
@@ -21,7 +21,9 @@ use backstop::team::desk::NewTask;
 use backstop::team::{Part, Team};
 use backstop::time::Timestamp;
 use backstop::triage::Decision;
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::json;
+use sha2::Sha256;
 
 use crate::team::{Inbox, Stage, config, integration, status};
 
@@ -471,4 +473,81 @@ async fn a_test_is_ended_although_whoever_asked_for_it_has_gone() {
     asked.expect_err("the call takes five seconds");
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(stage.inbox.actions(), [PageAction::Trigger, PageAction::Resolve]);
+}
+
+/// A team in which somebody is asked about a task, and the incident's name.
+async fn asking(now: &str) -> (Team, String) {
+    let channel = ChannelConfig::PagerDuty {
+        routing_key: "key".into(),
+        url: "http://127.0.0.1:9/".to_owned(),
+        webhook_secret: Some("a secret".into()),
+    };
+    let team = Team::builder(config().on_call("ana", vec![channel]))
+        .provider(Simulated::new(integration("primary"), |_, _| status(400, "{}")))
+        .on_call("ana", vec![Arc::new(Inbox::default())])
+        .clock(Clock::starting_at(Timestamp::parse(now).expect("a time"), 1.0))
+        .seed(7)
+        .start()
+        .await
+        .expect("a team");
+    let desk = team.desk();
+    let ask = NewTask::new(TaskType::new("code_review").expect("a name"), json!({ "text": "look" }));
+    desk.submit(ask).await.expect("accepted");
+    let mut watch = desk.engine().watch();
+    let incident = loop {
+        if let Some(incident) = desk.incidents().await.expect("incidents").pop() {
+            break incident.id;
+        }
+        watch.changed().await.expect("the engine lives");
+    };
+    (team, incident)
+}
+
+/// That Bo has acknowledged this incident, as PagerDuty says it: the signature, and the body.
+fn acknowledged(incident: &str, number: u32, at: &str) -> (String, String) {
+    let body = json!({ "event": {
+        "id": format!("event-{number}"), "event_type": "incident.acknowledged", "occurred_at": at,
+        "agent": { "summary": "Bo" }, "data": { "incident_key": format!("backstop/acme/{incident}") },
+    }})
+    .to_string();
+    let mac = Hmac::<Sha256>::new_from_slice(b"a secret").expect("a key").chain_update(body.as_bytes());
+    let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    (format!("v1={hex}"), body)
+}
+
+/// The clock of a host was three days ahead. What people acknowledged in PagerDuty was taken for something from long ago, and
+/// dropped without a word: they were called again and again. It is said where one looks now.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_heard_for_its_age_is_said_aloud() {
+    let (team, incident) = asking("2001-06-03T00:00:00Z").await;
+    let desk = team.desk();
+    let say = async |number, at: &str| {
+        let (signature, body) = acknowledged(&incident, number, at);
+        desk.pagerduty_said(&signature, body.as_bytes()).await.expect("the store").expect("it is signed")
+    };
+    let state = async || desk.incident(&incident).await.expect("an incident").state;
+    let why = say(1, "2001-05-31T00:00:00Z").await.expect("it is not heard");
+    assert!(why.contains("Bo (PagerDuty)") && why.contains("the clock of this host is at least 3d"), "{why}");
+    let readiness = desk.readiness().await;
+    let wrong = readiness.checks.iter().find(|(_, passed, _)| !passed);
+    assert_eq!((readiness.ready, wrong), (true, Some(&("callbacks".to_owned(), false, why))));
+    assert_eq!(state().await, IncidentState::Triggered);
+
+    let now = desk.now().to_string();
+    assert_eq!(say(2, &now).await, None);
+    assert_eq!(state().await, IncidentState::Acknowledged);
+    assert!(desk.readiness().await.checks.iter().all(|(_, passed, _)| *passed), "one was heard");
+}
+
+/// The clock of the host was set right, and nobody was heard all the same, after a restart neither: the team's own clock never
+/// goes back, and was three days ahead for good.
+#[tokio::test(start_paused = true)]
+async fn once_the_clock_of_the_host_is_right_answers_are_heard() {
+    let (team, incident) = asking("2090-06-03T00:00:00Z").await;
+    let desk = team.desk();
+    let (signature, body) = acknowledged(&incident, 1, "2090-05-31T00:00:00Z");
+    let say = async || desk.pagerduty_said(&signature, body.as_bytes()).await.expect("the store");
+    assert_eq!(say().await, Ok(None));
+    assert_eq!(desk.incident(&incident).await.expect("an incident").state, IncidentState::Acknowledged);
+    assert_eq!(say().await, Ok(Some("it was heard before".to_owned())), "once");
 }

@@ -60,7 +60,7 @@ impl Clock {
     }
 }
 
-/// The wall clock. Only [`Clock::world`] and the stamps of files ask for it.
+/// The wall clock. Only [`Clock::world`], the stamps of files and whoever is told a time by somebody else ask for it.
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
 pub fn wall() -> Timestamp {

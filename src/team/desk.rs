@@ -393,7 +393,7 @@ impl Desk {
         let up = |part: &str, there: bool| {
             (part.to_owned(), there, if there { "up" } else { "down; it is being restarted" }.to_owned())
         };
-        let checks = vec![
+        let mut checks = vec![
             ("store".to_owned(), store.is_ok(), detail),
             ("intake".to_owned(), !draining, if draining { "draining" } else { "open" }.to_owned()),
             up("dispatcher", self.office.dispatcher.alive()),
@@ -402,7 +402,10 @@ impl Desk {
             up("replayer", self.office.replayer.alive()),
             up("crew", self.office.crew.alive()),
         ];
-        Readiness { ready: checks.iter().all(|(_, passed, _)| *passed), checks }
+        let ready = checks.iter().all(|(_, passed, _)| *passed);
+        // Whoever is not heard is called again; work is taken all the same.
+        checks.extend(self.unheard().await.map(|why| ("callbacks".to_owned(), false, why)));
+        Readiness { ready, checks }
     }
 }
 

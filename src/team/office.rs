@@ -106,6 +106,8 @@ pub(crate) struct Office {
     pub(crate) bells: Bells,
     /// For how many tasks that cannot be read a person was called since the start.
     pub(crate) called_for: AtomicUsize,
+    /// The last answer of a person that was not heard for its age: to which incident, and why.
+    unheard: Mutex<Option<(String, String)>>,
     draining: AtomicBool,
     gone: AtomicBool,
 }
@@ -171,6 +173,7 @@ impl Office {
             well: Well::default(),
             bells: Bells::default(),
             called_for: AtomicUsize::new(0),
+            unheard: Mutex::default(),
             draining: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         }
@@ -201,6 +204,15 @@ impl Office {
 
     pub(crate) fn gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
+    }
+
+    /// A person's answer was not heard, or one was.
+    pub(crate) fn unheard(&self, answer: Option<(String, String)>) {
+        *self.unheard.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    }
+
+    pub(crate) fn last_unheard(&self) -> Option<(String, String)> {
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn drain(&self) {
