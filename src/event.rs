@@ -170,7 +170,17 @@ pub enum Happening {
     /// The team began to drain.
     Draining { running: u32 },
     /// What ended long ago was forgotten.
-    Pruned { done: u64, dead: u64, cancelled: u64, events: u64, by: String },
+    Pruned {
+        done: u64,
+        dead: u64,
+        cancelled: u64,
+        #[serde(default)]
+        incidents: u64,
+        #[serde(default)]
+        replays: u64,
+        events: u64,
+        by: String,
+    },
 }
 
 impl Happening {

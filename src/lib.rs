@@ -73,6 +73,7 @@ pub mod incident;
 pub mod outbox;
 pub mod callback;
 pub mod replay;
+pub mod bygone;
 pub mod prompt;
 pub mod schema_cost;
 pub mod answer;

@@ -285,6 +285,7 @@ pub fn start(id: String, ask: ReplayAsk, plan: Plan, now: Timestamp) -> Result<(
         state: ReplayState::Running,
         ask,
         started_at: now,
+        ended_at: None,
         next_at: now,
         pending: plan.chosen().collect(),
         released: Vec::new(),
@@ -299,7 +300,7 @@ pub fn start(id: String, ask: ReplayAsk, plan: Plan, now: Timestamp) -> Result<(
         keys: plan.keys,
     };
     if replay.pending.is_empty() {
-        replay.end(ReplayState::Finished, "nothing to replay");
+        replay.end(ReplayState::Finished, "nothing to replay", now);
     }
     let event = replay.changed();
     Ok((replay, vec![event]))
@@ -394,11 +395,11 @@ pub fn step(replay: &Replay, fates: &[(TaskId, Fate)], turn: Option<Turn>, now: 
     let mut release = None;
     if next.state == ReplayState::Running {
         if let Some(why) = next.does_not_help() {
-            next.end(ReplayState::Aborted, &why);
+            next.end(ReplayState::Aborted, &why, now);
         } else {
             release = turn.and_then(|turn| next.release(turn, now));
             if next.pending.is_empty() && next.released.is_empty() {
-                next.end(ReplayState::Finished, "");
+                next.end(ReplayState::Finished, "", now);
             }
         }
     }
@@ -445,7 +446,7 @@ pub fn command(
             next.anchor_at(next.next_at.max(now));
         }
         (ReplayCommand::Cancel, ReplayState::Running | ReplayState::Paused) => {
-            next.end(ReplayState::Cancelled, &format!("cancelled by {by}"));
+            next.end(ReplayState::Cancelled, &format!("cancelled by {by}"), now);
         }
         (ReplayCommand::Pause | ReplayCommand::Resume | ReplayCommand::Cancel, state) => {
             return Err(ReplayRefused::WrongState { replay: replay.id.clone(), state });
@@ -582,8 +583,9 @@ impl Replay {
         self.next_at = at;
     }
 
-    fn end(&mut self, state: ReplayState, note: &str) {
+    fn end(&mut self, state: ReplayState, note: &str, now: Timestamp) {
         self.state = state;
+        self.ended_at = Some(now);
         self.held = None;
         self.note = note.to_owned();
     }
@@ -634,6 +636,9 @@ pub struct Replay {
     pub ask: ReplayAsk,
     /// When it was started.
     pub started_at: Timestamp,
+    /// When it ended; none while it has not, or as stored before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
     /// When the next letter may be released.
     pub next_at: Timestamp,
     /// Letters not yet released, oldest first.

@@ -2,7 +2,8 @@
 //!
 //! A record that only grows is lost in the end, with its disk. What has come to an end goes once it is old enough, with
 //! its steps, its events and its key. What is open, waits for a person, or is needed by an incident or a replay that is
-//! not over, stays however old it is. What went is still counted: see [`crate::ledger::Balance::pruned`].
+//! not over, stays however old it is. What went is still counted: see [`crate::ledger::Balance::pruned`]. Incidents and
+//! replays themselves go by `bygone.rs`.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::time::Timestamp;
 /// How long a key is remembered after its task has ended (Stripe keeps keys for at least 24 hours). Nothing is
 /// forgotten before, whatever is asked: the limits of money look back as far, too.
 pub const KEY_RETENTION: Duration = Duration::from_secs(24 * 3_600);
-/// Counts of failures and deaths, and events of no task, are kept this long at least: windows of a month stay exact.
+/// Counts of failures and deaths, events of no task, and incidents are kept this long at least: windows of a month stay exact.
 pub const COUNTS_LEAST: Duration = Duration::from_secs(31 * 24 * 3_600);
 /// The grain of the counts, in milliseconds: an hour is kept whole or not at all.
 const HOUR: i64 = 3_600_000;
@@ -26,9 +27,10 @@ pub struct Retention {
     /// Tasks done or cancelled that were never given up on, after their end; none: for ever. Turned up: answers can be
     /// looked up longer, and the file is larger.
     pub done: Option<Duration>,
-    /// Tasks that were given up on, after they were resolved, discarded, or done after all; none: for ever.
+    /// Tasks that were given up on, after they were resolved, discarded, or done after all, and incidents and replays, which are
+    /// about these, after their end; none: for ever.
     pub dead_letters: Option<Duration>,
-    /// How many bytes the record may take before what ended goes earlier, oldest first; none: no bound. What is open
+    /// How many bytes the record may take before tasks that ended go earlier, oldest first; none: no bound. What is open
     /// may pass it.
     pub size_max: Option<u64>,
 }
@@ -93,13 +95,13 @@ pub struct Standing {
 }
 
 words! {
-    /// What becomes of a task.
+    /// What becomes of a task, an incident or a replay.
     Verdict, "verdict", "goes, open, needed, young" {
         /// It is old enough, and nobody needs it.
         Goes = "goes",
         /// It has not come to an end, or waits for a person.
         Open = "open",
-        /// An incident or a replay that is not over is about it.
+        /// An incident or a replay that is not over is about it; or it is one, and something still hangs on it.
         Needed = "needed",
         /// It ended not long ago.
         Young = "young",
@@ -139,6 +141,12 @@ pub struct Pruned {
     pub dead: u64,
     /// Tasks cancelled.
     pub cancelled: u64,
+    /// Incidents that were over, each with its pages.
+    #[serde(default)]
+    pub incidents: u64,
+    /// Replays that had ended.
+    #[serde(default)]
+    pub replays: u64,
     /// Events; unknown, and zero, in a dry run.
     pub events: u64,
 }
@@ -165,6 +173,8 @@ impl Pruned {
         self.done += more.done;
         self.dead += more.dead;
         self.cancelled += more.cancelled;
+        self.incidents += more.incidents;
+        self.replays += more.replays;
         self.events += more.events;
     }
 }

@@ -351,11 +351,13 @@ pub fn of_event(event: &Event, redactor: &Redactor) -> Vec<Told> {
             other(format!("the team of {agents} started (run {epoch}) with {open_tasks} open tasks"))
         }
         Happening::Draining { running } => other(format!("draining, {running} running")),
-        Happening::Pruned { done, dead, cancelled, by, .. } => {
-            let by = clean(by);
-            other(format!(
-                "{done} done, {dead} dead and {cancelled} cancelled tasks of long ago were forgotten, by {by}"
-            ))
+        Happening::Pruned { done, dead, cancelled, incidents, replays, by, .. } => {
+            let tasks = format!("{done} done, {dead} dead and {cancelled} cancelled tasks");
+            let what = match (incidents, replays) {
+                (0, 0) => tasks,
+                _ => format!("{tasks}, {incidents} incidents and {replays} replays"),
+            };
+            other(format!("{what} of long ago were forgotten, by {}", clean(by)))
         }
     }
 }

@@ -170,7 +170,8 @@ fn payment() -> Value {
 async fn what_ended_long_ago_is_forgotten_on_a_word_and_nothing_else() {
     let house = start(None).await;
     let id = house.submit(&json!({ "type": "mail", "payload": {} }), done).await;
-    let nothing = json!({ "done": 0, "dead": 0, "cancelled": 0, "events": 0, "next": null });
+    let nothing =
+        json!({ "done": 0, "dead": 0, "cancelled": 0, "incidents": 0, "replays": 0, "events": 0, "next": null });
     for body in [json!({}), json!({ "older_than": "1d" }), json!({ "dry_run": true, "after": 0, "by": "ana" })] {
         assert_eq!(house.post("/api/v1/prune", &body).await, (200, nothing.clone()), "{body}");
     }

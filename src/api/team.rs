@@ -92,8 +92,8 @@ pub(super) async fn explain(State(door): State<Door>, input: Input) -> Answer {
     }
 }
 
-/// One round of forgetting what ended long ago: `older_than` (a span; else as the configuration says), `dry_run`, and
-/// `after`, the `next` of the round before.
+/// One round of forgetting what ended long ago, first tasks, then incidents and replays: `older_than` (a span; else as the
+/// configuration says), `dry_run`, and `after`, the `next` of the round before.
 pub(super) async fn prune(State(door): State<Door>, input: Input) -> Answer {
     let mut fields = input.object()?;
     let (by, _) = input.actor(&mut fields)?;

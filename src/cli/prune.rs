@@ -16,16 +16,17 @@ use crate::retention::{KEY_RETENTION, Pruned, Retention};
 use crate::team::retention::{Round, round};
 use crate::time::{format_duration, parse_duration};
 
-/// Forget what ended long ago. What is open, waits for a person, or is part of an incident or replay that is not over
-/// always stays; a running team does this by itself every hour, as `retention` in backstop.yaml says. Of a stopped team
-/// (--data) that file is not read: only what --older-than names goes, and nothing without it.
+/// Forget what ended long ago: tasks, replays, and incidents with their pages. What is open, waits for a person, or is
+/// part of an incident or replay that is not over always stays, so do the last incident and the last replay, and every
+/// incident for 31 days; a running team does this by itself every hour, as `retention` in backstop.yaml says. Of a stopped
+/// team (--data) that file is not read: only what --older-than names goes, and nothing without it.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  backstop prune --dry-run\n  backstop prune --older-than 30d --yes\n  backstop prune --data .backstop/data --compact     of a stopped team: nothing goes, the file shrinks\n  backstop prune --data .backstop/data --older-than 90d --compact --yes"
 )]
 pub(super) struct Prune {
     /// What ended longer ago than this; in a running team as `retention` in backstop.yaml says unless told otherwise
-    /// (30d, and 90d for what was in the dead letter queue)
+    /// (30d, and 90d for what was in the dead letter queue, incidents and replays)
     #[arg(long, value_parser = parse_duration, value_name = "SPAN")]
     older_than: Option<Duration>,
     /// Show what would go, and change nothing
@@ -76,8 +77,11 @@ impl Prune {
             }
         };
         let mut pruned = self.rounds(&place, true).await?;
-        if !self.dry_run && pruned.tasks() > 0 {
-            confirm("forget", "tasks", usize::try_from(pruned.tasks()).unwrap_or(usize::MAX), self.yes)?;
+        let others = pruned.incidents + pruned.replays;
+        let all = pruned.tasks() + others;
+        if !self.dry_run && all > 0 {
+            let what = if others > 0 { "tasks, incidents and replays" } else { "tasks" };
+            confirm("forget", what, usize::try_from(all).unwrap_or(usize::MAX), self.yes)?;
         }
         if !self.dry_run {
             pruned = self.rounds(&place, false).await?;
@@ -89,6 +93,8 @@ impl Prune {
             "done": pruned.done,
             "dead": pruned.dead,
             "cancelled": pruned.cancelled,
+            "incidents": pruned.incidents,
+            "replays": pruned.replays,
             "events": pruned.events,
             "dry_run": self.dry_run,
         });
@@ -96,6 +102,8 @@ impl Prune {
             ("done", pruned.done.to_string()),
             ("dead", pruned.dead.to_string()),
             ("cancelled", pruned.cancelled.to_string()),
+            ("incidents", pruned.incidents.to_string()),
+            ("replays", pruned.replays.to_string()),
         ];
         if !self.dry_run {
             shown.push(("events", pruned.events.to_string()));

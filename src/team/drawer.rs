@@ -125,6 +125,11 @@ impl Drawer {
     }
 }
 
+/// The names of all of a kind, also of those that cannot be read.
+pub(crate) async fn names<T: Kept>(engine: &dyn Engine) -> Result<Vec<String>, engine::Error> {
+    Ok(engine.documents(T::KIND).await?.into_iter().map(|document| document.key).collect())
+}
+
 /// The one of this name.
 pub(crate) async fn one<T: Kept + Clone>(engine: &dyn Engine, key: &str) -> Result<Option<Stored<T>>, engine::Error> {
     Ok(all::<T>(engine).await?.into_iter().find(|stored| stored.value.key() == key))

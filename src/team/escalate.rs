@@ -11,6 +11,7 @@ use super::drawer::{self, Stored, Written};
 use super::office::Office;
 use super::outcome;
 use super::root::Part;
+use crate::bygone;
 use crate::delivery::Hold;
 use crate::engine;
 use crate::escalation::{self, Rules, Step};
@@ -271,6 +272,8 @@ pub(crate) async fn open_one(
     let in_doubt = outcome::lines(office, &deaths).await?;
     let mut taken = 0;
     loop {
+        // Before what is known: one that is opened behind the back of that has the number then.
+        let names = drawer::names::<Incident>(&*office.engine).await?;
         let known = office.kept::<Incident>().await?;
         // Somebody was faster, or this was asked before a crash: one incident per cause.
         let same =
@@ -278,15 +281,9 @@ pub(crate) async fn open_one(
         if known.iter().any(|stored| same(&stored.value)) {
             return Ok(());
         }
-        let number = known
-            .iter()
-            .filter_map(|stored| stored.value.id.strip_prefix("INC-")?.parse::<u64>().ok())
-            .max()
-            .unwrap_or(0)
-            .max(taken)
-            + 1;
+        let number = bygone::last(bygone::INCIDENT, &names).max(taken) + 1;
         let opening = Opening {
-            id: format!("INC-{number}"),
+            id: format!("{}{number}", bygone::INCIDENT),
             trigger,
             subject: subject.to_owned(),
             deaths: deaths.clone(),
@@ -298,7 +295,7 @@ pub(crate) async fn open_one(
         let mut documents = vec![drawer::document(&change.incident, 0)];
         documents.extend(pages(office, &change));
         match office.engine.save(documents, change.events, office.now()).await {
-            // Perhaps by one that a newer version wrote, and that cannot be seen among those known.
+            // Perhaps by one whose row is damaged, and that cannot be seen among those there are.
             Err(engine::Error::DocumentConflict { .. }) => taken = number,
             other => return other,
         }

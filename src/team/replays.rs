@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::desk::{Desk, DeskError};
 use super::drawer::{self, Written};
 use super::outcome;
+use crate::bygone;
 use crate::engine;
 use crate::query::PageAsk;
 use crate::replay::{self, Plan, Replay, ReplayAsk, ReplayCommand, ReplayRefused, ReplayState, Taken};
@@ -49,17 +50,11 @@ impl Desk {
         let mut taken = 0;
         loop {
             // Before the plan: a replay that is stored behind the back of the plan has the number then.
-            let known = self.replays().await?;
+            let names = drawer::names::<Replay>(self.engine()).await?;
             let plan = self.plan_replay(&ask).await?;
-            let number = known
-                .iter()
-                .filter_map(|replay| replay.id.strip_prefix("RPL-")?.parse::<u64>().ok())
-                .max()
-                .unwrap_or(0)
-                .max(taken)
-                + 1;
-            let (replay, events) =
-                replay::start(format!("RPL-{number}"), ask.clone(), plan, self.now()).map_err(not_replayed)?;
+            let number = bygone::last(bygone::REPLAY, &names).max(taken) + 1;
+            let name = format!("{}{number}", bygone::REPLAY);
+            let (replay, events) = replay::start(name, ask.clone(), plan, self.now()).map_err(not_replayed)?;
             match self.office.engine.save(vec![drawer::document(&replay, 0)], events, self.now()).await {
                 Ok(()) => {
                     self.office.kick();

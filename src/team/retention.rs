@@ -3,25 +3,30 @@
 //! No actor of its own: a round owns nothing, and the record is as sound in the middle of one as before it. Played
 //! scenarios never begin it, so that what is checked at their end is all that was.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::desk::Desk;
-use super::drawer;
+use super::drawer::{self, Stored};
 use super::views::{DeskError, FieldProblem};
-use crate::engine::{self, Engine, PruneAsk};
+use crate::bygone::{self, Outbox};
+use crate::engine::{self, Document, Engine, PruneAsk};
 use crate::event::Happening;
-use crate::incident::{Incident, IncidentState};
+use crate::incident::{Incident, IncidentState, Page};
 use crate::replay::{Replay, ReplayState};
-use crate::retention::{KEY_RETENTION, Pruned, Retention};
+use crate::retention::{KEY_RETENTION, Pruned, Retention, Verdict};
 use crate::task::TaskId;
 use crate::time::{Timestamp, format_duration};
 
 /// How many stretches of the record one round looks at: a few seconds of work at most.
 const STRETCHES: u32 = 5;
+/// How many incidents, with their pages, or replays the writer takes out at once: a few milliseconds. Others write between.
+const BATCH: usize = 20;
+/// How many times one round has it do so.
+const BATCHES: usize = 20;
 /// How long after the start the first round begins: a start has better things to do.
 const FIRST: Duration = Duration::from_secs(5 * 60);
 /// How long after the last round of one time the first of the next begins.
@@ -37,7 +42,7 @@ pub struct Round {
     pub next: Option<u64>,
 }
 
-/// One round, from `after` on (0: from the oldest task). Tells the feed what went.
+/// One round, from `after` on (0: from the oldest task); after the last task, incidents and replays. Tells the feed what went.
 ///
 /// # Errors
 /// The engine's; what went before it is gone and counted.
@@ -50,16 +55,21 @@ pub async fn round(
     now: Timestamp,
 ) -> Result<Round, engine::Error> {
     let needed = Arc::new(needed(engine).await?);
-    let mut round = Round { pruned: Pruned::default(), next: Some(after) };
+    let (mut round, mut last) = (Round { pruned: Pruned::default(), next: Some(after) }, after);
     for _ in 0..STRETCHES {
         let Some(after) = round.next else { break };
         let stretch = engine.prune(PruneAsk { retention, needed: Arc::clone(&needed), dry_run, after }, now).await?;
         round.pruned.add(stretch.pruned);
-        round.next = stretch.next;
+        (round.next, last) = (stretch.next, after);
+    }
+    if round.next.is_none() {
+        let (pruned, more) = forget_bygones(engine, &retention, dry_run, now).await?;
+        round.pruned.add(pruned);
+        round.next = more.then_some(last);
     }
     if !dry_run && round.pruned != Pruned::default() {
-        let Pruned { done, dead, cancelled, events } = round.pruned;
-        let told = Happening::Pruned { done, dead, cancelled, events, by: by.to_owned() };
+        let Pruned { done, dead, cancelled, incidents, replays, events } = round.pruned;
+        let told = Happening::Pruned { done, dead, cancelled, incidents, replays, events, by: by.to_owned() };
         engine.publish(vec![told.into()], now).await?;
     }
     Ok(round)
@@ -83,6 +93,78 @@ async fn needed(engine: &dyn Engine) -> Result<BTreeSet<TaskId>, engine::Error> 
         }
     }
     Ok(needed)
+}
+
+/// An incident or a replay that may be forgotten: what is counted, and what is taken out together.
+struct Bygone {
+    pruned: Pruned,
+    documents: Vec<Document>,
+}
+
+/// Takes out incidents and replays, batch by batch: what went, or in a dry run would go, and whether there is more of it.
+async fn forget_bygones(
+    engine: &dyn Engine,
+    retention: &Retention,
+    dry_run: bool,
+    now: Timestamp,
+) -> Result<(Pruned, bool), engine::Error> {
+    let mut found = incidents(engine, retention, now).await?;
+    found.extend(replays(engine, retention, now).await?);
+    let mut pruned = Pruned::default();
+    if dry_run {
+        found.iter().for_each(|bygone| pruned.add(bygone.pruned));
+        return Ok((pruned, false));
+    }
+    for batch in found.chunks(BATCH).take(BATCHES) {
+        let documents = batch.iter().flat_map(|bygone| bygone.documents.clone()).collect();
+        match engine.save(documents, Vec::new(), now).await {
+            Ok(()) => batch.iter().for_each(|bygone| pruned.add(bygone.pruned)),
+            // One of them changed meanwhile, as a page does that the incident actor takes out: next time all are looked at anew.
+            Err(engine::Error::DocumentConflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // Where nothing went, to go on at once would find the same again.
+    Ok((pruned, found.len() > BATCH * BATCHES && pruned != Pruned::default()))
+}
+
+async fn incidents(engine: &dyn Engine, retention: &Retention, now: Timestamp) -> Result<Vec<Bygone>, engine::Error> {
+    let incidents = drawer::all::<Incident>(engine).await?;
+    // In this order: of those that are over by now, all there are.
+    let pages = drawer::all::<Page>(engine).await?;
+    let names = drawer::names::<Page>(engine).await?;
+    let readable: BTreeSet<&str> = pages.iter().map(|page| page.value.id.as_str()).collect();
+    // A page is called by its incident first.
+    let others = names.iter().filter(|name| !readable.contains(name.as_str()));
+    let others: BTreeSet<&str> = others.filter_map(|name| name.split('.').next()).collect();
+    let mut outboxes: BTreeMap<&str, Vec<&Stored<Page>>> = BTreeMap::new();
+    for page in &pages {
+        outboxes.entry(page.value.incident.id.as_str()).or_default().push(page);
+    }
+    let last = bygone::last(bygone::INCIDENT, incidents.iter().map(|stored| &stored.value.id));
+    let mut found = Vec::new();
+    for Stored { version, value: incident } in &incidents {
+        let stored = outboxes.get(incident.id.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let pages: Vec<&Page> = stored.iter().map(|page| &page.value).collect();
+        let outbox = Outbox { pages: &pages, unreadable: others.contains(incident.id.as_str()) };
+        if bygone::of_incident(incident, outbox, last, retention, now) == Verdict::Goes {
+            let mut documents = vec![drawer::removed(incident, *version)];
+            documents.extend(stored.iter().map(|page| drawer::removed(&page.value, page.version)));
+            found.push(Bygone { pruned: Pruned { incidents: 1, ..Pruned::default() }, documents });
+        }
+    }
+    Ok(found)
+}
+
+async fn replays(engine: &dyn Engine, retention: &Retention, now: Timestamp) -> Result<Vec<Bygone>, engine::Error> {
+    let replays = drawer::all::<Replay>(engine).await?;
+    let last = bygone::last(bygone::REPLAY, replays.iter().map(|stored| &stored.value.id));
+    let goes = |stored: &&Stored<Replay>| bygone::of_replay(&stored.value, last, retention, now) == Verdict::Goes;
+    let taken_out = |stored: &Stored<Replay>| Bygone {
+        pruned: Pruned { replays: 1, ..Pruned::default() },
+        documents: vec![drawer::removed(&stored.value, stored.version)],
+    };
+    Ok(replays.iter().filter(goes).map(taken_out).collect())
 }
 
 impl Desk {
