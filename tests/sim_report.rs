@@ -106,6 +106,31 @@ fn that_no_invariant_is_broken_must_be_true_of_every_run() {
     assert!(!report.holds());
 }
 
+/// A payment failed, a person was called and had it made again, and it failed again. That nobody was called for the second time
+/// was not seen: the first call, answered long ago, counted for every round there would ever be.
+#[test]
+fn a_call_that_was_answered_is_none_for_the_next_round() {
+    for (decides, seen) in [("14m", 1), ("5m", 0)] {
+        let loaded = loaded(&format!(
+            r#"
+run: 2h
+load: [{{ type: charge_card, at: [0s] }}]
+models: {{ "*": {{ latency: 10s, output-tokens: 100 }} }}
+faults: [{{ fault: server-error, calls: [1, 2] }}]
+human: {{ decides-after: {decides}, decision: run-again }}
+"#
+        ));
+        let mut run = play(&loaded, 7).expect("it is played");
+        assert_eq!(Report::of(&loaded, &run).violations, Vec::<String>::new());
+        assert_eq!(run.incidents.len(), 2, "one for each round: {:#?}", run.incidents);
+        // As if the second had never been opened. What is decided within minutes need not have called anybody.
+        run.incidents.retain(|incident| incident.id == "INC-1");
+        let violations = Report::of(&loaded, &run).violations;
+        let of_calls = violations.iter().filter(|violation| violation.starts_with("I-09: a person is waited for"));
+        assert_eq!(of_calls.count(), seen, "{violations:?}");
+    }
+}
+
 #[test]
 fn a_failure_and_its_retry_are_counted() {
     let report = report(&format!("{QUIET}faults: [{{ fault: server-error, calls: 1 }}]\n"));

@@ -8,12 +8,16 @@ use super::case::{Case, Story};
 use crate::agent::Agent;
 use crate::decision::{Decided, DeciderKind, Decision};
 use crate::event::{Event, Happening};
+use crate::incident::Incident;
 use crate::ledger::{LetterStatus, State};
 use crate::task::{AgentName, Effect};
 use crate::time::Timestamp;
 
 /// How long the CEO may take when everything is well, its adviser included.
 const TRIAGE: Duration = Duration::from_secs(60);
+/// How long it may take until a person who is waited for was called. Where the CEO dies between what it writes and what it
+/// says, the incident actor finds it when the letter would be overdue, ten minutes after it was given up.
+const CALLED: Duration = Duration::from_secs(660);
 /// The most decisions about one task that no person took.
 const AUTOMATIC_MAX: usize = 3;
 
@@ -155,14 +159,15 @@ fn in_time(case: &Case<'_>, story: &Story<'_>, found: &mut Vec<Violation>) {
         ));
     }
     // Who waits for a person must have one who was called.
-    let asked = story
-        .events
-        .iter()
-        .filter(|event| of(event).is_some_and(|(_, decided)| matches!(decided.decision, Decision::PageHuman { .. })));
-    for event in asked {
-        let called = called_for(case, story, event.at);
+    let asks =
+        |event: &Event| of(event).is_some_and(|(_, decided)| matches!(decided.decision, Decision::PageHuman { .. }));
+    for (place, event) in story.events.iter().enumerate().filter(|(_, event)| asks(event)) {
+        // What was over before anybody need have looked, or while nothing could be written, may be in no incident of its own.
+        let until = story.events.get(place + 1).map_or_else(|| case.clock(case.run.elapsed), |next| next.at);
+        let lasted = event.at + CALLED < until && case.was_well(event.at, event.at + CALLED);
+        let called = called_for(case, story, lasted.then_some(event.at));
         if !called {
-            let evidence = "no incident with it was taken by any channel".to_owned();
+            let evidence = "no incident with it was taken by any channel, or each was over before it waited".to_owned();
             found.push(Violation::of_task(
                 "I-09",
                 story.id(),
@@ -174,10 +179,15 @@ fn in_time(case: &Case<'_>, story: &Story<'_>, found: &mut Vec<Violation>) {
     }
 }
 
-fn called_for(case: &Case<'_>, story: &Story<'_>, _since: Timestamp) -> bool {
-    let with_it = case.run.incidents.iter().filter(|incident| {
+/// Was anybody called for this task, and if it has waited `since` then: for this wait? A call for an earlier round, which
+/// somebody has answered, brings nobody a second time. Whether the later call arrived is for I-12 to say.
+fn called_for(case: &Case<'_>, story: &Story<'_>, since: Option<Timestamp>) -> bool {
+    let with_it = |incident: &&Incident| {
         incident.deaths.iter().any(|(task, _)| *task == story.id()) || incident.subject == story.id().to_string()
-    });
+    };
+    let with_it: Vec<&Incident> = case.run.incidents.iter().filter(with_it).collect();
     let taken = |id: &str| case.run.books.pages.iter().any(|page| page.incident == id && page.taken);
-    with_it.map(|incident| incident.id.as_str()).any(taken)
+    // The end is the last that changes an incident.
+    let open = |since: Timestamp| with_it.iter().any(|incident| incident.is_open() || incident.updated_at >= since);
+    with_it.iter().any(|incident| taken(&incident.id)) && since.is_none_or(open)
 }
