@@ -224,7 +224,7 @@ pub(crate) fn callback(data: &[u8]) {
             Wish::Nothing(why) => assert!(!why.is_empty()),
         }
     }
-    let heard = none.with(&event, event.at).with(&event, event.at);
+    let heard = none.with(&event).with(&event);
     assert_eq!(heard.0, [(event.id.clone(), event.at)], "the same event is remembered once");
     assert!(matches!(callback::wish(&event, &heard, "acme", event.at), Wish::Nothing(_)), "an event is heard twice");
 }

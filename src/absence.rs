@@ -23,7 +23,11 @@ impl Absences {
     pub fn with(&self, from: Timestamp, until: Timestamp) -> Self {
         let before = self.0.iter().filter(|(gone, _)| *gone < from).map(|(gone, back)| (*gone, (*back).min(from)));
         let mut kept: Vec<_> = before.chain([(from, until)]).filter(|(gone, back)| gone < back).collect();
-        kept.drain(..kept.len().saturating_sub(KEPT_MAX));
+        // The shortest matters least: a process that dies each few seconds must not push out the night before.
+        while kept.len() > KEPT_MAX {
+            let shortest = (0..kept.len()).min_by_key(|n| kept[*n].1.since(kept[*n].0));
+            kept.remove(shortest.unwrap_or_default());
+        }
         Self(kept)
     }
 
@@ -71,10 +75,14 @@ mod tests {
 
     #[test]
     fn what_is_kept_has_an_end() {
-        let mut many = Absences::default();
+        let mut many = Absences::default().with(at(-36_000), at(-10));
         for n in 0..i64::try_from(KEPT_MAX).expect("few") + 10 {
             many = many.with(at(10 * n), at(10 * n + 1));
         }
-        assert_eq!((many.0.len(), many.0[0]), (KEPT_MAX, (at(100), at(101))));
+        assert_eq!(
+            (many.0.len(), many.0[0]),
+            (KEPT_MAX, (at(-36_000), at(-10))),
+            "a night is not pushed out by moments"
+        );
     }
 }

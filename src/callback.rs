@@ -64,10 +64,11 @@ pub enum Wish {
 pub struct Heard(pub Vec<(String, Timestamp)>);
 
 impl Heard {
-    /// With one more; without those that are too old to come again, and never more than are remembered.
+    /// With one more, and never more than are remembered. None is too old to stay: a clock that is set back later would make it
+    /// fresh again.
     #[must_use]
-    pub fn with(&self, event: &Event, now: Timestamp) -> Self {
-        let kept = self.0.iter().filter(|(id, at)| *id != event.id && now < *at + TRIED_FOR).cloned();
+    pub fn with(&self, event: &Event) -> Self {
+        let kept = self.0.iter().filter(|(id, _)| *id != event.id).cloned();
         let mut kept: Vec<_> = kept.chain([(event.id.clone(), event.at)]).collect();
         kept.drain(..kept.len().saturating_sub(REMEMBERED_MAX));
         Self(kept)
@@ -239,7 +240,7 @@ mod tests {
         let event = read(BODY.as_bytes()).expect("an event");
         assert_eq!((event.by.as_str(), event.key.as_deref()), ("Ana (PagerDuty)", Some("backstop/acme/INC-7")));
         let hours = |hours: u64| event.at + Duration::from_secs(hours * 3600);
-        let heard = Heard::default().with(&event, hours(0));
+        let heard = Heard::default().with(&event);
         let of = |kind: &str, key: Option<&str>| Event {
             kind: kind.to_owned(),
             key: key.map(str::to_owned),
@@ -269,7 +270,7 @@ mod tests {
         ] {
             assert_eq!(wish(&event, heard, "acme", now), expected, "{event:?}");
         }
-        assert_eq!(heard.with(&of("x", None), hours(49)).0.len(), 1, "the same number is remembered once");
+        assert_eq!(heard.with(&of("x", None)).0.len(), 1, "the same number is remembered once");
     }
 
     #[test]
@@ -277,7 +278,7 @@ mod tests {
         let event = read(BODY.as_bytes()).expect("an event");
         let hours = |hours: u64| event.at + Duration::from_secs(hours * 3600);
         let none = Heard::default();
-        let heard = none.with(&event, hours(0));
+        let heard = none.with(&event);
         let other = Event { kind: "incident.annotated".to_owned(), ..event.clone() };
         let late = |event, heard, now| too_late_for(event, heard, "acme", now);
         assert_eq!(late(&event, &none, hours(48)), Some("INC-7".to_owned()));
@@ -305,11 +306,20 @@ mod tests {
         let mut heard = Heard::default();
         for number in 0..REMEMBERED_MAX + 10 {
             event.id = number.to_string();
-            heard = heard.with(&event, event.at);
+            heard = heard.with(&event);
         }
         assert_eq!((heard.0.len(), heard.0[0].0.as_str()), (REMEMBERED_MAX, "10"));
-        event.at = event.at + TRIED_FOR;
-        assert_eq!(heard.with(&event, event.at).0.len(), 1);
+    }
+
+    /// An acknowledgement was forgotten two days after it was given. Once the clock of the host was set back it was fresh again,
+    /// and whoever sent a copy of it was heard in that person's name.
+    #[test]
+    fn what_was_heard_is_not_heard_again_by_a_clock_that_goes_back() {
+        let first = read(BODY.as_bytes()).expect("an event");
+        let later = Event { id: "later".to_owned(), at: first.at + TRIED_FOR, ..first.clone() };
+        let heard = Heard::default().with(&first).with(&later);
+        assert!(matches!(wish(&first, &heard, "acme", first.at), Wish::Nothing(_)));
+        assert!(matches!(wish(&first, &Heard::default().with(&later), "acme", first.at), Wish::Acknowledge(_)));
     }
 
     #[test]

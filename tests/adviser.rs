@@ -7,6 +7,7 @@ use backstop::config::{AdviserConfig, Config};
 use backstop::engine::Engine;
 use backstop::engine::memory::Memory;
 use backstop::fees::Fees;
+use backstop::incident::Trigger;
 use backstop::ledger::State;
 use backstop::llm::simulated::{Scripted, Simulated};
 use backstop::task::{AgentName, TaskId, TaskType};
@@ -106,7 +107,8 @@ async fn a_ceo_that_dies_meanwhile_leaves_the_answer_to_the_next() {
 }
 
 /// The process ended between the answer and the decision, or was told to end while the adviser was thinking: the next one
-/// asked, and paid, again. What was chosen must still be admissible then, as for any other decision.
+/// asked, and paid, again. What was chosen must still be admissible then, as for any other decision. The next process called a
+/// person about a CEO that leaves its work lying before that had looked at what had lain there while nobody was up.
 #[tokio::test(start_paused = true)]
 async fn an_answer_outlives_the_process() {
     for (drained, fallback, by) in
@@ -126,7 +128,7 @@ async fn an_answer_outlives_the_process() {
             assert_eq!(desk.task(id).await.expect("a task").decisions, []);
             drop(team);
         }
-        let now = desk.now();
+        let now = desk.now() + Duration::from_secs(3_600);
         let engine = Arc::new(engine.reopened());
         assert!(fees(&engine).await.0[0].opinion.is_some(), "drained: {drained}");
         let mut config = advised();
@@ -137,6 +139,8 @@ async fn an_answer_outlives_the_process() {
         let team = begun(config, &engine, &adviser, now).await;
         let decided = decided_about(&team.desk(), id).await;
         assert_eq!(decided.by, by, "{decided:?}");
+        let incidents = team.desk().incidents().await.expect("read");
+        assert!(incidents.iter().all(|incident| incident.trigger != Trigger::CeoDown), "{incidents:?}");
         if !fallback {
             let why = "the adviser chose retry on second/gpt, which will not do any more; the table decides";
             assert_eq!(decided.decision.kind(), DecisionKind::Park);

@@ -258,7 +258,7 @@ async fn incidents_and_replays_of_a_stopped_team_are_forgotten_by_hand() {
     let sent = Page { delivered_at: Some(at(DAY)), ..sent };
     let page = document("page", &sent.id, 0, json!(sent));
     let stored = vec![filed(&gone), page, filed(&over(2).0), replayed(1), replayed(2)];
-    engine.save(stored, Vec::new(), at(DAY)).await.expect("saved");
+    engine.save(stored, vec![Happening::Draining { running: 0 }.into()], at(DAY)).await.expect("saved");
     engine.close().await.expect("closed");
     drop(engine);
     let run = |arguments: &[&str]| by_hand(&scratch, &[&["--older-than", "60d"][..], arguments].concat());
@@ -274,6 +274,9 @@ async fn incidents_and_replays_of_a_stopped_team_are_forgotten_by_hand() {
     assert_eq!(names(&engine, "incident").await, ["INC-2"], "the next is numbered after it");
     assert_eq!(names(&engine, "page").await, Vec::<String>::new());
     assert_eq!(names(&engine, "replay").await, ["RPL-2"], "the next is numbered after it");
+    // What it told the feed was taken for the team's last sign of life: what had been held since then had waited for days.
+    let gone = engine.documents("absences").await.expect("read").remove(0).body;
+    assert_eq!(gone[0][0], json!(at(DAY)), "{gone}");
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ pub fn status(
     breakers: Vec<BreakerView>,
     incidents: Vec<Incident>,
     readiness: &Readiness,
+    unheard: Option<String>,
     now: Timestamp,
 ) -> Status {
     // One that opens step by step is over its trouble: `breaker ls` tells it.
@@ -88,6 +89,7 @@ pub fn status(
     for (name, _, detail) in readiness.checks.iter().filter(|(_, passed, _)| !passed) {
         said.push(format!("{name}: {detail}"));
     }
+    said.extend(unheard);
     if lost == 0 {
         said.push("nothing lost".to_owned());
     }
@@ -151,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_sentence_says_what_is_wrong_and_that_nothing_is_lost() {
-        let of = |breakers, ok| status(Balance::default(), &[], breakers, Vec::new(), &ready(ok), NOW);
+        let of = |breakers, ok| status(Balance::default(), &[], breakers, Vec::new(), &ready(ok), None, NOW);
         let well = of(vec![breaker("closed", false)], true);
         assert_eq!((well.level, well.sentence.as_str()), (Level::Ok, "All well: nothing lost"));
         let open = of(vec![breaker("open", false)], true);
@@ -161,7 +163,7 @@ mod tests {
         assert!(gate.sentence.contains("anthropic asked for silence"), "{}", gate.sentence);
         assert_eq!(of(Vec::new(), false).level, Level::Degraded);
         let lost = Balance { submitted: 3, done: 2, ..Balance::default() };
-        let lost = status(lost, &[], Vec::new(), Vec::new(), &ready(true), NOW);
+        let lost = status(lost, &[], Vec::new(), Vec::new(), &ready(true), None, NOW);
         assert_eq!((lost.level, lost.lost), (Level::Incident, 1));
         assert_eq!(lost.sentence, "Incident: 1 task unaccounted for");
     }

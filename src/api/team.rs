@@ -133,7 +133,8 @@ pub(super) async fn status(State(door): State<Door>) -> Answer {
     let desk = &door.desk;
     let balance = desk.engine().balance().await?;
     let (agents, breakers, incidents) = (desk.agents().await?, desk.breakers().await?, desk.incidents().await?);
-    let status = status::status(balance, &agents, breakers, incidents, &desk.readiness().await, desk.now());
+    let (readiness, unheard) = (desk.readiness().await, desk.unheard().await);
+    let status = status::status(balance, &agents, breakers, incidents, &readiness, unheard, desk.now());
     ok(&desk.shown(&status))
 }
 

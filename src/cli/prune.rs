@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::engine::embedded::Embedded;
 use crate::error_chain::in_full;
 use crate::retention::{KEY_RETENTION, Pruned, Retention};
-use crate::team::retention::{Round, round};
+use crate::team::retention::{Round, nobody_was_there, round};
 use crate::time::{format_duration, parse_duration};
 
 /// Forget what ended long ago: tasks, replays, and incidents with their pages. What is open, waits for a person, or is
@@ -84,6 +84,9 @@ impl Prune {
             confirm("forget", what, usize::try_from(all).unwrap_or(usize::MAX), self.yes)?;
         }
         if !self.dry_run {
+            if let Place::File(engine) = &place {
+                nobody_was_there(engine, now()).await.map_err(|error| failed(&error))?;
+            }
             pruned = self.rounds(&place, false).await?;
         }
         if let Place::File(engine) = place {

@@ -51,7 +51,7 @@ impl Desk {
             Err(error) => return Err(error),
         };
         // After the effect: cut in between it comes again, and acknowledging or resolving twice changes nothing.
-        match self.remember(&event, now).await {
+        match self.remember(&event).await {
             // What was heard before cannot be read, now or later. Said again, this one is carried out again.
             Err(DeskError::Engine(error @ engine::Error::DocumentConflict { .. })) => {
                 tracing::error!(%error, "what PagerDuty says is heard, and not remembered");
@@ -61,9 +61,9 @@ impl Desk {
         Ok(Ok(said))
     }
 
-    async fn remember(&self, event: &Event, now: Timestamp) -> Result<(), DeskError> {
+    async fn remember(&self, event: &Event) -> Result<(), DeskError> {
         self.office.unheard(None);
-        Ok(drawer::change_only(self.engine(), self.now(), |heard: Heard| heard.with(event, now)).await?)
+        Ok(drawer::change_only(self.engine(), self.now(), |heard: Heard| heard.with(event)).await?)
     }
 
     /// Says aloud that an answer to an open incident is not heard for its age: whoever gave it is called again, and learns of
@@ -84,7 +84,7 @@ impl Desk {
     }
 
     /// Why the last answer was not heard, while its incident is open still and no other was.
-    pub(super) async fn unheard(&self) -> Option<String> {
+    pub async fn unheard(&self) -> Option<String> {
         let (id, why) = self.office.last_unheard()?;
         self.incident(&id).await.is_ok_and(|incident| incident.is_open()).then_some(why)
     }

@@ -17,7 +17,7 @@ use crate::engine;
 use crate::escalation::{self, Rules, Step};
 use crate::guard::Stance;
 use crate::incident::{self, Home, Incident, IncidentChange, IncidentCommand, IncidentRefused, Opening, Trigger};
-use crate::ledger::{LetterStatus, Record, State};
+use crate::ledger::{Letter, LetterStatus, Record, State};
 use crate::mutant;
 use crate::outbox;
 use crate::query::{Death, Filter, PageAsk};
@@ -161,6 +161,8 @@ async fn resolve(office: &Office, id: &str, note: String) -> Result<(), engine::
 
 /// How long a dead letter may lie undecided before the CEO counts as stalled.
 const TRIAGE_WITHIN: Duration = Duration::from_secs(600);
+/// How long a CEO that was started with the process has at least for what lies there, beside what its adviser may take.
+const BEGUN_WITHIN: Duration = Duration::from_secs(60);
 
 /// A CEO that neither decides nor dies: that, too, calls a human. It is well again once no letter is overdue. Answers when the
 /// next would be.
@@ -178,13 +180,17 @@ async fn watch_the_ceo(office: &Office) -> Result<Option<Timestamp>, engine::Err
         page.after = Some(next);
     };
     let now = office.now();
-    let overdue = letter.as_ref().map(|letter| letter.at + TRIAGE_WITHIN);
-    let Some(letter) = letter.filter(|letter| letter.at + TRIAGE_WITHIN <= now) else {
+    // What has lain there while nobody was up is decided about now, perhaps with the adviser's help.
+    let advice = office.config.ceo.adviser.as_ref().map_or(Duration::ZERO, |adviser| adviser.within);
+    let begun = office.under_way.began + BEGUN_WITHIN + advice;
+    let overdue = |letter: &Letter| (letter.at + TRIAGE_WITHIN).max(begun);
+    let next = letter.as_ref().map(overdue);
+    let Some(letter) = letter.filter(|letter| overdue(letter) <= now) else {
         // One that is down is well from its next start on.
         if office.ceo.alive() {
             office.well.begin(Part::Ceo, now);
         }
-        return Ok(overdue);
+        return Ok(next);
     };
     office.well.end(Part::Ceo);
     let why = format!("a dead letter has waited since {} and nobody decided about it", letter.at);

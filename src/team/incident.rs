@@ -33,7 +33,7 @@ pub(crate) enum PagerMessage {
 /// next one sends nothing beside it.
 pub(crate) struct UnderWay {
     /// When this process began: see [`outbox::may_have_gone`].
-    began: Timestamp,
+    pub(super) began: Timestamp,
     names: Mutex<BTreeSet<String>>,
 }
 

@@ -377,14 +377,16 @@ impl Office {
     }
 
     /// Tries a write of the engine until it is taken, refused, or `until` has passed: an answer that is paid for must
-    /// not be lost to a disk that is full for a minute.
+    /// not be lost to a disk that is full for a minute. A team that was dropped leaves its store to others.
     pub(crate) async fn insist<T, F>(&self, until: Timestamp, write: impl Fn() -> F) -> Result<T, engine::Error>
     where
         F: Future<Output = Result<T, engine::Error>>,
     {
         loop {
             match write().await {
-                Err(error @ (engine::Error::Io { .. } | engine::Error::Full { .. })) if self.now() < until => {
+                Err(error @ (engine::Error::Io { .. } | engine::Error::Full { .. }))
+                    if self.now() < until && !self.gone() =>
+                {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "the store did not take a result; trying again"

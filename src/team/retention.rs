@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::absences;
 use super::desk::Desk;
 use super::drawer::{self, Stored};
 use super::views::{DeskError, FieldProblem};
@@ -73,6 +74,15 @@ pub async fn round(
         engine.publish(vec![told.into()], now).await?;
     }
     Ok(round)
+}
+
+/// What is to be said before the first round over the record of a stopped team: what a round tells the feed is no sign of life
+/// of the team's, and who waits at a hold has not waited until then.
+///
+/// # Errors
+/// The engine's.
+pub async fn nobody_was_there(engine: &dyn Engine, now: Timestamp) -> Result<(), engine::Error> {
+    absences::restore(engine, now).await.map(drop)
 }
 
 /// The tasks of every incident and replay that is not over.
