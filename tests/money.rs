@@ -34,7 +34,7 @@ use crate::world::{Act, READS, Workshop, calling, offered, results};
 /// How many of the schedules one team works on.
 const AT_ONCE: u64 = 250;
 
-/// Schedules in all: a thousand, or as many as `BACKSTOP_SCHEDULES` says; CI says ten thousand.
+/// Schedules in all: a thousand, or as many as `BACKSTOP_SCHEDULES` says.
 pub(crate) fn schedules() -> u64 {
     std::env::var("BACKSTOP_SCHEDULES").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000)
 }
