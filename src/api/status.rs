@@ -166,5 +166,9 @@ mod tests {
         let lost = status(lost, &[], Vec::new(), Vec::new(), &ready(true), None, NOW);
         assert_eq!((lost.level, lost.lost), (Level::Incident, 1));
         assert_eq!(lost.sentence, "Incident: 1 task unaccounted for");
+        let answer = Some("the answer of Ana to INC-7 was not heard".to_owned());
+        let unheard = status(Balance::default(), &[], Vec::new(), Vec::new(), &ready(true), answer, NOW);
+        // In life its incident is open beside it.
+        assert!(unheard.sentence.contains("the answer of Ana to INC-7 was not heard; "), "{}", unheard.sentence);
     }
 }
