@@ -18,7 +18,7 @@ use backstop::breaker::BreakerConfig;
 use backstop::config::{ProviderConfig, Timeouts, Wire};
 use backstop::engine::embedded::Embedded;
 use backstop::event::Happening;
-use backstop::ledger::State;
+use backstop::record::State;
 use backstop::retry::{Backoff, RetryPolicy};
 use backstop::task::{Integration, TaskType};
 use backstop::team::clock::wall;

@@ -9,9 +9,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::ledger::Record;
 use crate::mutant;
 use crate::query::Death;
+use crate::record::Record;
 use crate::task::{TaskId, TaskType};
 use crate::time::Timestamp;
 

@@ -17,7 +17,7 @@ use crate::delivery::{Amendment, Attempt};
 use crate::doubt::Doubt;
 use crate::failure::{Class, Failure, Kind, Origin};
 use crate::journal::{self, Outcome, Step, Tally};
-use crate::ledger::{LetterStatus, Record, State};
+use crate::record::{LetterStatus, Record, State};
 use crate::task::{AgentName, Effect, IdempotencyKey, Integration, Priority, TaskId, TaskType};
 use crate::time::Timestamp;
 use crate::tool::ToolRef;

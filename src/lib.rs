@@ -54,6 +54,8 @@ pub mod gate;
 pub mod guard;
 pub mod event;
 pub mod absence;
+pub mod record;
+pub mod balance;
 pub mod ledger;
 pub mod retention;
 pub mod journal;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::delivery::Settlement;
 use crate::event::{Happening, NewEvent};
 use crate::failure::{Class, Failure, Kind};
-use crate::ledger::{Command, LetterStatus, Record, State};
+use crate::ledger::Command;
+use crate::record::{LetterStatus, Record, State};
 use crate::task::{AgentName, Effect, Integration, Priority, TaskId, TaskType};
 use crate::time::Timestamp;
 

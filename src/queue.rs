@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
-use crate::ledger::{Record, State};
+use crate::record::{Record, State};
 use crate::task::{AgentName, Integration, Priority};
 use crate::time::Timestamp;
 

@@ -12,8 +12,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Happening, NewEvent};
-use crate::ledger::{Letter, LetterStatus, REPLAYS_MAX, Record, State};
+use crate::ledger::REPLAYS_MAX;
 use crate::query::{Filter, NotOfLetters, Unreadable};
+use crate::record::{Letter, LetterStatus, Record, State};
 use crate::task::{Effect, TaskId, words};
 use crate::time::Timestamp;
 

@@ -2,14 +2,14 @@
 //!
 //! A record that only grows is lost in the end, with its disk. What has come to an end goes once it is old enough, with
 //! its steps, its events and its key. What is open, waits for a person, or is needed by an incident or a replay that is
-//! not over, stays however old it is. What went is still counted: see [`crate::ledger::Balance::pruned`]. Incidents and
+//! not over, stays however old it is. What went is still counted: see [`crate::balance::Balance::pruned`]. Incidents and
 //! replays themselves go by `bygone.rs`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::{LetterStatus, State};
+use crate::record::{LetterStatus, State};
 use crate::task::words;
 use crate::time::Timestamp;
 

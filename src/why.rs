@@ -11,7 +11,7 @@ use crate::cause::Usage;
 use crate::doubt::{self, Doubt};
 use crate::event::{Event, Happening};
 use crate::journal::{self, Step, Tally};
-use crate::ledger::{Record, State};
+use crate::record::{Record, State};
 use crate::redact::Redactor;
 use crate::task::{AgentName, TaskId, TaskType};
 use crate::told::{Told, of_event, of_step};

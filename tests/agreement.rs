@@ -109,7 +109,7 @@ fn scenario(kind: FaultKind) -> LoadedScenario {
 
 /// Of each vendor's task: what its first delivery failed of.
 fn judged(run: &Run) -> BTreeMap<String, Option<String>> {
-    let of = |record: &backstop::ledger::Record| {
+    let of = |record: &backstop::record::Record| {
         let failures = record.attempts.iter().filter_map(|attempt| attempt.failure.as_ref());
         let letter = record.letter.iter().map(|letter| &letter.failure);
         failures.chain(letter).next().map(|failure| format!("{}/{}", failure.class, failure.kind))

@@ -8,7 +8,7 @@ use backstop::engine::Engine;
 use backstop::engine::conformance::{ask, at, dead, failure, integration, settle, task};
 use backstop::engine::memory::Memory;
 use backstop::failure::{Class, Kind};
-use backstop::ledger::{LetterStatus, Record, State};
+use backstop::record::{LetterStatus, Record, State};
 use serde_json::{Value, json};
 
 use crate::engine::Scratch;

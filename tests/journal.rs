@@ -10,7 +10,8 @@ use backstop::journal::{
     self, Ask, Call, End, Entry, Intent, Judge, Line, Outcome, Purpose, Replied, Step, asked, tally, wanted, write,
 };
 use backstop::judgement::{Judgement, Scene, classify};
-use backstop::ledger::{self, Command, Record, Refused, State};
+use backstop::ledger::{self, Command, Refused};
+use backstop::record::{Record, State};
 use backstop::task::{AgentName, Effect, IdempotencyKey, Integration, Priority, Task, TaskId, TaskType};
 use backstop::time::Timestamp;
 use backstop::tool::{CallClass, Repeat};

@@ -12,7 +12,8 @@ use backstop::engine::conformance::{Site, ack, agent, at, failure, integration, 
 use backstop::engine::{Engine, Error, LeaseAsk};
 use backstop::failure::{Class, Failure, Kind};
 use backstop::judgement::{Judgement, Scene, classify};
-use backstop::ledger::{Command, Record, Refused, State};
+use backstop::ledger::{Command, Refused};
+use backstop::record::{Record, State};
 use backstop::retry::{Backoff, Jitter, RetryPolicy};
 use backstop::settle::{SettleFacts, is_crash, settle as settle_it};
 use backstop::task::{Effect, Task, TaskId};

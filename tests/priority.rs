@@ -8,7 +8,7 @@ use backstop::delivery::Settlement;
 use backstop::engine::Engine;
 use backstop::engine::conformance::{Site, ack, ask, at, failure, integration, settle, task};
 use backstop::failure::{Class, Kind};
-use backstop::ledger::Record;
+use backstop::record::Record;
 use backstop::task::{Priority, Task};
 use backstop::time::Timestamp;
 use futures_util::future::join_all;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use backstop::ledger::{self, Command, State};
+use backstop::ledger::{self, Command};
 use backstop::query::Filter;
+use backstop::record::State;
 use backstop::replay::{self, Fate, ReplayAsk, ReplayState, Verdict};
 use backstop::task::{AgentName, Integration, TaskId};
 use backstop::time::Timestamp;

@@ -9,7 +9,8 @@ use backstop::agent::{Agent, Incarnation, ModelRef};
 use backstop::cause::{Cause, OutputFault, OutputReason, Violation};
 use backstop::delivery::{Settlement, Spent};
 use backstop::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
-use backstop::ledger::{self, Command, DECISIONS_MAX, Record, Seen, State};
+use backstop::ledger::{self, Command, DECISIONS_MAX};
+use backstop::record::{Record, Seen, State};
 use backstop::task::{AgentName, Effect, Integration, Priority, Task, TaskId, TaskType};
 use backstop::time::Timestamp;
 use backstop::triage::{

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::ledger::{LetterStatus, State};
 use crate::query::Filter;
+use crate::record::{LetterStatus, State};
 use crate::spelling::nearest;
 use crate::task::{TaskError, TaskId};
 use crate::time::{Timestamp, parse_duration};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Class, Kind};
-use crate::ledger::{LetterStatus, Record};
+use crate::record::{LetterStatus, Record};
 use crate::task::{AgentName, Integration, TaskId, TaskType};
 use crate::time::Timestamp;
 

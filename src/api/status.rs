@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::balance::Balance;
 use crate::incident::{Incident, IncidentState};
-use crate::ledger::Balance;
 use crate::task::words;
 use crate::team::desk::{AgentState, AgentView, BreakerView, Readiness};
 use crate::time::{Timestamp, format_duration};

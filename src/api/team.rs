@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::input::{Input, nothing_else, wrong};
 use super::problem::Problem;
 use super::{Answer, Door, Items, filter, ok, status, stream};
-use crate::ledger::Balance;
+use crate::balance::Balance;
 use crate::query::Page;
 use crate::task::{AgentName, Integration, TaskType};
 use crate::time::parse_duration;

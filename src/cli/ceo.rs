@@ -7,8 +7,8 @@ use super::decision::DecisionArgs;
 use super::output::{Table, ago, cut, cut_id, short, wrapped};
 use super::{Context, Error, actor, now};
 use crate::event::{Event, Happening};
-use crate::ledger::Record;
 use crate::query::Page;
+use crate::record::Record;
 use crate::task::TaskId;
 use crate::triage::{Decided, Decision};
 

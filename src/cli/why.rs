@@ -6,7 +6,7 @@ use super::output::{details, wrapped};
 use super::{Context, Error};
 use crate::budget::dollars;
 use crate::doubt;
-use crate::ledger::State;
+use crate::record::State;
 use crate::time::format_duration;
 use crate::told::Told;
 use crate::why::{Totals, Why};

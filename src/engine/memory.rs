@@ -11,16 +11,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::agent::Incarnation;
+use crate::balance::Balance;
 use crate::engine::{
     Document, Engine, Error, Journaled, KEY_RETENTION, LeaseAsk, OVER_ANY, Pending, PruneAsk, Stretch, Submitted,
 };
 use crate::event::{Event, NewEvent};
 use crate::failure::Class;
 use crate::journal::{self, End, Spending, Step};
-use crate::ledger::{self, Balance, Command, LetterStatus, Record, State};
+use crate::ledger::{self, Command};
 use crate::mutant;
 use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk, failure_told};
 use crate::queue::{Entry, Queues};
+use crate::record::{LetterStatus, Record, State};
 use crate::retention::{Pruned, Standing, Verdict, verdict};
 use crate::task::{AgentName, IdempotencyKey, Integration, Task, TaskId, TaskType};
 use crate::time::Timestamp;

@@ -19,10 +19,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::agent::Incarnation;
+use crate::balance::Balance;
 use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
-use crate::ledger::{Balance, Command, Record, Refused};
+use crate::ledger::{Command, Refused};
 use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk, Unreadable};
+use crate::record::Record;
 use crate::retention::{Pruned, Retention};
 use crate::task::{AgentName, Integration, Task, TaskId};
 use crate::time::Timestamp;

@@ -24,6 +24,7 @@ use super::story::{
     ACKNOWLEDGE_AFTER, CANCEL_AT, CURTAIN, OUTAGE_SWITCH, OVERRIDE_AT, PAID_AT, PERMISSION, PERSON, Part, Story, Stubs,
     TASKS,
 };
+use crate::balance::Balance;
 use crate::cause::Usage;
 use crate::config::{Config, Wire};
 use crate::definitions::{self, Purpose};
@@ -32,9 +33,9 @@ use crate::engine::{self, Engine};
 use crate::event::Event;
 use crate::incident::{IncidentState, Trigger};
 use crate::journal::{self, Step};
-use crate::ledger::{Balance, Record, State};
 use crate::llm;
 use crate::query::{Filter, PageAsk};
+use crate::record::{Record, State};
 use crate::task::{Integration, TaskError, TaskId};
 use crate::team::clock::{Clock, wall};
 use crate::team::desk::{Desk, DeskError};

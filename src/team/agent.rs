@@ -18,7 +18,7 @@ use tracing::Instrument;
 use super::attempt::{self, Halt};
 use super::office::Office;
 use super::seat::Seat;
-use crate::ledger::Record;
+use crate::record::Record;
 use crate::task::TaskId;
 
 /// What an agent can be told.

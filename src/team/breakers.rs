@@ -8,8 +8,9 @@ use crate::delivery::Hold;
 use crate::engine;
 use crate::guard::{Guard, Transition};
 use crate::incident::Trigger;
-use crate::ledger::{Command, Seen, State};
+use crate::ledger::Command;
 use crate::query::{Filter, PageAsk};
+use crate::record::{Seen, State};
 use crate::task::Integration;
 
 impl Desk {

@@ -9,7 +9,8 @@ use super::escalate::{self, TellError};
 use super::office::{Office, readable};
 use crate::engine;
 use crate::incident::{self, Incident, IncidentCommand};
-use crate::ledger::{Command, Letter, Record, Refused, State};
+use crate::ledger::{Command, Refused};
+use crate::record::{Letter, Record, State};
 use crate::task::{Effect, Integration, TaskId};
 use crate::triage::{Decided, DeciderKind, Decision};
 

@@ -16,10 +16,11 @@ use crate::answer::Validator;
 use crate::config::Config;
 use crate::engine::{Engine, Submitted};
 use crate::incident::{self, Opening, Page, PageAction, PageDraft, Trigger};
-use crate::ledger::{Command, Record, State};
+use crate::ledger::Command;
 use crate::outbox;
 use crate::pager::Channel;
 use crate::prompt;
+use crate::record::{Record, State};
 use crate::task::{AgentName, Effect, Integration, PAYLOAD_LIMIT, Priority, Task, TaskError, TaskId, TaskType};
 use crate::time::{self, Timestamp};
 

@@ -25,8 +25,9 @@ use crate::engine::{self, LeaseAsk};
 use crate::guard::Stance;
 use crate::journal;
 use crate::judgement::{Judgement, Scene, classify};
-use crate::ledger::{Command, Record, Seen, State};
+use crate::ledger::Command;
 use crate::query::Filter;
+use crate::record::{Record, Seen, State};
 use crate::task::{AgentName, Integration};
 use crate::time::Timestamp;
 

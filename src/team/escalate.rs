@@ -17,10 +17,10 @@ use crate::engine;
 use crate::escalation::{self, Rules, Step};
 use crate::guard::Stance;
 use crate::incident::{self, Home, Incident, IncidentChange, IncidentCommand, IncidentRefused, Opening, Trigger};
-use crate::ledger::{Letter, LetterStatus, Record, State};
 use crate::mutant;
 use crate::outbox;
 use crate::query::{Death, Filter, PageAsk};
+use crate::record::{Letter, LetterStatus, Record, State};
 use crate::task::TaskId;
 use crate::time::Timestamp;
 

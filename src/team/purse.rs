@@ -13,8 +13,8 @@ use crate::conversation::Message;
 use crate::engine::{self, Engine};
 use crate::fees::{Fee, Fees};
 use crate::journal::Step;
-use crate::ledger::Record;
 use crate::llm::Request;
+use crate::record::Record;
 use crate::task::{AgentName, TaskId};
 use crate::time::Timestamp;
 

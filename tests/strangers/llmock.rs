@@ -11,7 +11,7 @@ use std::time::Duration;
 use backstop::agent::Agent;
 use backstop::config::{Config, ProviderConfig, TaskTypeConfig, Timeouts, Wire};
 use backstop::failure::Kind;
-use backstop::ledger::{Record, State};
+use backstop::record::{Record, State};
 use backstop::retry::{Backoff, Jitter, RetryPolicy};
 use backstop::task::{Effect, Integration, TaskId, TaskType};
 use backstop::team::Team;

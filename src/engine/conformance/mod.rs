@@ -19,9 +19,10 @@ use crate::engine::{Document, Engine, Error, KEY_RETENTION, LeaseAsk};
 use crate::event::{Happening, NewEvent};
 use crate::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
 use crate::journal::{Ask, Entry, Intent, Line, Outcome, Purpose, Replied};
-use crate::ledger::{Command, Record, Refused, Seen, State};
+use crate::ledger::{Command, Refused};
 use crate::query::{Filter, PAGE_MAX, PageAsk};
 use crate::queue::FRESH_BETWEEN_RETRIES;
+use crate::record::{Record, Seen, State};
 use crate::task::{AgentName, Effect, IdempotencyKey, Integration, Priority, Task, TaskId, TaskType};
 use crate::time::Timestamp;
 

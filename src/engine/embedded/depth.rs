@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, params};
 
 use super::row;
-use crate::ledger::State;
+use crate::record::State;
 use crate::task::AgentName;
 
 /// A count, and whether it has moved since it was stored.

@@ -8,11 +8,12 @@ use super::store::{HOUR, Trouble, Work, load, of_journal, of_row, readable};
 use super::types;
 use super::unreadable::UnreadableTasks;
 use crate::agent::Incarnation;
+use crate::balance::Balance;
 use crate::engine::Document;
 use crate::event::Event;
 use crate::journal::{Spending, Step};
-use crate::ledger::{Balance, Record, State};
 use crate::query::{Cursor, Death, Depth, FailureRate, Filter, Page, PageAsk};
+use crate::record::{Record, State};
 use crate::task::{AgentName, TaskId};
 use crate::time::Timestamp;
 

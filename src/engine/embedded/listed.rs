@@ -4,9 +4,9 @@
 use rusqlite::{Connection, Row, Statement, named_params, params};
 
 use super::row;
-use crate::ledger::Record;
 use crate::query::{Death, failed_integration, fold};
 use crate::queue::Entry;
+use crate::record::Record;
 use crate::task::Integration;
 use crate::time::Timestamp;
 

@@ -8,7 +8,7 @@ use super::listed::{insert_letter, update_task};
 use super::row;
 use super::store::{Trouble, load};
 use super::unreadable::UnreadableTasks;
-use crate::ledger::{LetterStatus, Record, State};
+use crate::record::{LetterStatus, Record, State};
 use crate::task::AgentName;
 use crate::time::Timestamp;
 

@@ -32,11 +32,13 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::agent::Incarnation;
+use crate::balance::Balance;
 use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, PruneAsk, Stretch, Submitted};
 use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
-use crate::ledger::{Balance, Command, Record};
+use crate::ledger::Command;
 use crate::query::{Death, Depth, FailureRate, Filter, Page, PageAsk, Unreadable};
+use crate::record::Record;
 use crate::task::{AgentName, Integration, Task, TaskId};
 use crate::time::Timestamp;
 use indexes::{Indexes, is_corrupt};

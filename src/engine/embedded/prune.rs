@@ -13,7 +13,7 @@ use super::store::{HOUR, Store, Trouble, Work, of_row};
 use super::unreadable::UnreadableTasks;
 use super::{Embedded, find, row, schema};
 use crate::engine::{Error, PruneAsk, Stretch};
-use crate::ledger::State;
+use crate::record::State;
 use crate::retention::{Pruned, Retention, Standing, Verdict, verdict};
 use crate::task::{AgentName, TaskId, TaskType};
 use crate::time::Timestamp;

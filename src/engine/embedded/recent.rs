@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::ledger::Record;
+use crate::record::Record;
 use crate::task::TaskId;
 
 /// How many records a generation holds: as many as run at once where much does, so that two of them hold what runs.

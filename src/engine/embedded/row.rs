@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::store::{Trouble, Work};
 use crate::agent::ModelRef;
 use crate::delivery::{Amendment, Attempt, Lease, Parking};
-use crate::ledger::{Letter, Record, State};
+use crate::record::{Letter, Record, State};
 use crate::task::{AgentName, Integration, Task};
 use crate::time::Timestamp;
 use crate::triage::Decided;

@@ -23,9 +23,10 @@ use crate::engine::{Document, Error, Journaled, KEY_RETENTION, LeaseAsk, OVER_AN
 use crate::event::NewEvent;
 use crate::failure::Class;
 use crate::journal::{self, End, Step};
-use crate::ledger::{self, Command, Record};
+use crate::ledger::{self, Command};
 use crate::query::{Death, Unreadable, failure_told};
 use crate::queue::{Entry, Queues};
+use crate::record::Record;
 use crate::task::{Integration, Task, TaskId};
 use crate::time::Timestamp;
 

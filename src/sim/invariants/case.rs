@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::event::{Event, Happening};
-use crate::ledger::Record;
+use crate::record::Record;
 use crate::scenario::{FaultKind, Scenario, Window};
 use crate::sim::play::Run;
 use crate::sim::play::books::{Asked, Call};

@@ -9,7 +9,7 @@ use crate::agent::Agent;
 use crate::decision::{Decided, DeciderKind, Decision};
 use crate::event::{Event, Happening};
 use crate::incident::Incident;
-use crate::ledger::{LetterStatus, State};
+use crate::record::{LetterStatus, State};
 use crate::task::{AgentName, Effect};
 use crate::time::Timestamp;
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::Violation;
 use super::case::{Case, Claim, Story};
+use crate::balance::Balance;
 use crate::delivery::Hold;
 use crate::event::Happening;
 use crate::failure::Kind;
-use crate::ledger::Balance;
 use crate::retry::{Backoff, Jitter, RetryPolicy};
 use crate::scenario::{FaultKind, Window};
 use crate::sim::play::books::CallEnd;
@@ -325,8 +325,8 @@ fn drained(case: &Case<'_>, found: &mut Vec<Violation>) {
     if run.at_rest && run.balance.settled() {
         return;
     }
-    let ended = |record: &&crate::ledger::Record| {
-        use crate::ledger::State;
+    let ended = |record: &&crate::record::Record| {
+        use crate::record::State;
         match record.state {
             State::Done | State::Cancelled => true,
             State::Dead => record.letter.as_ref().is_none_or(|letter| !letter.is_open()),

@@ -10,13 +10,15 @@ use tokio::sync::watch;
 
 use super::stage::Shared;
 use crate::agent::Incarnation;
+use crate::balance::Balance;
 use crate::decision::DeciderKind;
 use crate::engine::memory::Memory;
 use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, PruneAsk, Stretch, Submitted};
 use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
-use crate::ledger::{Balance, Command, Record, State};
+use crate::ledger::Command;
 use crate::query::{Death, Depth, FailureRate, Filter, Page, PageAsk};
+use crate::record::{Record, State};
 use crate::scenario::FaultKind;
 use crate::task::{AgentName, Integration, Task, TaskId};
 use crate::time::Timestamp;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::decision::{DeciderKind, Decision};
 use crate::event::Happening;
-use crate::ledger::{Record, State};
+use crate::record::{Record, State};
 use crate::sim::play::Run;
 use crate::task::TaskId;
 

@@ -11,7 +11,7 @@ use super::ends::{Ends, Took};
 use crate::assertion::Measure;
 use crate::event::Happening;
 use crate::incident::Trigger;
-use crate::ledger::State;
+use crate::record::State;
 use crate::scenario::Scenario;
 use crate::sim::play::Run;
 use crate::sim::uptime;

@@ -17,8 +17,8 @@ use super::unreadable::UnreadableTasks;
 use super::writer::spoken;
 use crate::engine::Error;
 use crate::engine::conformance::{ack, ask, at, integration, settle, task};
-use crate::ledger::Record;
 use crate::query::{Filter, PageAsk};
+use crate::record::Record;
 use crate::task::TaskId;
 
 /// One value of one row.
