@@ -125,6 +125,18 @@ pub fn next_at(open: &Open) -> Option<Timestamp> {
     [repage, update].into_iter().flatten().min()
 }
 
+/// How long a dead letter may lie undecided before the CEO counts as stalled.
+const TRIAGE_WITHIN: Duration = Duration::from_secs(600);
+/// How long a CEO that was started with the process has at least for what lay there, beside what its adviser may take.
+const BEGUN_WITHIN: Duration = Duration::from_secs(60);
+
+/// From when on a dead letter that nobody decided about is overdue: its CEO neither decides nor dies, and a human is called.
+/// What lay there while no process was up is decided about after its start, perhaps with the adviser's help (`advice`).
+#[must_use]
+pub fn overdue_at(letter: Timestamp, began: Timestamp, advice: Duration) -> Timestamp {
+    (letter + TRIAGE_WITHIN).max(began + BEGUN_WITHIN + advice)
+}
+
 /// Does a dead letter of this type count? All do but the pager's own.
 #[must_use]
 pub fn counts(task_type: &TaskType) -> bool {
@@ -160,4 +172,27 @@ fn fresh(deaths: &[Death], counted: &BTreeSet<(TaskId, u32)>, rules: &Rules, now
     }
     fresh.sort_by_key(|death| (death.at, death.task, death.generation));
     fresh
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1_000)
+    }
+
+    #[test]
+    fn when_a_letter_nobody_decided_about_is_overdue() {
+        for (letter, began, advice, expected, why) in [
+            (1_000, 0, 0, 1_600, "ten minutes"),
+            (1_000, 0, 60, 1_600, "within which the adviser is heard"),
+            (1_000, 1_570, 0, 1_630, "a minute after the start, where that is later"),
+            (1_000, 1_570, 60, 1_690, "and what its adviser may take"),
+            (1_000, 90_000, 30, 90_090, "a night down is no fault of the CEO's"),
+            (1_000, 1_540, 0, 1_600, "the later of the two, which here are one"),
+        ] {
+            assert_eq!(overdue_at(at(letter), at(began), Duration::from_secs(advice)), at(expected), "{why}");
+        }
+    }
 }

@@ -159,11 +159,6 @@ async fn resolve(office: &Office, id: &str, note: String) -> Result<(), engine::
     change(office, id, IncidentCommand::Resolve { by: incident::BY_ITSELF.to_owned(), note }).await
 }
 
-/// How long a dead letter may lie undecided before the CEO counts as stalled.
-const TRIAGE_WITHIN: Duration = Duration::from_secs(600);
-/// How long a CEO that was started with the process has at least for what lies there, beside what its adviser may take.
-const BEGUN_WITHIN: Duration = Duration::from_secs(60);
-
 /// A CEO that neither decides nor dies: that, too, calls a human. It is well again once no letter is overdue. Answers when the
 /// next would be.
 async fn watch_the_ceo(office: &Office) -> Result<Option<Timestamp>, engine::Error> {
@@ -180,10 +175,8 @@ async fn watch_the_ceo(office: &Office) -> Result<Option<Timestamp>, engine::Err
         page.after = Some(next);
     };
     let now = office.now();
-    // What has lain there while nobody was up is decided about now, perhaps with the adviser's help.
     let advice = office.config.ceo.adviser.as_ref().map_or(Duration::ZERO, |adviser| adviser.within);
-    let begun = office.under_way.began + BEGUN_WITHIN + advice;
-    let overdue = |letter: &Letter| (letter.at + TRIAGE_WITHIN).max(begun);
+    let overdue = |letter: &Letter| escalation::overdue_at(letter.at, office.under_way.began, advice);
     let next = letter.as_ref().map(overdue);
     let Some(letter) = letter.filter(|letter| overdue(letter) <= now) else {
         // One that is down is well from its next start on.
