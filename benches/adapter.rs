@@ -3,11 +3,10 @@
 //! `cargo bench --bench adapter`. Both open one connection a call and read a streamed answer to its end; only the
 //! adapter understands it. Turns are taken call by call, so that what disturbs one disturbs the other.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backstop::config::{ProviderConfig, Timeouts, Wire};
+use backstop::config::{ProviderConfig, Wire};
 use backstop::llm::{self, Message, Progress, Request};
 use backstop::task::Integration;
 use backstop::time::Timestamp;
@@ -78,17 +77,7 @@ fn median(mut spans: Vec<Duration>) -> Duration {
 }
 
 fn provider_config(url: &str) -> ProviderConfig {
-    ProviderConfig {
-        wire: Wire::OpenAi,
-        base_url: format!("{url}/v1"),
-        api_key: None,
-        self_hosted: false,
-        headers: BTreeMap::new(),
-        retry: None,
-        breaker: None,
-        timeouts: Timeouts::default(),
-        models: BTreeMap::new(),
-    }
+    ProviderConfig::new(Wire::OpenAi, format!("{url}/v1"))
 }
 
 /// A server that gives every request the same answer, in one write, and closes.

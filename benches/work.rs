@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use backstop::agent::Agent;
 use backstop::breaker::BreakerConfig;
-use backstop::config::{ProviderConfig, Timeouts, Wire};
+use backstop::config::{ProviderConfig, Wire};
 use backstop::engine::embedded::Embedded;
 use backstop::event::Happening;
 use backstop::record::State;
@@ -82,17 +82,7 @@ pub(crate) fn percentile(spans: &mut [Duration], percent: usize) -> Duration {
 }
 
 fn provider(url: &str) -> ProviderConfig {
-    ProviderConfig {
-        wire: Wire::OpenAi,
-        base_url: format!("{url}/v1"),
-        api_key: None,
-        self_hosted: false,
-        headers: Default::default(),
-        retry: None,
-        breaker: None,
-        timeouts: Timeouts::default(),
-        models: Default::default(),
-    }
+    ProviderConfig::new(Wire::OpenAi, format!("{url}/v1"))
 }
 
 fn name(name: &str) -> Integration {

@@ -98,6 +98,24 @@ pub struct ProviderConfig {
     pub models: BTreeMap<String, ModelFacts>,
 }
 
+impl ProviderConfig {
+    /// A provider of this wire there, somebody else's, without a key and with what all have by default.
+    #[must_use]
+    pub fn new(wire: Wire, base_url: impl Into<String>) -> Self {
+        Self {
+            wire,
+            base_url: base_url.into(),
+            api_key: None,
+            self_hosted: false,
+            headers: BTreeMap::new(),
+            retry: None,
+            breaker: None,
+            timeouts: Timeouts::default(),
+            models: BTreeMap::new(),
+        }
+    }
+}
+
 /// The timers of a model call; each ends the call with its own reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -524,17 +542,7 @@ mod tests {
     }
 
     fn provider() -> ProviderConfig {
-        ProviderConfig {
-            wire: Wire::OpenAi,
-            base_url: "http://localhost".to_owned(),
-            api_key: None,
-            self_hosted: true,
-            headers: BTreeMap::new(),
-            retry: None,
-            breaker: None,
-            timeouts: Timeouts::default(),
-            models: BTreeMap::new(),
-        }
+        ProviderConfig { self_hosted: true, ..ProviderConfig::new(Wire::OpenAi, "http://localhost") }
     }
 
     #[test]

@@ -41,13 +41,7 @@ fn config() -> Config {
         let agent = Agent::new(name, &format!("{name}/model-1")).expect("a name");
         config = config.agent(agent.handling(format!("{name}.ask")));
         let provider = ProviderConfig {
-            wire,
-            base_url: "http://127.0.0.1:1".to_owned(),
             api_key: Some("a key nobody looks at".into()),
-            self_hosted: false,
-            headers: BTreeMap::new(),
-            retry: None,
-            breaker: None,
             timeouts: Timeouts {
                 connect: millis(4_000),
                 first_byte: millis(4_000),
@@ -55,7 +49,7 @@ fn config() -> Config {
                 idle: millis(2_000),
                 total: millis(8_000),
             },
-            models: BTreeMap::new(),
+            ..ProviderConfig::new(wire, "http://127.0.0.1:1")
         };
         config.providers.insert(Integration::new(name).expect("a name"), provider);
     }

@@ -90,7 +90,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
 const LINES_MAX: usize = 700;
 const LONG: &[(&str, &str)] = &[
     ("src/breaker.rs", "a third are its tests: every state with every event"),
-    ("src/ledger.rs", "the one state machine of a task: every command in every state, half of it tests"),
+    ("src/ledger.rs", "the one state machine of a task: every command in every state, nearly half of it tests"),
     ("src/scenario.rs", "the words of a scenario, a type each, and what they mean at a moment"),
     ("tests/team.rs", "a list: one story each of a task and its actors"),
 ];

@@ -14,7 +14,6 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What a small team of known numbers comes to.
 mod arithmetic {
-    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use backstop::agent::Agent;
@@ -46,15 +45,10 @@ mod arithmetic {
             ..ModelFacts::default()
         };
         let provider = ProviderConfig {
-            wire: Wire::OpenAi,
-            base_url: "http://127.0.0.1:1".to_owned(),
-            api_key: None,
             self_hosted: true,
-            headers: BTreeMap::new(),
-            retry: None,
-            breaker: None,
             timeouts: Timeouts { total: Duration::from_secs(40), ..Timeouts::default() },
             models: models.iter().map(|(model, dollars)| ((*model).to_owned(), facts(*dollars))).collect(),
+            ..ProviderConfig::new(Wire::OpenAi, "http://127.0.0.1:1")
         };
         let said = TaskTypeConfig { effect: Some(effect), ..TaskTypeConfig::default() };
         let retry = RetryPolicy {

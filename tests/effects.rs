@@ -32,7 +32,7 @@ use backstop::triage::Decision;
 use serde_json::json;
 
 use crate::money::{dice, schedules};
-use crate::world::{Act, IDEMPOTENT, ONCE, READS, Seen, Workshop, calling, offered, results};
+use crate::world::{Act, IDEMPOTENT, ONCE, READS, Seen, Workshop, calling, evening, offered, results};
 
 /// How many of the schedules one team works on.
 const AT_ONCE: u64 = 100;
@@ -182,7 +182,7 @@ impl Shop {
         };
         let (primary, second) = (provider("primary", 1), provider("second", 2));
         let engine = Arc::new(Memory::new());
-        let now = Timestamp::parse("2026-11-21T23:00:00Z").expect("a time");
+        let now = evening();
         let team = start(&engine, &primary, &second, &tools, seed, now).await;
         let desk = team.desk();
         Self { seed, book, engine, tools, primary, second, team, desk }
@@ -377,7 +377,7 @@ async fn money_that_was_refused_is_a_persons_matter_and_not_tried_again_by_a_mod
     let team = Team::builder(config())
         .provider(model.clone())
         .tools(tools.clone())
-        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .clock(Clock::starting_at(evening(), 1.0))
         .start()
         .await
         .expect("a team");
@@ -505,7 +505,7 @@ async fn until_done(
     let team = Team::builder(config)
         .provider(Simulated::new(Integration::new("primary").expect("a name"), script))
         .tools(tools.clone())
-        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .clock(Clock::starting_at(evening(), 1.0))
         .start()
         .await
         .expect("a team");

@@ -67,6 +67,11 @@ impl Family {
         server("hostile", self.config(mode))
     }
 
+    /// That may take its time to start.
+    fn slow_to_start(&self, mode: &str) -> Arc<dyn ToolServer> {
+        server("hostile", McpConfig { start_within: LONG, ..self.config(mode) })
+    }
+
     /// The next one that was born: its process id, and what ends when it does.
     async fn born(&self) -> (String, BufReader<TcpStream>) {
         let (stream, _) = tokio::time::timeout(LONG, self.0.accept()).await.expect("born in time").expect("accepted");
@@ -274,9 +279,7 @@ async fn who_cannot_start_is_said_and_asked_once_for_all_who_wait() {
 #[tokio::test]
 async fn a_start_that_outlasts_its_call_is_a_call_that_was_not_sent() {
     let family = Family::new().await;
-    let mut config = family.config("hangs-at-start");
-    config.start_within = LONG;
-    let server = server("hostile", config);
+    let server = family.slow_to_start("hangs-at-start");
     let trouble = call(&server, "echo", SHORT).await.expect_err("no start");
     let found = (trouble.fault, trouble.sent, trouble.detail.as_str());
     assert_eq!(found, (ToolFault::Timeout, false, "hostile/echo: no answer within 300ms"));
@@ -287,9 +290,7 @@ async fn a_start_that_outlasts_its_call_is_a_call_that_was_not_sent() {
 #[tokio::test]
 async fn a_start_goes_on_without_its_caller_and_the_next_joins_it() {
     let family = Family::new().await;
-    let mut config = family.config("waits-at-start");
-    config.start_within = LONG;
-    let server = server("hostile", config);
+    let server = family.slow_to_start("waits-at-start");
     for _ in 0..2 {
         let trouble = call(&server, "pid", SHORT).await.expect_err("it has not started");
         assert_eq!((trouble.fault, trouble.sent), (ToolFault::Timeout, false), "{}", trouble.detail);

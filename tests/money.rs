@@ -10,7 +10,7 @@ use std::time::Duration;
 use backstop::agent::Agent;
 use backstop::bound;
 use backstop::cause::{Fault, Phase, Usage};
-use backstop::config::{BudgetConfig, Config, ProviderConfig, TaskTypeConfig, Timeouts, Wire};
+use backstop::config::{BudgetConfig, Config, ProviderConfig, TaskTypeConfig, Wire};
 use backstop::engine::Engine;
 use backstop::engine::memory::Memory;
 use backstop::failure::Kind;
@@ -29,7 +29,7 @@ use backstop::tool::{Hints, ToolRule};
 use backstop::tools::{Local, function};
 use serde_json::json;
 
-use crate::world::{Act, READS, Workshop, calling, offered, results};
+use crate::world::{Act, READS, Workshop, calling, evening, offered, results};
 
 /// How many of the schedules one team works on.
 const AT_ONCE: u64 = 250;
@@ -148,15 +148,8 @@ fn ask(seed: u64, number: u64, request: &Request, facts: &ModelFacts, bill: &Bil
 
 fn provider(models: &[(&str, ModelFacts)]) -> ProviderConfig {
     ProviderConfig {
-        wire: Wire::Anthropic,
-        base_url: "http://127.0.0.1:9".to_owned(),
-        api_key: None,
-        self_hosted: false,
-        headers: BTreeMap::new(),
-        retry: None,
-        breaker: None,
-        timeouts: Timeouts::default(),
         models: models.iter().map(|(name, facts)| ((*name).to_owned(), *facts)).collect(),
+        ..ProviderConfig::new(Wire::Anthropic, "http://127.0.0.1:9")
     }
 }
 
@@ -226,7 +219,7 @@ async fn team(seed: u64, schedules: u64) -> u64 {
         .provider(model("primary", KNOWN))
         .provider(model("second", SECRET))
         .tools(tools)
-        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .clock(Clock::starting_at(evening(), 1.0))
         .seed(seed)
         .start()
         .await
@@ -303,7 +296,7 @@ async fn an_answer_that_tells_no_usage_counts_as_the_most_it_can_cost() {
         .provider(model("primary"))
         .provider(model("second"))
         .tools(Workshop::new(vec![offered("read", READS)], |_, _| Act::Do))
-        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .clock(Clock::starting_at(evening(), 1.0))
         .seed(3)
         .start()
         .await
@@ -357,7 +350,7 @@ async fn a_payment_with_slow_tools_lasts_no_longer_than_its_bound() {
         .engine(Arc::new(Memory::new()))
         .provider(model)
         .tools(Local::new([note]).expect("sound"))
-        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .clock(Clock::starting_at(evening(), 1.0))
         .seed(1)
         .start()
         .await

@@ -34,6 +34,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::world::evening;
+
 /// A bank that does what it is asked and, the first `silent` times, dies before it can say so.
 #[derive(Clone)]
 struct Bank {
@@ -433,7 +435,7 @@ async fn the_door_reads_an_answer_strictly() {
 /// and not answered, could be replayed with a thousand others, and its page did not name the call.
 #[tokio::test(start_paused = true)]
 async fn a_call_in_doubt_is_asked_about_whatever_the_task_was_given_up_for() {
-    let start = Timestamp::parse("2026-11-21T23:00:00Z").expect("a time");
+    let start = evening();
     let within = Duration::from_secs(20);
     for (stall, deadline, kind) in [(within, None, Kind::Loop), (within * 9, Some(start + within), Kind::Deadline)] {
         let bank = Bank { hangs: true, ..Bank::silent(9) };
@@ -506,7 +508,7 @@ async fn two_in_doubt(engine: &dyn Engine, now: Timestamp) -> TaskId {
 /// for ever for an answer that had been given.
 #[tokio::test]
 async fn of_two_answers_at_the_same_moment_the_last_lets_the_task_go_on() {
-    let start = Timestamp::parse("2026-11-21T23:00:00Z").expect("a time");
+    let start = evening();
     // In a store that takes its time, so that each reads before the other writes.
     let scratch = crate::engine::Scratch::new();
     let engine: Arc<dyn Engine> = Arc::new(Embedded::open(scratch.path(), start).expect("the store opens"));

@@ -26,6 +26,7 @@ use serde_json::json;
 use sha2::Sha256;
 
 use crate::team::{Inbox, Stage, config, integration, status};
+use crate::world::evening;
 
 /// The team of three, whose provider refuses everything; when nobody takes a call to ana, ben stands in.
 async fn two_on_call(engine: Arc<Memory>, ana: &Inbox, ben: &Inbox, now: &str) -> Team {
@@ -202,7 +203,7 @@ async fn who_is_asked_after_the_incident_ended_is_called_anew() {
 #[tokio::test(start_paused = true)]
 async fn a_part_ends_also_when_the_process_died_right_after_the_whole_was_opened() {
     let (engine, ana, ben) = (Arc::new(Memory::new()), Inbox::default(), Inbox::default());
-    let now = Timestamp::parse("2026-11-21T23:00:00Z").expect("a time");
+    let now = evening();
     let deaths: Vec<Death> = (0..3)
         .map(|i| Death {
             task: TaskId::new(now, [i; 10]),
@@ -336,7 +337,7 @@ async fn a_ceo_that_decides_again_ends_its_incident() {
         .provider(Simulated::new(integration("second"), |_, _| Scripted::text("from the fallback")))
         .provider(Simulated::new(integration("adviser"), |_, _| Scripted::text("?").after(Duration::from_secs(3_600))))
         .on_call("ana", vec![Arc::new(inbox.clone())])
-        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .clock(Clock::starting_at(evening(), 1.0))
         .start()
         .await
         .expect("a team");
@@ -446,7 +447,7 @@ async fn a_test_of_channels_that_never_answer_ends_and_says_so() {
         .provider(Simulated::new(integration("second"), |_, _| Scripted::text("not asked")))
         .on_call("ana", vec![mute(), mute(), Arc::new(Inbox::default())])
         .on_call("ben", vec![mute(), mute()])
-        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .clock(Clock::starting_at(evening(), 1.0))
         .start()
         .await
         .expect("a team");

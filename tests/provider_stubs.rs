@@ -1,6 +1,5 @@
 //! Providers behind loopback stubs: how each wire says the same few things.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,15 +27,9 @@ pub(crate) const PATIENT: Timeouts =
 /// A provider of this wire there, with timers that do not end the test.
 pub(crate) fn config(wire: Wire, base_url: &str) -> ProviderConfig {
     ProviderConfig {
-        wire,
-        base_url: base_url.to_owned(),
         api_key: Some(SecretString::from(SECRET)),
-        self_hosted: false,
-        headers: BTreeMap::new(),
-        retry: None,
-        breaker: None,
         timeouts: PATIENT,
-        models: BTreeMap::new(),
+        ..ProviderConfig::new(wire, base_url)
     }
 }
 

@@ -30,7 +30,7 @@ use backstop::tools::Trouble;
 use backstop::triage::Decision;
 use serde_json::{Value, json};
 
-use crate::world::{Act, IDEMPOTENT, READS, Workshop, calling, offered, results};
+use crate::world::{Act, IDEMPOTENT, READS, Workshop, calling, evening, offered, results};
 
 /// What cuts the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +223,7 @@ impl Run {
     }
 
     async fn finish(&mut self) -> Record {
-        let mut team = self.team(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time")).await;
+        let mut team = self.team(evening()).await;
         let mut desk = team.desk();
         let ask = NewTask::new(TaskType::new("work").expect("a name"), json!({ "text": "go" }));
         let id = desk.submit(ask).await.expect("accepted").record.task.id;

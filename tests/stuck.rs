@@ -1,6 +1,5 @@
 //! Loops and stalls are logic failures with evidence, and a long batch is neither.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,19 +16,18 @@ use backstop::task::{Effect, Integration, TaskType};
 use backstop::team::clock::Clock;
 use backstop::team::desk::NewTask;
 use backstop::team::{Builder, Team};
-use backstop::time::Timestamp;
 use backstop::tool::ToolRule;
 use backstop::tools::{Local, function};
 use serde_json::{Value, json};
 
 use crate::engine::OnDisk;
-use crate::world::{Act, READS, Workshop, calling, offered, results};
+use crate::world::{Act, READS, Workshop, calling, evening, offered, results};
 
 /// One task of a team on a clean slate, to its end.
 async fn one_task(team: Builder) -> Record {
     let team = team
         .engine(Arc::new(Memory::new()))
-        .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+        .clock(Clock::starting_at(evening(), 1.0))
         .seed(7)
         .start()
         .await
@@ -177,15 +175,9 @@ async fn what_finishes_no_step_within_the_stall_limit_is_stuck() {
 async fn a_call_that_may_take_longer_than_a_stall_is_none() {
     let primary = Integration::new("primary").expect("a name");
     let slow = ProviderConfig {
-        wire: Wire::Anthropic,
-        base_url: "http://127.0.0.1:9".to_owned(),
-        api_key: None,
         self_hosted: true,
-        headers: BTreeMap::new(),
-        retry: None,
-        breaker: None,
         timeouts: Timeouts { total: Duration::from_secs(40 * 60), ..Timeouts::default() },
-        models: BTreeMap::new(),
+        ..ProviderConfig::new(Wire::Anthropic, "http://127.0.0.1:9")
     };
     let agent = Agent::new("cto", "primary/opus").expect("an agent").handling("work");
     let model =
@@ -261,7 +253,7 @@ async fn a_thread_that_hangs_costs_its_task_a_lease_and_nobody_else_anything() {
     });
     let mut agent = Agent::new("cto", "primary/opus").expect("an agent").handling("work");
     agent.concurrency = 2;
-    let (mut site, start) = (OnDisk::new(), Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"));
+    let (mut site, start) = (OnDisk::new(), evening());
     // A lease of five minutes is one second.
     let team = Team::builder(Config::new("acme").agent(agent))
         .engine(site.open(start))

@@ -31,6 +31,8 @@ use backstop::time::Timestamp;
 use backstop::triage::{DeciderKind, Decision, DecisionKind};
 use serde_json::{Value, json};
 
+use crate::world::evening;
+
 pub(crate) fn integration(name: &str) -> Integration {
     Integration::new(name).expect("a name")
 }
@@ -149,7 +151,7 @@ impl Stage {
             .provider(primary.clone())
             .provider(second.clone())
             .on_call("ana", vec![Arc::new(inbox.clone())])
-            .clock(Clock::starting_at(Timestamp::parse("2026-11-21T23:00:00Z").expect("a time"), 1.0))
+            .clock(Clock::starting_at(evening(), 1.0))
             .seed(7)
             .start()
             .await

@@ -1,6 +1,5 @@
 //! What an agent with tools meets on its way to an accepted answer: verification, a full context, servers at their worst.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use backstop::agent::Agent;
 use backstop::breaker::BreakerKind;
 use backstop::cause::ToolFault;
-use backstop::config::{Config, ProviderConfig, TaskTypeConfig, Timeouts, Verify, Wire};
+use backstop::config::{Config, ProviderConfig, TaskTypeConfig, Verify, Wire};
 use backstop::decision::Decision;
 use backstop::engine::memory::Memory;
 use backstop::event::Happening;
@@ -24,13 +23,12 @@ use backstop::task::{Effect, Integration, TaskId, TaskType};
 use backstop::team::Team;
 use backstop::team::clock::Clock;
 use backstop::team::desk::{Desk, NewTask};
-use backstop::time::Timestamp;
 use backstop::tool::ToolRule;
 use backstop::tools::{Calling, Local, Offered, Pending, Said, ToolServer, Trouble, function};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::world::{Act, Hints, IDEMPOTENT, ONCE, READS, Workshop, calling, offered, results};
+use crate::world::{Act, Hints, IDEMPOTENT, ONCE, READS, Workshop, calling, evening, offered, results};
 
 fn name(name: &str) -> Integration {
     Integration::new(name).expect("a name")
@@ -58,9 +56,8 @@ fn config(shape: impl FnOnce(&mut Config)) -> Config {
 }
 
 async fn team(engine: Arc<Memory>, config: Config, tools: impl ToolServer + 'static, model: &Simulated) -> Team {
-    let begins = Timestamp::parse("2026-11-21T23:00:00Z").expect("a time");
     let team = Team::builder(config).engine(engine).provider(model.clone()).tools(tools);
-    team.clock(Clock::starting_at(begins, 1.0)).seed(7).start().await.expect("a team")
+    team.clock(Clock::starting_at(evening(), 1.0)).seed(7).start().await.expect("a team")
 }
 
 async fn submitted(desk: &Desk) -> TaskId {
@@ -194,15 +191,9 @@ async fn a_full_context_is_shortened_by_rule_and_says_so() {
     let small = ModelFacts { context: Some(20_000), ..ModelFacts::default() };
     let shape = |config: &mut Config| {
         let provider = ProviderConfig {
-            wire: Wire::Anthropic,
-            base_url: "http://127.0.0.1:9".to_owned(),
-            api_key: None,
             self_hosted: true,
-            headers: BTreeMap::new(),
-            retry: None,
-            breaker: None,
-            timeouts: Timeouts::default(),
             models: [("opus".to_owned(), small)].into(),
+            ..ProviderConfig::new(Wire::Anthropic, "http://127.0.0.1:9")
         };
         config.providers.insert(name("primary"), provider);
         config.agents.values_mut().for_each(|agent| agent.max_output_tokens = 1_000);
@@ -488,6 +479,18 @@ async fn an_answer_is_durable_before_a_server_is_waited_for() {
     assert_eq!((model.calls(), workshop.seen().len()), (2, 1));
 }
 
+/// What a process kept that died in the first call of a tool, and the task it was working on.
+async fn cut_off(workshop: &Workshop, model: &Simulated) -> (Arc<Memory>, TaskId) {
+    let engine = Arc::new(Memory::new());
+    let first = team(Arc::clone(&engine), config(|_| {}), workshop.clone(), model).await;
+    let id = submitted(&first.desk()).await;
+    while workshop.seen().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(first);
+    (Arc::new(engine.reopened()), id)
+}
+
 /// A tool was trusted to be idempotent when the process died in a call of it, and declared a payment before the next
 /// start: the rule of the first try was the only one asked, and the payment was sent again by itself.
 #[tokio::test(start_paused = true)]
@@ -499,18 +502,12 @@ async fn a_rule_that_became_stricter_holds_for_what_was_begun_before() {
             0 => calling(&[("act", json!({ "n": 1 }))]),
             _ => Scripted::text("paid"),
         });
-        let engine = Arc::new(Memory::new());
-        let first = team(Arc::clone(&engine), config(|_| {}), workshop.clone(), &model).await;
-        let id = submitted(&first.desk()).await;
-        while workshop.seen().is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        drop(first);
+        let (engine, id) = cut_off(&workshop, &model).await;
         let stricter = config(|config| {
             let rule = ToolRule { effect: Some(Effect::Payment), ..ToolRule::default() };
             config.tools.local.insert("act".to_owned(), rule);
         });
-        let second = team(Arc::new(engine.reopened()), stricter, workshop.clone(), &model).await;
+        let second = team(engine, stricter, workshop.clone(), &model).await;
         let desk = second.desk();
         let record = desk.wait(id).await.expect("an end");
         let kind = record.letter.as_ref().map(|letter| letter.failure.kind);
@@ -542,15 +539,9 @@ async fn a_write_in_doubt_that_may_not_be_made_today_is_a_persons_to_judge() {
             [said] => Scripted::text(if said.contains("break the tool's schema") { "refused" } else { "done" }),
             more => panic!("{more:?}"),
         });
-        let engine = Arc::new(Memory::new());
-        let first = team(Arc::clone(&engine), config(|_| {}), workshop.clone(), &model).await;
-        let id = submitted(&first.desk()).await;
-        while workshop.seen().is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        drop(first);
+        let (engine, id) = cut_off(&workshop, &model).await;
         let next = Workshop::new(vec![today], |_: &Calling, _| Act::Do);
-        let second = team(Arc::new(engine.reopened()), config(|_| {}), next.clone(), &model).await;
+        let second = team(engine, config(|_| {}), next.clone(), &model).await;
         let desk = second.desk();
         let record = desk.wait(id).await.expect("an end");
         let kind = record.letter.as_ref().map(|letter| letter.failure.kind);

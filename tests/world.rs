@@ -9,10 +9,16 @@ use std::time::Duration;
 use backstop::llm::simulated::Scripted;
 use backstop::llm::{Message, Request, ToolCall};
 use backstop::task::Integration;
+use backstop::time::Timestamp;
 pub(crate) use backstop::tool::Hints;
 use backstop::tool::LOCAL;
 use backstop::tools::{Calling, Offered, Pending, Said, ToolServer, Trouble};
 use serde_json::{Value, json};
+
+/// When most stories begin.
+pub(crate) fn evening() -> Timestamp {
+    Timestamp::parse("2026-11-21T23:00:00Z").expect("a time")
+}
 
 /// What a tool does when it is called.
 pub(crate) enum Act {

@@ -324,17 +324,7 @@ mod tests {
 
     #[test]
     fn only_models_that_think_are_asked_for_their_thoughts() {
-        let config = ProviderConfig {
-            wire: crate::config::Wire::Responses,
-            base_url: "https://api.openai.com/v1".to_owned(),
-            api_key: None,
-            self_hosted: false,
-            headers: BTreeMap::new(),
-            retry: None,
-            breaker: None,
-            timeouts: crate::config::Timeouts::default(),
-            models: BTreeMap::new(),
-        };
+        let config = ProviderConfig::new(crate::config::Wire::Responses, "https://api.openai.com/v1");
         for (model, asked) in [("gpt-6-sol", true), ("o4-mini", true), ("gpt-4.1", false), ("gpt-4o-mini", false)] {
             let tool = ToolSpec { name: "t".to_owned(), description: String::new(), schema: json!({}) };
             let asks = Request {

@@ -4,7 +4,6 @@
 //! Times are the team's, counted from the first submission. Nothing here runs; `demo.rs` does. What has already
 //! happened is read from the durable record, so that a demo that was killed goes on where it was.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -355,13 +354,7 @@ pub struct Stubs {
 
 fn provider(wire: Wire, url: &str) -> ProviderConfig {
     ProviderConfig {
-        wire,
-        base_url: url.to_owned(),
         api_key: Some(SecretString::from("demo-key-of-no-account")),
-        self_hosted: false,
-        headers: BTreeMap::new(),
-        retry: None,
-        breaker: None,
         // These run by the wall, however fast the team's clock is.
         timeouts: Timeouts {
             connect: secs(2),
@@ -370,7 +363,7 @@ fn provider(wire: Wire, url: &str) -> ProviderConfig {
             idle: secs(5),
             total: secs(10),
         },
-        models: BTreeMap::new(),
+        ..ProviderConfig::new(wire, url)
     }
 }
 

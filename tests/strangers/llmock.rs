@@ -4,7 +4,6 @@
 //! whether half an answer was taken for a whole one. Its verdict is asked of it in its own words and may hold no error.
 //! That it finds bad clients is shown on one.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -179,15 +178,9 @@ impl House {
         let quiet = if case.name.starts_with("stall") { Duration::from_secs(3) } else { LONG };
         let timeouts = Timeouts { connect: LONG, first_byte: LONG, first_content: quiet, idle: quiet, total: LONG };
         let provider = ProviderConfig {
-            wire,
-            base_url: base_url.to_owned(),
             api_key: Some(SecretString::from("sk-judged-by-strangers")),
-            self_hosted: false,
-            headers: BTreeMap::new(),
-            retry: None,
-            breaker: None,
             timeouts,
-            models: BTreeMap::new(),
+            ..ProviderConfig::new(wire, base_url)
         };
         let config = std::mem::replace(&mut self.config, Config::new(""));
         self.config = config.agent(agent).provider(integration, provider).task_type(task_type.clone(), declared);

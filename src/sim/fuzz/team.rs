@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use super::bank::{PLAN, PROBE};
 use crate::agent::Agent;
 use crate::config::{
-    AdviserConfig, BudgetConfig, ChannelConfig, Config, ModelFacts, ProviderConfig, Setting, TaskTypeConfig, Timeouts,
-    Wire,
+    AdviserConfig, BudgetConfig, ChannelConfig, Config, ModelFacts, ProviderConfig, Setting, TaskTypeConfig, Wire,
 };
 use crate::retry::{Backoff, Jitter, RetryPolicy};
 use crate::task::{Effect, Integration, TaskError, TaskType};
@@ -181,15 +180,10 @@ fn provider(wire: Wire, key: &str) -> ProviderConfig {
         ..ModelFacts::default()
     };
     ProviderConfig {
-        wire,
-        base_url: "https://models.example".to_owned(),
         api_key: Some(SecretString::from(key)),
-        self_hosted: false,
         headers: [("x-api-key".to_owned(), Setting::Secret(CANARIES[3].into()))].into(),
-        retry: None,
-        breaker: None,
-        timeouts: Timeouts::default(),
         models: ["a1", "a2", "b1", "b2", "g1", "sage"].map(|model| (model.to_owned(), facts)).into(),
+        ..ProviderConfig::new(wire, "https://models.example")
     }
 }
 
