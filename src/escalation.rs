@@ -137,6 +137,17 @@ pub fn overdue_at(letter: Timestamp, began: Timestamp, advice: Duration) -> Time
     (letter + TRIAGE_WITHIN).max(began + BEGUN_WITHIN + advice)
 }
 
+/// How long the store may take no writes before a person is called: what fills up and is emptied calls nobody.
+const STORE_FAILS_FOR: Duration = Duration::from_secs(60);
+
+/// When a person is called about a store that has taken no writes since `failing`. One that fails on and off calls no sooner
+/// than an unanswered call is repeated.
+#[must_use]
+pub fn store_call_at(failing: Timestamp, last_call: Option<Timestamp>, rules: &Rules) -> Timestamp {
+    let again = last_call.map_or(failing, |at| at + rules.repage_after);
+    (failing + STORE_FAILS_FOR).max(again)
+}
+
 /// Does a dead letter of this type count? All do but the pager's own.
 #[must_use]
 pub fn counts(task_type: &TaskType) -> bool {
@@ -180,6 +191,18 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(seconds * 1_000)
+    }
+
+    #[test]
+    fn when_somebody_is_called_about_a_store_that_takes_no_writes() {
+        for (failing, last_call, expected, why) in [
+            (100, None, 160, "after a minute"),
+            (1_000, Some(0), 1_060, "also when one was called long ago"),
+            (300, Some(160), 1_060, "not again within a quarter of an hour"),
+        ] {
+            let due = store_call_at(at(failing), last_call.map(at), &Rules::default());
+            assert_eq!(due, at(expected), "{why}");
+        }
     }
 
     #[test]

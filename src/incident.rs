@@ -31,7 +31,7 @@ words! {
 
 words! {
     /// Why an incident was opened.
-    Trigger, "trigger", "dead-letters, integration, judgement, ceo-down, unreadable, test" {
+    Trigger, "trigger", "dead-letters, integration, judgement, ceo-down, unreadable, store-down, test" {
         /// Three dead letters within the hour.
         DeadLetters = "dead-letters",
         /// An integration is unusable until somebody acts.
@@ -42,6 +42,8 @@ words! {
         CeoDown = "ceo-down",
         /// Tasks cannot be read: their rows are damaged, or of a newer version.
         Unreadable = "unreadable",
+        /// The store takes no writes: nothing is accepted, and nothing that is done can be written down.
+        StoreDown = "store-down",
         /// A person tries the pager.
         Test = "test",
     }
@@ -554,9 +556,9 @@ pub fn over(
         Trigger::Integration => well(&incident.subject).then_some("calls go through again"),
         // It has no dead letters of its own: those that lay there were decided about, and count where they belong.
         Trigger::CeoDown => well(&incident.subject).then_some("it is up, and nothing was left lying"),
-        // What fails together is for a person to look at, also when all of it was decided; and whether the store is well
-        // again cannot be told from here.
-        Trigger::DeadLetters | Trigger::Unreadable | Trigger::Test => None,
+        // What fails together is for a person to look at, also when all of it was decided; whether the store is well again
+        // cannot be told from here; and one about writes is stored only when it is over.
+        Trigger::DeadLetters | Trigger::Unreadable | Trigger::StoreDown | Trigger::Test => None,
     }
 }
 
@@ -607,6 +609,7 @@ fn summary(incident: &Incident, rules: &Rules) -> String {
         Trigger::Judgement => format!("{letters} of {} need a person's judgement", incident.subject),
         Trigger::CeoDown => "the CEO is down or stalls; dead letters wait undecided".to_owned(),
         Trigger::Unreadable => "what is stored cannot be read; nobody works on the tasks among it".to_owned(),
+        Trigger::StoreDown => "the store takes no writes; nothing new is accepted, and work stands still".to_owned(),
         Trigger::Test => "test page: nothing is wrong".to_owned(),
     };
     if incident.trigger == Trigger::Integration && incident.size() > 0 {
@@ -683,6 +686,13 @@ pub(crate) fn built_in_runbook(trigger: Trigger, id: &str) -> String {
         }
         Trigger::Unreadable => {
             "all others go on; copy the directory of the store aside before anything else; `backstop task ls` names such tasks beside the others, and what stands in brackets is another row, by what it is of; the version that wrote them can read them, and the tables of the store hold what is left"
+        }
+        // Who takes it on cannot be written down either.
+        Trigger::StoreDown => {
+            return format!(
+                "see what it says: `backstop status`; make room on its disk, or mend that; nothing accepted is lost; once writes \
+                 are taken work goes on, and this ends, by itself: `backstop incident show {id}`, `backstop task ls`"
+            );
         }
         Trigger::Test => "nothing to do",
     };

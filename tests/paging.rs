@@ -550,3 +550,76 @@ async fn once_the_clock_of_the_host_is_right_answers_are_heard() {
     assert_eq!(desk.incident(&incident).await.expect("an incident").state, IncidentState::Acknowledged);
     assert_eq!(say().await, Ok(Some("it was heard before".to_owned())), "once");
 }
+
+/// What happened: a full disk brought everything to a stand, the log and `status` said so, and nobody was called: every call
+/// went through the outbox, which lies on that disk. And whoever asked whether the team is ready had it write.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_takes_no_writes_calls_past_the_outbox() {
+    let (engine, ana, ben) = (Arc::new(Memory::new()), Inbox::default(), Inbox::default());
+    let team = two_on_call(engine.clone(), &ana, &ben, "2026-11-21T23:00:00Z").await;
+    let desk = team.desk();
+    let submit = || desk.submit(NewTask::new(TaskType::new("code_review").expect("a name"), json!({})));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    engine.fail_writes(true);
+    assert!(desk.readiness().ready, "nobody has written since, and whoever asks does not either");
+    submit().await.expect_err("not accepted");
+    let store = desk.readiness().checks.remove(0);
+    let said = "the store at memory failed to write: it was told to fail";
+    assert_eq!(store, ("store".to_owned(), false, said.to_owned()));
+    tokio::time::sleep(Duration::from_secs(55)).await;
+    assert_eq!((ana.actions(), ben.actions()), (vec![], vec![]), "it may pass");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!((ana.actions(), ben.actions()), (vec![PageAction::Trigger], vec![]));
+    tokio::time::sleep(Duration::from_secs(900)).await;
+    assert_eq!((ana.actions(), ben.actions()), (vec![PageAction::Trigger], vec![PageAction::Trigger]));
+    engine.fail_writes(false);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(desk.readiness().ready, "it was seen without anybody's asking");
+    let both = [PageAction::Trigger, PageAction::Resolve];
+    assert_eq!((ana.actions(), ben.actions()), (both.to_vec(), both.to_vec()));
+    let incidents = desk.incidents().await.expect("incidents");
+    let [incident] = incidents.as_slice() else { panic!("{incidents:?}") };
+    assert_eq!((incident.trigger, incident.is_open(), incident.why.as_str()), (Trigger::StoreDown, false, said));
+    assert_eq!(incident.answers[0].note, "the store takes writes again");
+    let pages = [ana, ben].map(|inbox| inbox.pages.lock().expect("not poisoned").clone()).concat();
+    assert!(pages.iter().all(|page| page.dedup_key == format!("backstop/acme/{}", incident.id)), "{pages:?}");
+    submit().await.expect("accepted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_on_and_off_calls_once_and_for_half_a_minute_nobody() {
+    let (engine, ana, ben) = (Arc::new(Memory::new()), Inbox::default(), Inbox::default());
+    let team = two_on_call(engine.clone(), &ana, &ben, "2026-11-21T23:00:00Z").await;
+    let desk = team.desk();
+    let fail = async |seconds| {
+        engine.fail_writes(true);
+        let submitted = desk.submit(NewTask::new(TaskType::new("code_review").expect("a name"), json!({}))).await;
+        submitted.expect_err("not accepted");
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    };
+    let mend = async || {
+        engine.fail_writes(false);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    };
+    fail(30).await;
+    mend().await;
+    assert_eq!((ana.actions(), desk.incidents().await.expect("incidents").len()), (vec![], 0));
+    // Its channel takes nothing either, at first.
+    ana.down.store(true, Ordering::Relaxed);
+    fail(70).await;
+    ana.down.store(false, Ordering::Relaxed);
+    assert!(ana.actions().is_empty());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(ana.actions(), [PageAction::Trigger], "tried again, from memory");
+    mend().await;
+    assert_eq!(ana.actions(), [PageAction::Trigger, PageAction::Resolve]);
+    fail(300).await;
+    mend().await;
+    assert_eq!(ana.actions(), [PageAction::Trigger, PageAction::Resolve], "she was called a quarter of an hour ago");
+    fail(900).await;
+    assert_eq!(ana.actions(), [PageAction::Trigger, PageAction::Resolve, PageAction::Trigger]);
+    mend().await;
+    let incidents = desk.incidents().await.expect("incidents");
+    assert!(incidents.len() == 2 && incidents.iter().all(|incident| !incident.is_open()), "{incidents:?}");
+    assert!(ben.actions().is_empty());
+}

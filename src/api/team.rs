@@ -133,7 +133,7 @@ pub(super) async fn status(State(door): State<Door>) -> Answer {
     let desk = &door.desk;
     let balance = desk.engine().balance().await?;
     let (agents, breakers, incidents) = (desk.agents().await?, desk.breakers().await?, desk.incidents().await?);
-    let (readiness, unheard) = (desk.readiness().await, desk.unheard().await);
+    let (readiness, unheard) = (desk.readiness(), desk.unheard().await);
     let status = status::status(balance, &agents, breakers, incidents, &readiness, unheard, desk.now());
     ok(&desk.shown(&status))
 }
@@ -149,7 +149,7 @@ pub(super) async fn readyz(State(door): State<Door>, input: Input) -> Answer {
     let mut params = input.params()?;
     let verbose = params.flag("verbose");
     params.end(&["verbose"])?;
-    let readiness = door.desk.readiness().await;
+    let readiness = door.desk.readiness();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if verbose {
         return super::json(status, &readiness);

@@ -453,8 +453,14 @@ mod tests {
     #[test]
     fn the_runbooks_of_pages_name_commands_that_exist() {
         use crate::incident::{Trigger, built_in_runbook};
-        let all =
-            [Trigger::DeadLetters, Trigger::Integration, Trigger::Judgement, Trigger::CeoDown, Trigger::Unreadable];
+        let all = [
+            Trigger::DeadLetters,
+            Trigger::Integration,
+            Trigger::Judgement,
+            Trigger::CeoDown,
+            Trigger::Unreadable,
+            Trigger::StoreDown,
+        ];
         for trigger in all {
             let runbook = built_in_runbook(trigger, "INC-1");
             let commands: Vec<&str> = runbook.split('`').filter(|part| part.starts_with("backstop ")).collect();

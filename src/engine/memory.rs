@@ -15,6 +15,7 @@ use crate::balance::Balance;
 use crate::engine::{
     Document, Engine, Error, Journaled, KEY_RETENTION, LeaseAsk, OVER_ANY, Pending, PruneAsk, Stretch, Submitted,
 };
+use crate::error_chain::in_full;
 use crate::event::{Event, NewEvent};
 use crate::failure::Class;
 use crate::journal::{self, End, Spending, Step};
@@ -32,6 +33,7 @@ use crate::time::Timestamp;
 pub struct Memory {
     shelf: Mutex<Shelf>,
     last_event: watch::Sender<u64>,
+    write_trouble: watch::Sender<Option<String>>,
 }
 
 impl Default for Memory {
@@ -60,7 +62,13 @@ impl Memory {
 
     fn holding(shelf: Shelf) -> Self {
         let last_event = watch::Sender::new(shelf.last_event);
-        Self { shelf: Mutex::new(shelf), last_event }
+        Self { shelf: Mutex::new(shelf), last_event, write_trouble: watch::Sender::new(None) }
+    }
+
+    /// From now on every write fails, as on a disk that breaks; or is taken again.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn fail_writes(&self, failing: bool) {
+        self.locked().failing = failing;
     }
 
     fn locked(&self) -> MutexGuard<'_, Shelf> {
@@ -82,6 +90,9 @@ impl Memory {
         if shelf.closed {
             return Box::pin(ready(Err(Error::Closed)));
         }
+        if let Err(error) = self.tried(&shelf) {
+            return Box::pin(ready(Err(error)));
+        }
         shelf.high_water = shelf.high_water.max(now);
         let before = shelf.last_event;
         let answer = work(&mut shelf);
@@ -91,6 +102,19 @@ impl Memory {
             self.last_event.send_replace(after);
         }
         Box::pin(ready(answer))
+    }
+
+    /// Can it be written? Noted for [`Engine::write_trouble`].
+    fn tried(&self, shelf: &Shelf) -> Result<(), Error> {
+        if !shelf.failing {
+            self.write_trouble.send_if_modified(|trouble| trouble.take().is_some());
+            return Ok(());
+        }
+        let source = Box::new(std::io::Error::other("it was told to fail"));
+        let error = Error::Io { path: "memory".to_owned(), doing: "write", source };
+        let said = in_full(&error);
+        self.write_trouble.send_if_modified(|trouble| trouble.replace(said).is_none());
+        Err(error)
     }
 }
 
@@ -123,6 +147,8 @@ struct Shelf {
     epoch: u64,
     high_water: Timestamp,
     closed: bool,
+    /// Told to take no writes: see [`Memory::fail_writes`].
+    failing: bool,
 }
 
 impl Shelf {
@@ -642,7 +668,13 @@ impl Engine for Memory {
     }
 
     fn writable(&self) -> Pending<'_, ()> {
-        self.read(|_| Ok(()))
+        let shelf = self.locked();
+        let answer = if shelf.closed { Err(Error::Closed) } else { self.tried(&shelf) };
+        Box::pin(ready(answer))
+    }
+
+    fn write_trouble(&self) -> watch::Receiver<Option<String>> {
+        self.write_trouble.subscribe()
     }
 
     fn close(&self) -> Pending<'_, ()> {

@@ -157,8 +157,12 @@ pub trait Engine: Send + Sync + 'static {
     /// The latest `now` the store has ever been told, over all runs: clocks start from the later of it and the wall.
     fn high_water(&self) -> Timestamp;
 
-    /// Is the store able to take writes? `Err` says in words why not.
+    /// Is the store able to take writes? Tries one that changes nothing anybody reads; `Err` says in words why not.
     fn writable(&self) -> Pending<'_, ()>;
+
+    /// What the last write met, in words; none where it was taken. Costs nothing, so that whoever only asks writes nothing.
+    /// Who follows it is woken when the one becomes the other.
+    fn write_trouble(&self) -> tokio::sync::watch::Receiver<Option<String>>;
 
     /// Waits until everything acknowledged is durable and closes the store. Later calls fail with [`Error::Closed`].
     fn close(&self) -> Pending<'_, ()>;

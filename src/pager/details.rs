@@ -57,7 +57,7 @@ pub(super) const fn heading(page: &Page) -> &'static str {
 /// PagerDuty's word for how bad it is.
 pub(super) const fn severity(trigger: Trigger) -> &'static str {
     match trigger {
-        Trigger::DeadLetters | Trigger::CeoDown | Trigger::Unreadable => "critical",
+        Trigger::DeadLetters | Trigger::CeoDown | Trigger::Unreadable | Trigger::StoreDown => "critical",
         Trigger::Integration | Trigger::Judgement => "error",
         Trigger::Test => "info",
     }

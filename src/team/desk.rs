@@ -386,16 +386,18 @@ impl Desk {
         }
     }
 
-    /// Is the team ready to take work?
-    pub async fn readiness(&self) -> Readiness {
-        let store = self.office.engine.writable().await;
-        let detail = store.as_ref().map_or_else(ToString::to_string, |()| "takes writes".to_owned());
+    /// Is the team ready to take work? Of the store it is told what the last write met: whoever asks writes nothing.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let trouble = self.office.engine.write_trouble().borrow().clone();
+        let takes_writes = trouble.is_none();
+        let detail = trouble.unwrap_or_else(|| "takes writes".to_owned());
         let draining = self.office.draining();
         let up = |part: &str, there: bool| {
             (part.to_owned(), there, if there { "up" } else { "down; it is being restarted" }.to_owned())
         };
         let checks = vec![
-            ("store".to_owned(), store.is_ok(), detail),
+            ("store".to_owned(), takes_writes, detail),
             ("intake".to_owned(), !draining, if draining { "draining" } else { "open" }.to_owned()),
             up("dispatcher", self.office.dispatcher.alive()),
             up("ceo", self.office.ceo.alive()),

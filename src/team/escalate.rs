@@ -16,7 +16,7 @@ use crate::delivery::Hold;
 use crate::engine;
 use crate::escalation::{self, Rules, Step};
 use crate::guard::Stance;
-use crate::incident::{self, Home, Incident, IncidentChange, IncidentCommand, IncidentRefused, Opening, Trigger};
+use crate::incident::{self, Home, Incident, IncidentChange, IncidentCommand, IncidentRefused, Opening, Page, Trigger};
 use crate::mutant;
 use crate::outbox;
 use crate::query::{Death, Filter, PageAsk};
@@ -141,7 +141,11 @@ async fn end_what_is_over(
                     of.and_then(|integration| office.guards.well_since(integration, now))
                 }
                 Trigger::CeoDown => office.well.since(subject),
-                Trigger::DeadLetters | Trigger::Judgement | Trigger::Unreadable | Trigger::Test => None,
+                Trigger::DeadLetters
+                | Trigger::Judgement
+                | Trigger::Unreadable
+                | Trigger::StoreDown
+                | Trigger::Test => None,
             };
             let due = since.map(|at| at + rules.window);
             next = next.into_iter().chain(due.filter(|due| *due > now)).min();
@@ -343,10 +347,16 @@ pub(crate) async fn tell(office: &Office, id: &str, command: IncidentCommand) ->
     .await
 }
 
-fn pages(office: &Office, change: &IncidentChange) -> Vec<engine::Document> {
+/// What an incident sends, written out for the channels.
+pub(super) fn written_out(office: &Office, change: &IncidentChange) -> Vec<Page> {
     let steps = steps(office);
     let write = |draft| outbox::pages(&change.incident, draft, &office.config.team, &steps, office.now());
-    change.pages.iter().flat_map(write).map(|page| drawer::document(&page, 0)).collect()
+    change.pages.iter().flat_map(write).collect()
+}
+
+/// The same as documents of the outbox.
+pub(super) fn pages(office: &Office, change: &IncidentChange) -> Vec<engine::Document> {
+    written_out(office, change).iter().map(|page| drawer::document(page, 0)).collect()
 }
 
 fn values<T: Clone>(stored: &[Stored<T>]) -> Vec<T> {

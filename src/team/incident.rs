@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::alarm;
 use super::drawer::{self, Stored};
 use super::escalate;
 use super::office::Office;
@@ -45,6 +46,11 @@ impl UnderWay {
     fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Is a page of this incident on its way, or what came of it not written down yet?
+    pub(super) fn holds(&self, incident: &str) -> bool {
+        self.names().iter().any(|page| page.strip_prefix(incident).is_some_and(|rest| rest.starts_with('.')))
+    }
 }
 
 /// A page that is being sent; dropped, it is under way no more, and the incident actor looks again.
@@ -77,10 +83,11 @@ const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(365 * 86_400);
 pub(crate) struct Pager(pub(crate) Arc<Office>);
 
 /// The timer that is armed, by its number: an older one says nothing any more.
-#[derive(Default)]
 pub(crate) struct Timer {
     number: u64,
     armed: Option<AbortOnDropHandle<()>>,
+    /// Wakes the actor when writes fail, and when they are taken again.
+    _follower: AbortOnDropHandle<()>,
 }
 
 impl Actor for Pager {
@@ -90,8 +97,10 @@ impl Actor for Pager {
 
     async fn pre_start(&self, myself: ActorRef<PagerMessage>, (): ()) -> Result<Timer, ActorProcessingErr> {
         self.0.pager.here(myself.clone());
+        // Before the first look: what becomes otherwise meanwhile is looked at again.
+        let follower = AbortOnDropHandle::new(tokio::spawn(follow_writes(&self.0)));
         myself.cast(PagerMessage::Kick)?;
-        Ok(Timer::default())
+        Ok(Timer { number: 0, armed: None, _follower: follower })
     }
 
     async fn handle(
@@ -130,10 +139,13 @@ impl Pager {
     }
 
     async fn look(&self) -> Result<Option<Timestamp>, engine::Error> {
+        // First, for whatever is stored below fails with the store.
+        let (past_the_outbox, alarm) = alarm::look(&self.0).await;
+        past_the_outbox.into_iter().for_each(|page| self.send(Stored { version: 0, value: page }));
         // What cannot be written now holds up no page that is written.
         let brought_up = escalate::look(&self.0).await;
         let sent = self.send_due().await;
-        Ok(brought_up?.into_iter().chain(sent?).min())
+        Ok(brought_up?.into_iter().chain(sent?).chain(alarm).min())
     }
 
     /// Sends what is due; when the next is.
@@ -254,6 +266,17 @@ impl Pager {
             deliver(&sending.office, page).await;
             drop(sending);
         });
+    }
+}
+
+/// Wakes the incident actor when the store begins to fail, and when it takes writes again.
+fn follow_writes(office: &Arc<Office>) -> impl Future<Output = ()> + use<> {
+    let (mut trouble, office) = (office.engine.write_trouble(), Arc::downgrade(office));
+    async move {
+        while trouble.changed().await.is_ok() {
+            let Some(office) = office.upgrade() else { return };
+            office.pager.hint(PagerMessage::Kick);
+        }
     }
 }
 

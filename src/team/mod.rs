@@ -15,6 +15,7 @@
 mod absences;
 mod act;
 mod addr;
+mod alarm;
 mod agent;
 mod attempt;
 mod bells;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::addr::Addr;
+use super::alarm::Alarm;
 use super::bells::Bells;
 use super::ceo::{Asking, CeoMessage};
 use super::clock::{Clock, Dice};
@@ -99,6 +100,7 @@ pub(crate) struct Office {
     pub(crate) asking: Asking,
     pub(crate) pager: Addr<PagerMessage>,
     pub(crate) under_way: UnderWay,
+    pub(crate) alarm: Alarm,
     pub(crate) deciding: Deciding,
     pub(crate) replayer: Addr<ReplayerMessage>,
     pub(crate) crew: Addr<CrewMessage>,
@@ -167,6 +169,7 @@ impl Office {
             asking: Asking::default(),
             pager: Addr::default(),
             under_way: UnderWay::since(now),
+            alarm: Alarm::default(),
             deciding: Deciding::default(),
             replayer: Addr::default(),
             crew: Addr::default(),

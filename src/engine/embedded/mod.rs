@@ -93,6 +93,7 @@ impl Embedded {
         let shared = Shared {
             last_event: Arc::new(watch::Sender::new(store.last_event())),
             high_water: Arc::new(watch::Sender::new(store.high_water())),
+            write_trouble: Arc::new(watch::Sender::new(None)),
             pages_max: Arc::new(AtomicU32::new(0)),
             unreadable,
             indexes,
@@ -290,6 +291,10 @@ impl Engine for Embedded {
 
     fn writable(&self) -> Pending<'_, ()> {
         self.writer.ask(|store| store.probe())
+    }
+
+    fn write_trouble(&self) -> watch::Receiver<Option<String>> {
+        self.shared.write_trouble.subscribe()
     }
 
     fn close(&self) -> Pending<'_, ()> {

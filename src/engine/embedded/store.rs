@@ -246,7 +246,7 @@ impl Store {
         self.db.execute("UPDATE meta SET value = ?1 WHERE key = 'epoch'", [self.epoch]).map(drop)
     }
 
-    /// A write that changes nothing, to see that it can be done.
+    /// A write that changes nothing anybody reads, to see that it can be done.
     pub(super) fn probe(&self) -> Work<()> {
         self.db
             .prepare_cached("INSERT INTO meta VALUES ('probe', 1) ON CONFLICT DO UPDATE SET value = value + 1")?

@@ -18,6 +18,7 @@ use super::schema::{checkpoint, io};
 use super::store::{Store, Trouble, Work};
 use super::unreadable::UnreadableTasks;
 use crate::engine::{Error, Pending};
+use crate::error_chain::in_full;
 use crate::query::Unreadable;
 use crate::time::Timestamp;
 
@@ -88,6 +89,8 @@ pub(super) struct Shared {
     pub(super) last_event: Arc<watch::Sender<u64>>,
     /// The latest time committed.
     pub(super) high_water: Arc<watch::Sender<Timestamp>>,
+    /// What the last group met; none where it was committed.
+    pub(super) write_trouble: Arc<watch::Sender<Option<String>>>,
     /// The most pages the file may have; 0: no bound. For tests of a full disk.
     pub(super) pages_max: Arc<AtomicU32>,
     /// What cannot be read.
@@ -204,11 +207,14 @@ impl Loop {
                 self.shared.high_water.send_replace(*high_water);
                 let moved = |seen: &mut u64| std::mem::replace(seen, *last_event) != *last_event;
                 self.shared.last_event.send_if_modified(moved);
+                self.shared.write_trouble.send_if_modified(|trouble| trouble.take().is_some());
             }
             Err(failed) => {
                 tracing::error!(path = %self.shared.path.display(), error = %failed, "the store failed; opening it anew");
                 self.store = None;
                 self.shared.indexes.failed_the_writer(failed);
+                let said = in_full(&io(&self.shared.path, "write", Arc::clone(failed)));
+                self.shared.write_trouble.send_if_modified(|trouble| trouble.replace(said).is_none());
             }
         }
         let failed = outcome.err();

@@ -11,7 +11,7 @@ use crate::query::{Filter, PageAsk};
 use crate::record::State;
 use crate::scenario::HumanDecision;
 use crate::task::{Integration, TaskId};
-use crate::team::desk::Desk;
+use crate::team::desk::{Desk, DeskError};
 
 /// The one on call.
 const NAME: &str = "ana";
@@ -86,6 +86,11 @@ fn word(stage: &Shared, about: &str, what: &str, task: Option<TaskId>) {
     stage.books.open().words.push(word);
 }
 
+/// Does the store take writes?
+fn takes_writes(desk: &Desk) -> bool {
+    desk.engine().write_trouble().borrow().is_none()
+}
+
 /// Answers every question and decides about every task that waits for a person, then ends the incident; what an
 /// integration wanted of them is done by then. False when
 /// something could not be said.
@@ -134,6 +139,8 @@ async fn decide(stage: &Shared, desk: &Desk, incident: &str, sent_again: &mut BT
     let open = match desk.incident(incident).await {
         Ok(open) if open.state != IncidentState::Resolved => open,
         Ok(_) => return said,
+        // The process forgot it: it was about a store that takes writes again, and is ended at the pager.
+        Err(DeskError::NotFound { .. }) if takes_writes(desk) => return said,
         Err(_) => return false,
     };
     // An integration that waits for a person waits until its breaker is closed, whatever becomes of the incident.

@@ -14,6 +14,7 @@ use crate::balance::Balance;
 use crate::decision::DeciderKind;
 use crate::engine::memory::Memory;
 use crate::engine::{Document, Engine, Error, Journaled, LeaseAsk, Pending, PruneAsk, Stretch, Submitted};
+use crate::error_chain::in_full;
 use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
 use crate::ledger::Command;
@@ -30,6 +31,7 @@ pub(super) type Blow = Box<dyn Fn() + Send + Sync>;
 pub(super) struct Store {
     memory: Memory,
     stage: Shared,
+    write_trouble: watch::Sender<Option<String>>,
     /// Armed: the next decision of the CEO is its last; before it is written, or after.
     armed: Mutex<Option<(Blow, bool)>>,
     /// How often it was asked since the clock last moved.
@@ -47,7 +49,8 @@ impl fmt::Debug for Store {
 
 impl Store {
     pub(super) fn new(memory: Memory, stage: Shared) -> Self {
-        Self { memory, stage, armed: Mutex::default(), asked: Mutex::default() }
+        let write_trouble = watch::Sender::new(None);
+        Self { memory, stage, write_trouble, armed: Mutex::default(), asked: Mutex::default() }
     }
 
     /// What the disk holds when the process dies, opened by the next one.
@@ -65,8 +68,11 @@ impl Store {
         if self.stage.is_on(FaultKind::DiskFull) {
             let source = std::io::Error::new(std::io::ErrorKind::StorageFull, "no space left on device");
             let error = Error::Io { path: "the simulated disk".to_owned(), doing: "write", source: Box::new(source) };
+            let said = in_full(&error);
+            self.write_trouble.send_if_modified(|trouble| trouble.replace(said).is_none());
             return Box::pin(std::future::ready(Err(error)));
         }
+        self.write_trouble.send_if_modified(|trouble| trouble.take().is_some());
         self.read(work)
     }
 
@@ -222,6 +228,10 @@ impl Engine for Store {
 
     fn writable(&self) -> Pending<'_, ()> {
         self.write(Memory::writable)
+    }
+
+    fn write_trouble(&self) -> watch::Receiver<Option<String>> {
+        self.write_trouble.subscribe()
     }
 
     fn close(&self) -> Pending<'_, ()> {
