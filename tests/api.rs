@@ -32,15 +32,15 @@ pub(crate) struct House {
     http: reqwest::Client,
 }
 
-/// Whoever is asked to fail fails for good; everybody else answers at once.
-fn script(request: &Request, _: u64) -> Scripted {
+/// Whoever is asked to fail fails for good, with this body; everybody else answers this at once.
+fn answers(request: &Request, answer: &str, error: &str) -> Scripted {
     let asked = request.messages.iter().any(|message| message.text().contains("please fail"));
     let provider = "sim".parse().expect("a name");
-    if asked {
-        Scripted::status(provider, 500, "{}", Timestamp::from_millis(0))
-    } else {
-        Scripted::text("{\"ok\": true}")
-    }
+    if asked { Scripted::status(provider, 500, error, Timestamp::from_millis(0)) } else { Scripted::text(answer) }
+}
+
+fn script(request: &Request, _: u64) -> Scripted {
+    answers(request, "{\"ok\": true}", "{}")
 }
 
 pub(crate) async fn start(token: Option<&str>) -> House {
@@ -52,7 +52,23 @@ pub(crate) async fn start_with(config: Config, tokens: api::Tokens) -> House {
     start_over(config, tokens, Arc::new(Memory::new())).await
 }
 
+/// A house whose model says these words: as its answer, and as its error where it is asked to fail.
+pub(crate) async fn start_saying(words: &str) -> House {
+    let (words, error) = (words.to_owned(), json!({ "error": { "message": words } }).to_string());
+    let says = move |request: &Request, _: u64| answers(request, &words, &error);
+    start_scripted(Config::new("test"), api::Tokens::default(), Arc::new(Memory::new()), says).await
+}
+
 async fn start_over(config: Config, tokens: api::Tokens, engine: Arc<dyn Engine>) -> House {
+    start_scripted(config, tokens, engine, script).await
+}
+
+async fn start_scripted(
+    config: Config,
+    tokens: api::Tokens,
+    engine: Arc<dyn Engine>,
+    script: impl Fn(&Request, u64) -> Scripted + Send + Sync + 'static,
+) -> House {
     let mut cto = Agent::new("cto", "sim/model").expect("an agent");
     cto.handles = vec!["*".to_owned()];
     let team = Team::builder(config.agent(cto))
@@ -77,6 +93,11 @@ impl House {
 
     async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         answer(self.http.post(format!("{}{path}", self.url)).json(body)).await
+    }
+
+    /// A task that its model has answered.
+    pub(crate) async fn answered(&self) -> String {
+        self.submit(&json!({ "type": "mail", "payload": {} }), done).await
     }
 
     /// A payment that fails: a person is called, and there is an incident.

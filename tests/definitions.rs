@@ -360,6 +360,67 @@ fn files_that_are_no_text_or_too_large_are_refused() {
     }
 }
 
+/// A link in the project was followed wherever it led: whoever could write into the project had any file of the machine read.
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_out_of_the_project_is_not_followed() {
+    use std::os::unix::fs::symlink;
+
+    let shape: &[u8] = br#"{ "type": "object", "title": "canary" }"#;
+    let document: &[u8] = b"---\nname: out\ndescription: canary\nmodel: canary/canary\n---\nYou are the canary.\n";
+    let outside = Dir::with([("secret.json", shape), ("secret.md", document)]);
+    let with_schema = |path: &str| {
+        let team = TEAM.replace("read-only", &format!("read-only, output-schema: {path}"));
+        let dir = but(&[("backstop.yaml", team.as_bytes()), ("shapes/own.json", shape)]);
+        for folder in ["prompts", "schemas"] {
+            fs::create_dir_all(dir.0.join(folder)).expect("a folder");
+        }
+        dir
+    };
+    for (link, to, schema, expected) in [
+        (
+            "schemas/out.json",
+            "secret.json",
+            "schemas/out.json",
+            "output-schema: `schemas/out.json` leads out of the project",
+        ),
+        ("schemas/out.json", "secret.json", "shapes/own.json", "schemas/out.json: leads out of the project"),
+        ("shared", "", "shared/secret.json", "output-schema: `shared/secret.json` leads out of the project"),
+        ("prompts/out.md", "secret.md", "shapes/own.json", "prompts/out.md: leads out of the project"),
+        ("agents/out.md", "secret.md", "shapes/own.json", "agents/out.md: leads out of the project"),
+    ] {
+        let dir = with_schema(schema);
+        assert!(load(&dir.0, &env, Purpose::Run).is_ok() || schema != "shapes/own.json", "{link}: sound without it");
+        symlink(outside.0.join(to), dir.0.join(link)).expect("a link");
+        let Err(Problems { errors, .. }) = load(&dir.0, &env, Purpose::Run) else { panic!("{link}: followed") };
+        let told = told(&errors);
+        assert!(told.contains(expected) && told.contains("or a link to one"), "{link}: {told}");
+        assert_eq!(told.contains("backstop.yaml:3:"), schema != "shapes/own.json", "where it is named: {told}");
+        assert!(!told.contains("canary"), "{link}: {told}");
+    }
+    // No link, and it looks like a path below the project.
+    let Err(Problems { errors, .. }) = load(&with_schema(".//etc/passwd").0, &env, Purpose::Run) else {
+        panic!("read");
+    };
+    assert!(told(&errors).contains("output-schema: `/etc/passwd` leads out of the project"), "{}", told(&errors));
+    // A link that leads nowhere is a file that is not there.
+    let dir = with_schema("schemas/gone.json");
+    symlink(outside.0.join("gone.json"), dir.0.join("schemas/gone.json")).expect("a link");
+    let Err(Problems { errors, .. }) = load(&dir.0, &env, Purpose::Run) else { panic!("read") };
+    assert!(told(&errors).contains("there is no file schemas/gone.json"), "{}", told(&errors));
+
+    let dir = with_schema("schemas/in.json");
+    symlink("../shapes/own.json", dir.0.join("schemas/in.json")).expect("a link");
+    // The project itself is reached over a link, as all of macOS's /tmp is.
+    symlink(&dir.0, outside.0.join("project")).expect("a link");
+    for root in [dir.0.clone(), outside.0.join("project")] {
+        let loaded = load(&root, &env, Purpose::Run);
+        let loaded = loaded.unwrap_or_else(|problems| panic!("{}: {}", root.display(), told(&problems.errors)));
+        let declared = &loaded.config.task_types[&TaskType::new("code_review").expect("a name")];
+        assert_eq!(declared.output_schema, Some(json!({ "type": "object", "title": "canary" })), "{}", root.display());
+    }
+}
+
 #[test]
 fn a_key_that_is_not_set_is_a_warning_for_check_and_an_error_for_up() {
     let dir = but(&[]);

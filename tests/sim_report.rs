@@ -37,7 +37,7 @@ fn report(text: &str) -> Report {
 }
 
 /// The quiet run with something changed by hand in what was written down of it.
-fn changed(change: impl Fn(&mut Run)) -> Report {
+pub(crate) fn changed(change: impl Fn(&mut Run)) -> Report {
     let loaded = loaded(QUIET);
     let mut run = play(&loaded, 7).expect("it is played");
     change(&mut run);
@@ -589,7 +589,7 @@ fn the_xml_is_well_formed_and_names_what_failed() {
 }
 
 /// Every element that is opened is closed in its turn, and every attribute is in quotes.
-fn tags_are_balanced(text: &str) -> bool {
+pub(crate) fn tags_are_balanced(text: &str) -> bool {
     const VOID: [&str; 3] = ["meta", "link", "!doctype"];
     let mut open: Vec<&str> = Vec::new();
     let mut rest = text;

@@ -87,7 +87,7 @@ pub(super) fn prompts(config: &mut Config, files: &Files<'_>, notes: &mut Notes<
 
 /// Splits a file, checks that it is named as it says, and notes where its body begins.
 fn open(path: &str, folder: &str, stem: &str, files: &Files<'_>, notes: &mut Notes<'_>) -> Option<(Table, String)> {
-    let text = files.read(path, super::files::DOCUMENT_LIMIT, notes)?;
+    let text = files.read_own(path, super::files::DOCUMENT_LIMIT, notes)?;
     let start = Place { file: path.into(), line: 1, column: 1 };
     let Some((head, body)) = front_matter(&text) else {
         let message =

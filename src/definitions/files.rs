@@ -25,6 +25,8 @@ pub(super) const SCHEMA_LIMIT: u64 = 1024 * 1024;
 pub(super) const SECRET_LIMIT: u64 = 16 * 1024;
 /// Files in `agents/`, `prompts/` or `schemas/`.
 const FILES_MAX: usize = 1_000;
+/// What to do about a file that a link brings in from elsewhere.
+const LIE_INSIDE: &str = "let it be a file that lies in the project, or a link to one";
 
 /// Where files are read from.
 #[derive(Clone, Copy)]
@@ -41,6 +43,18 @@ impl Home<'_> {
         match self {
             Self::Directory(dir) => dir.join(path).is_file(),
             Self::Given(files) => files.iter().any(|(known, _)| *known == path),
+        }
+    }
+
+    /// Does it lie elsewhere, once every link on the way to it is followed? The directory may be reached over a link itself,
+    /// as macOS's `/tmp` is. What is not there lies nowhere: who reads it is told so.
+    fn leads_out(&self, path: &str) -> bool {
+        match self {
+            Self::Directory(dir) => {
+                let Ok(file) = fs::canonicalize(dir.join(path)) else { return false };
+                !fs::canonicalize(dir.join(".")).is_ok_and(|root| file.starts_with(root))
+            }
+            Self::Given(_) => false,
         }
     }
 
@@ -133,6 +147,17 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// As [`Files::read`], for what belongs to the project: whoever writes into it could else have any file of this machine
+    /// read by a link, and told to a model. The team's file itself, secrets and what is named on a command line may be links
+    /// to anywhere: their operator has put them there.
+    pub(super) fn read_own(&self, path: &str, limit: u64, notes: &mut Notes<'_>) -> Option<String> {
+        if self.home.leads_out(path) {
+            notes.error(&Place::file(path), "", "leads out of the project", LIE_INSIDE);
+            return None;
+        }
+        self.read(path, limit, notes)
+    }
+
     /// The files of a folder with an extension, by name: relative path and stem. No folder, no files.
     pub(super) fn list(&self, folder: &str, extension: &str, notes: &mut Notes<'_>) -> Vec<(String, String)> {
         let mut found = Vec::new();
@@ -166,6 +191,11 @@ impl<'a> Files<'a> {
             return None;
         }
         let path = path.trim_start_matches("./").to_owned();
+        // Over a link; and `.//etc` has become `/etc`.
+        if self.home.leads_out(&path) {
+            value.error(notes, format!("`{}` leads out of the project", cut(&path)), LIE_INSIDE);
+            return None;
+        }
         if !self.schemas.borrow().contains_key(&path) && !self.home.has(&path) {
             let known = self.schemas.borrow();
             let near = crate::spelling::nearest(&path, known.keys().map(String::as_str));
@@ -184,7 +214,8 @@ impl<'a> Files<'a> {
         if let Some(read) = self.schemas.borrow().get(path) {
             return read.clone();
         }
-        let schema = self.read(path, SCHEMA_LIMIT, notes).and_then(|text| match serde_json::from_str::<Json>(&text) {
+        let text = self.read_own(path, SCHEMA_LIMIT, notes);
+        let schema = text.and_then(|text| match serde_json::from_str::<Json>(&text) {
             Ok(schema) => match Validator::new(&schema) {
                 Ok(_) => Some(schema),
                 Err(error) => {

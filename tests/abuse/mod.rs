@@ -89,7 +89,7 @@ const HERE: &[(&str, Play)] = &[
     ("AB-049", door::nothing_is_shown_in_a_frame),
     ("AB-050", door::nobody_comes_in_without_the_token),
     ("AB-052", door::the_scheme_may_be_written_small),
-    ("AB-053", door::the_scheme_may_be_written_small),
+    ("AB-053", door::a_token_is_compared_to_its_end),
     ("AB-055", door::guesses_are_not_heard_for_long),
     ("AB-056", door::a_token_for_looking_decides_nothing),
     ("AB-068", door::a_callback_is_heard_only_when_signed),
@@ -122,17 +122,40 @@ const HERE: &[(&str, Play)] = &[
     ("AB-122", a_tools_word_is_no_policy),
 ];
 
-/// What of a case is met otherwise than the table says, or not yet; its input is played all the same.
+/// Of every case that a browser is to look at.
+const NO_BROWSER: &str = "read as text, not by a browser: no dialog and no request is looked for; the only page is the \
+                          report of a simulation, a file without scripts and without a CSP of its own, which shows errors of \
+                          models and none of their answers; the API has no page, and its CSP is `default-src 'none'`";
+
+/// What of a case is met otherwise than the table says, or not yet; its input is played all the same, unless it says that too.
 const OTHERWISE: &[(&str, &str)] = &[
     ("AB-005", "rejected decisions are in the record of decisions; no counter of their own"),
     ("AB-011", "a time far away is no admissible choice: rejected, and the rules decide, rather than clamped"),
+    ("AB-025", NO_BROWSER),
+    ("AB-026", NO_BROWSER),
+    ("AB-028", NO_BROWSER),
+    ("AB-029", NO_BROWSER),
+    ("AB-031", NO_BROWSER),
+    ("AB-032", NO_BROWSER),
+    ("AB-034", NO_BROWSER),
+    ("AB-035", NO_BROWSER),
+    ("AB-053", "400 for the table's 401: a NUL is in no header that a server takes, and nobody is asked who they are"),
     (
-        "AB-025",
-        "there is no page but the report of a simulation, a file without scripts: read as text, not by a browser",
+        "AB-055",
+        "from elsewhere is another address of loopback, and on Linux only; its 100 guesses may take longer than 1 s",
+    ),
+    (
+        "AB-074",
+        "202 for the table's 200, and for what is older than 48 h, which is not heard: PagerDuty drops who refuses",
     ),
     ("AB-076", "a body of 5 MB for the table's 50; memory is not measured"),
     ("AB-077", "the limit is 2 MiB; memory is not measured"),
     ("AB-086", "refused with 400 and the limit there is, rather than clamped in silence"),
+    (
+        "AB-088",
+        "512 is the limit, and the test plays it with 3; 10,000 idle connections and the p99 beside them are not played",
+    ),
+    ("AB-101", "a name like any other here; Windows, where it is a device, is not among the systems that are tested"),
     ("AB-115", "recorded; a model's name cannot be pinned"),
     ("AB-118", "fails its verification; no alert for a rate of successes"),
 ];
@@ -189,10 +212,9 @@ fn cases() -> Vec<Case> {
 #[test]
 fn every_case_is_somebodys() {
     let cases: BTreeSet<String> = cases().into_iter().map(|case| case.id).collect();
-    let here: BTreeSet<&str> = HERE.iter().map(|(id, _)| *id).collect();
     let elsewhere = ELSEWHERE.iter().flat_map(|(_, ids, _)| ids.iter().copied());
-    let assigned = HERE.iter().map(|(id, _)| *id).chain(elsewhere).chain(NOT_HERE.iter().map(|(id, _)| *id));
-    let assigned: Vec<&str> = assigned.collect();
+    let played: Vec<&str> = HERE.iter().map(|(id, _)| *id).chain(elsewhere).collect();
+    let assigned: Vec<&str> = played.iter().copied().chain(NOT_HERE.iter().map(|(id, _)| *id)).collect();
     let known: BTreeSet<String> = assigned.iter().map(|id| (*id).to_owned()).collect();
     assert_eq!(assigned.len(), known.len(), "a case is assigned once");
     let nobodys: Vec<&String> = cases.difference(&known).collect();
@@ -208,7 +230,7 @@ fn every_case_is_somebodys() {
         say(&format!("conformance abuse: {} ({area}): {}", ids.join(" "), tests.join(", ")));
     }
     for (id, what) in OTHERWISE {
-        assert!(here.contains(id), "{id} is not played here");
+        assert!(played.contains(id), "{id} is played nowhere");
         say(&format!("conformance abuse: {id}, otherwise than the table says: {what}"));
     }
     for (id, why) in NOT_HERE {
