@@ -9,11 +9,12 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::called::unsaid;
 use crate::disk::{Disk, Mode, Scratch, compiled};
 use crate::ledger::{AGAIN, Ledger, Promises, Ticket, asked};
 use crate::phases::{Begins, Phase, downgraded, settle, tickets};
 use crate::project::{Client, Gone, Project, Started, TOO_LONG, Up};
-use crate::verdict::verdict;
+use crate::verdict::{uncalled, verdict};
 use crate::world::{Books, World};
 use crate::{Outcome, options, parsed};
 
@@ -101,7 +102,7 @@ pub(crate) async fn run(asked: Asked) -> Outcome<()> {
     let bench = Arc::new(Bench::new().await?);
     bench.control().await?;
     println!(
-        "control: a task taken out of the store, a charge made twice, a due time and a count moved by hand were found out"
+        "control: a task taken out of the store, a charge made twice, a due time and a count moved by hand, and nobody called were found out"
     );
     // A point's number is the same whatever else was asked for, give or take a few: group commits fall differently each
     // time. Its operation in its phase is nearer.
@@ -188,8 +189,9 @@ pub(crate) async fn run(asked: Asked) -> Outcome<()> {
         failed.len(),
         began.elapsed().as_secs_f64()
     );
-    if struck == 0 && missed > 0 {
-        return Err("nothing was struck: nothing was tried".to_owned());
+    if struck == 0 {
+        let why = if missed > 0 { "nothing was struck" } else { "there is no such point" };
+        return Err(format!("{why}: nothing was tried"));
     }
     if failed.is_empty() { Ok(()) } else { Err(format!("{} points failed", failed.len())) }
 }
@@ -262,6 +264,11 @@ impl Bench {
         let up = stage.project.up().await?;
         let played = Phase::Work.play(&up.client, &stage.ledger, &stage.world).await;
         played.unwrap_or_else(|Gone| Err("it died".to_owned()))?;
+        let found = uncalled(&up.client, &stage.ledger, &stage.world).await;
+        let found = found.map_err(|why| format!("the control: {why}"))?;
+        if let Some(words) = unsaid(&found) {
+            return Err(format!("the control: nobody was called, and `{words}` was not found in:\n{found}"));
+        }
         up.kill().await?;
         let damage = || -> rusqlite::Result<()> {
             let store = rusqlite::Connection::open(stage.project.data().join("backstop.db"))?;

@@ -9,8 +9,10 @@
 //! ```
 //!
 //! Each part can be had alone: [`project`] is a team's directory and its process, [`world`] what stands outside of it (the
-//! model, the shop, the pager), [`ledger`] what its clients were promised, [`verdict`] holds the one against the other.
+//! model, the shop, the pager), [`ledger`] what its clients were promised, [`verdict`] holds the one against the other, and
+//! [`called`] says whom it must have called by then.
 
+mod called;
 mod chaos;
 mod disk;
 mod kill_points;

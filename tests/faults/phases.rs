@@ -6,6 +6,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::Outcome;
+use crate::called::Watch;
 use crate::ledger::{AGAIN, BIG, Ledger, Ticket};
 use crate::project::{Client, Gone, TOO_LONG};
 use crate::verdict::unsettled;
@@ -171,9 +172,10 @@ async fn people(client: &Client, ledger: &Ledger, world: &World) -> Result<Outco
 /// Waits until all that was handed in has come to an end, or to an hour's wait, and everybody who is to know has been told.
 pub(crate) async fn settle(client: &Client, ledger: &Ledger, world: &World) -> Result<Outcome<()>, Gone> {
     let until = Instant::now() + TOO_LONG;
+    let mut watch = Watch::default();
     loop {
         note_due(client, ledger).await?;
-        let why = match unsettled(client, &world.books()).await? {
+        let why = match unsettled(client, &mut watch, &world.books()).await? {
             None => {
                 note_due(client, ledger).await?;
                 return Ok(Ok(()));

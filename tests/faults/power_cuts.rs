@@ -3,6 +3,7 @@
 //! The process dies first, so that nobody is promised anything by a process whose disk is gone already. The ledger, the
 //! model's log, the shop and the pager are in this process, which writes nothing to that disk.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +29,9 @@ const OTHERS_MAX: u32 = 60;
 /// Lines the control writes without a sync.
 const CONTROL_LINES: usize = 2_000;
 
+/// What a file system is made and mounted with.
+const TOOLS: [&str; 4] = ["mkfs.ext4", "losetup", "mount", "umount"];
+
 /// What was asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
@@ -39,7 +43,7 @@ impl Asked {
         let mut asked = Self { rounds: 200 };
         let take = |name: &str, value: &str| {
             if name == "--rounds" {
-                asked.rounds = parsed(name, value)?;
+                asked.rounds = parsed::<u32>(name, value)?.max(1);
             }
             Ok(name == "--rounds")
         };
@@ -50,17 +54,15 @@ impl Asked {
 
 /// Plays the rounds; also when told to stop, what was mounted is unmounted.
 pub(crate) async fn run(asked: Asked) -> Outcome<()> {
+    if let Some(why) = unable() {
+        let said = format!("SKIPPED: power cuts need root, loop devices and mkfs.ext4: {why}");
+        println!("{said}");
+        eprintln!("{said}");
+        return Ok(());
+    }
     let scratch = Scratch::new()?;
     let cutter = compiled(&scratch, "shutdown.c", "shutdown", &[])?;
-    let disk = match Ext4::new(&scratch, &cutter) {
-        Ok(disk) => disk,
-        Err(why) => {
-            let said = format!("SKIPPED: power cuts need root, loop devices and mkfs.ext4: {why}");
-            println!("{said}");
-            eprintln!("{said}");
-            return Ok(());
-        }
-    };
+    let disk = Ext4::new(&scratch, &cutter).map_err(|why| format!("no power was cut, for want of a disk: {why}"))?;
     let lost = control(&disk)?;
     println!("control: of {CONTROL_LINES} lines written without a sync, {lost} were lost");
     if lost == 0 {
@@ -70,6 +72,19 @@ pub(crate) async fn run(asked: Asked) -> Outcome<()> {
         played = rounds(asked, &scratch, disk) => played,
         _ = tokio::signal::ctrl_c() => Err("stopped".to_owned()),
     }
+}
+
+/// Why no power can be cut by whoever runs this; none when it can, and whatever fails is an error.
+fn unable() -> Option<String> {
+    // It belongs to whom we act as.
+    let root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    if !root {
+        return Some("this is not root".to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |tool: &str| std::env::split_paths(&path).any(|dir| dir.join(tool).is_file());
+    let missing: Vec<&str> = TOOLS.into_iter().filter(|tool| !there(tool)).collect();
+    (!missing.is_empty()).then(|| format!("there is no {}", missing.join(", ")))
 }
 
 /// A writer that acknowledges what it has not synced loses it, or a power cut is none: lines that were lost.

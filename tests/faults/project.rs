@@ -286,21 +286,29 @@ impl Client {
         }
     }
 
-    /// All items of a list, page after page.
+    /// All items of a list; they must be there.
     pub(crate) async fn all(&self, path: &str) -> Outcome<Vec<Value>> {
+        self.every(path, None).await.unwrap_or_else(|Gone| Err(format!("GET {path}: nobody answers")))
+    }
+
+    /// All items of a list, page after page, from behind this place in it on.
+    pub(crate) async fn every(&self, path: &str, after: Option<String>) -> Result<Outcome<Vec<Value>>, Gone> {
         let mut items = Vec::new();
-        let mut next = None::<String>;
+        let mut next = after;
         loop {
             let glue = if path.contains('?') { '&' } else { '?' };
             let after = next.map_or_else(String::new, |after| format!("&after={after}"));
-            let page = self.read(&format!("{path}{glue}limit=500{after}")).await?;
+            let (status, page) = self.get(&format!("{path}{glue}limit=500{after}")).await?;
+            if status != 200 {
+                return Ok(Err(format!("GET {path}: {status} {page}")));
+            }
             if let Some(unreadable) = page.get("unreadable") {
-                return Err(format!("{path}: some cannot be read: {unreadable}"));
+                return Ok(Err(format!("{path}: some cannot be read: {unreadable}")));
             }
             items.extend(page["items"].as_array().cloned().unwrap_or_default());
             next = page["next"].as_str().map(str::to_owned);
             if next.is_none() {
-                return Ok(items);
+                return Ok(Ok(items));
             }
         }
     }

@@ -7,12 +7,13 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::Outcome;
+use crate::called::{self, Watch};
 use crate::ledger::{AGAIN, Ledger, Promises, Ticket};
 use crate::project::{Client, Gone};
 use crate::world::{Books, World};
 
 /// Why it has not settled yet; none when it has.
-pub(crate) async fn unsettled(client: &Client, books: &Books) -> Result<Option<String>, Gone> {
+pub(crate) async fn unsettled(client: &Client, watch: &mut Watch, books: &Books) -> Result<Option<String>, Gone> {
     let (_, balance) = client.get("/api/v1/balance").await?;
     let number = |name: &str| balance[name].as_u64().unwrap_or(0);
     if number("running") > 0 || number("waiting") > number("retrying") {
@@ -31,16 +32,8 @@ pub(crate) async fn unsettled(client: &Client, books: &Books) -> Result<Option<S
     if let Some(task) = scheduled.first() {
         return Ok(Some(format!("{} of {} is {}", task["task"]["id"], task["task"]["type"], task["state"])));
     }
-    let (status, letters) = client.get("/api/v1/dead-letters?limit=500").await?;
-    if status != 200 {
-        return Ok(Some(format!("dead letters cannot be read: {status} {letters}")));
-    }
-    let decided = |letter: &Value| {
-        let decisions = letter["letter"]["decisions"].as_array().or(letter["decisions"].as_array());
-        letter["letter"]["status"] != "open" || decisions.is_some_and(|decisions| !decisions.is_empty())
-    };
-    if let Some(letter) = letters["items"].as_array().into_iter().flatten().find(|letter| !decided(letter)) {
-        return Ok(Some(format!("nobody has decided about {letter}")));
+    if let Some(why) = watch.owed(client).await? {
+        return Ok(Some(why));
     }
     let (status, replays) = client.get("/api/v1/replays").await?;
     if status != 200 {
@@ -50,30 +43,17 @@ pub(crate) async fn unsettled(client: &Client, books: &Books) -> Result<Option<S
     {
         return Ok(Some(format!("a replay goes on: {replay}")));
     }
-    let (status, incidents) = client.get("/api/v1/incidents").await?;
-    if status != 200 {
-        return Ok(Some(format!("incidents cannot be read: {status} {incidents}")));
-    }
-    let (_, events) = client.get("/api/v1/events?after=0&limit=1000").await?;
-    let none = Vec::new();
-    let events = events["items"].as_array().unwrap_or(&none);
-    for incident in incidents["items"].as_array().into_iter().flatten() {
-        if let Some(why) = unpaged(incident, books) {
-            return Ok(Some(why));
-        }
-    }
-    // Three dead letters within the hour call somebody.
-    let deaths = events.iter().filter(|event| event["event"] == "dead-lettered").count();
-    let called = |incident: &Value| incident["trigger"] == "dead-letters" && incident["messages"].as_u64() > Some(0);
-    if deaths >= 3 && !incidents["items"].as_array().into_iter().flatten().any(called) {
-        return Ok(Some(format!("{deaths} dead letters, and nobody was called")));
-    }
-    Ok(None)
+    Ok(watch.incidents().iter().find_map(|incident| unpaged(incident, books)))
+}
+
+/// The key under which the pages of an incident go.
+fn key_of(incident: &str) -> String {
+    format!("backstop/faults/{incident}")
 }
 
 /// What a person has not been told of an incident; none when all. A call that was overtaken by its end is not sent.
 fn unpaged(incident: &Value, books: &Books) -> Option<String> {
-    let key = format!("backstop/faults/{}", incident["id"].as_str().unwrap_or_default());
+    let key = key_of(incident["id"].as_str().unwrap_or_default());
     let sent: Vec<&str> = books.pages.iter().filter(|(_, of)| *of == key).map(|(action, _)| action.as_str()).collect();
     let over = incident["state"] == "resolved";
     let told = match sent.as_slice() {
@@ -92,6 +72,34 @@ struct Said {
     balance: Value,
 }
 
+impl Said {
+    async fn of(client: &Client) -> Outcome<Self> {
+        let records = client.all("/api/v1/tasks").await?;
+        let id = |record: &Value| record["task"]["id"].as_str().unwrap_or_default().to_owned();
+        let mut whole = BTreeMap::new();
+        for record in &records {
+            let id = id(record);
+            whole.insert(id.clone(), client.read(&format!("/api/v1/tasks/{id}")).await?);
+        }
+        let list = |value: &Value| value["items"].as_array().cloned().unwrap_or_default();
+        Ok(Self {
+            records: whole,
+            events: client.all("/api/v1/events").await?,
+            incidents: list(&client.read("/api/v1/incidents").await?),
+            replays: list(&client.read("/api/v1/replays").await?),
+            balance: client.read("/api/v1/balance").await?,
+        })
+    }
+
+    /// Everything that is wrong with it.
+    fn wrong(&self, promises: &Promises, books: &Books, cuts: u32) -> Vec<String> {
+        let mut wrong = Vec::new();
+        tasks(self, promises, books, cuts, &mut wrong);
+        people(self, promises, books, cuts, &mut wrong);
+        wrong
+    }
+}
+
 /// Holds a settled process against the ledger: everything that is wrong. `cuts`: how often it was killed or failed.
 /// What is wrong at one moment and not any more a little later had not settled: the last page was on its way.
 pub(crate) async fn verdict(client: &Client, ledger: &Ledger, world: &World, cuts: u32) -> Outcome<()> {
@@ -104,25 +112,17 @@ pub(crate) async fn verdict(client: &Client, ledger: &Ledger, world: &World, cut
     }
 }
 
+/// What is found when nobody was called about the dead letters: their incident and its pages are taken out of what a settled
+/// process said and the world saw. For the control.
+pub(crate) async fn uncalled(client: &Client, ledger: &Ledger, world: &World) -> Outcome<String> {
+    let (mut said, mut books) = (Said::of(client).await?, world.books());
+    let key = key_of(&called::take_away(&mut said.incidents)?);
+    books.pages.retain(|(_, of)| *of != key);
+    Ok(said.wrong(&ledger.promises(), &books, 0).join("\n"))
+}
+
 async fn judged(client: &Client, promises: &Promises, books: &Books, cuts: u32) -> Outcome<()> {
-    let records = client.all("/api/v1/tasks").await?;
-    let id = |record: &Value| record["task"]["id"].as_str().unwrap_or_default().to_owned();
-    let mut whole = BTreeMap::new();
-    for record in &records {
-        let id = id(record);
-        whole.insert(id.clone(), client.read(&format!("/api/v1/tasks/{id}")).await?);
-    }
-    let list = |value: &Value| value["items"].as_array().cloned().unwrap_or_default();
-    let said = Said {
-        records: whole,
-        events: client.all("/api/v1/events").await?,
-        incidents: list(&client.read("/api/v1/incidents").await?),
-        replays: list(&client.read("/api/v1/replays").await?),
-        balance: client.read("/api/v1/balance").await?,
-    };
-    let mut wrong = Vec::new();
-    tasks(&said, promises, books, cuts, &mut wrong);
-    people(&said, promises, books, cuts, &mut wrong);
+    let wrong = Said::of(client).await?.wrong(promises, books, cuts);
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
@@ -235,11 +235,9 @@ fn task(
 }
 
 fn people(said: &Said, promises: &Promises, books: &Books, cuts: u32, wrong: &mut Vec<String>) {
-    let known: BTreeMap<String, &Value> = said
-        .incidents
-        .iter()
-        .map(|incident| (format!("backstop/faults/{}", incident["id"].as_str().unwrap_or_default()), incident))
-        .collect();
+    let known: BTreeMap<String, &Value> =
+        said.incidents.iter().map(|incident| (key_of(incident["id"].as_str().unwrap_or_default()), incident)).collect();
+    wrong.extend(called::owed(said.records.values(), &said.events, &said.incidents));
     for (action, key) in &books.pages {
         if !known.contains_key(key) {
             wrong.push(format!("a page ({action}) under {key}, of which no incident knows"));

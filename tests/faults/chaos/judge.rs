@@ -10,6 +10,7 @@ use super::load::{Kind, Load, Promises, kind_of};
 use super::outside::{Books, Outside};
 use super::{Cut, TEAM};
 use crate::Outcome;
+use crate::called::{self, Watch};
 use crate::project::{Client, Gone};
 
 /// What was counted, for the table.
@@ -58,24 +59,33 @@ fn open(record: &Value) -> bool {
 }
 
 /// Why it has not settled yet; none when it has.
-async fn unsettled(client: &Client, outside: &Outside) -> Result<Option<String>, Gone> {
+async fn unsettled(client: &Client, watch: &mut Watch, outside: &Outside) -> Result<Option<String>, Gone> {
+    if let Some(why) = at_work(client).await? {
+        return Ok(Some(why));
+    }
+    if let Some(why) = watch.owed(client).await? {
+        return Ok(Some(why));
+    }
+    // A letter that was decided about between the two may have gone round again.
+    if let Some(why) = at_work(client).await? {
+        return Ok(Some(why));
+    }
+    Ok(outside.look(|books| watch.incidents().iter().find_map(|incident| unpaged(incident, books))))
+}
+
+async fn at_work(client: &Client) -> Result<Option<String>, Gone> {
     let (_, balance) = client.get("/api/v1/balance").await?;
     let number = |name: &str| balance[name].as_u64().unwrap_or(1);
-    if ["running", "waiting", "parked", "retrying"].into_iter().any(|name| number(name) > 0) {
-        return Ok(Some(format!("work goes on: {balance}")));
-    }
-    let (status, incidents) = client.get("/api/v1/incidents").await?;
-    let Some(incidents) = incidents["items"].as_array().filter(|_| status == 200) else {
-        return Ok(Some(format!("incidents cannot be read: {status} {incidents}")));
-    };
-    Ok(outside.look(|books| incidents.iter().find_map(|incident| unpaged(incident, books))))
+    let at_work = ["running", "waiting", "parked", "retrying"].into_iter().any(|name| number(name) > 0);
+    Ok(at_work.then(|| format!("work goes on: {balance}")))
 }
 
 /// Waits until everything is at rest and everybody who is to know has been told.
 pub(super) async fn settle(client: &Client, outside: &Outside, most: Duration) -> Outcome<()> {
     let until = Instant::now() + most;
+    let mut watch = Watch::default();
     loop {
-        let why = match unsettled(client, outside).await {
+        let why = match unsettled(client, &mut watch, outside).await {
             Ok(None) => return Ok(()),
             Ok(Some(why)) => why,
             Err(Gone) => "nobody answers".to_owned(),
@@ -84,6 +94,25 @@ pub(super) async fn settle(client: &Client, outside: &Outside, most: Duration) -
             return Err(format!("it does not settle within {most:?}: {why}"));
         }
         sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Everything a settled process says of its work.
+struct Said {
+    records: Vec<Value>,
+    events: Vec<Value>,
+    incidents: Vec<Value>,
+    balance: Value,
+}
+
+impl Said {
+    async fn of(client: &Client) -> Outcome<Self> {
+        Ok(Self {
+            records: client.all("/api/v1/tasks").await?,
+            events: client.all("/api/v1/events").await?,
+            incidents: client.read("/api/v1/incidents").await?["items"].as_array().cloned().unwrap_or_default(),
+            balance: client.read("/api/v1/balance").await?,
+        })
     }
 }
 
@@ -96,22 +125,33 @@ pub(super) async fn judge(
     cuts: &[Cut],
     spells: &[Cut],
 ) -> Outcome<(Wrong, Counts)> {
-    let records = client.all("/api/v1/tasks").await?;
-    let events = client.all("/api/v1/events").await?;
-    let incidents = client.read("/api/v1/incidents").await?["items"].as_array().cloned().unwrap_or_default();
-    let balance = client.read("/api/v1/balance").await?;
-    let books = outside.look(Books::clone);
-    let promises = load.promises();
+    let said = Said::of(client).await?;
+    Ok(held(&said, &load.promises(), &outside.look(Books::clone), cuts, spells))
+}
+
+/// What is found when nobody was called about the dead letters: their incident and its pages are taken out of what a settled
+/// process said and the world saw. For the control.
+pub(super) async fn uncalled(client: &Client, load: &Load, outside: &Outside) -> Outcome<Wrong> {
+    let mut said = Said::of(client).await?;
+    let mut books = outside.look(Books::clone);
+    let key = key_of(&called::take_away(&mut said.incidents)?);
+    books.pages.retain(|page| page.key != key);
+    Ok(held(&said, &load.promises(), &books, &[], &[]).0)
+}
+
+fn held(said: &Said, promises: &Promises, books: &Books, cuts: &[Cut], spells: &[Cut]) -> (Wrong, Counts) {
+    let Said { records, events, incidents, balance } = said;
     let (mut wrong, mut counts) = (Wrong::default(), Counts::default());
     wrong.other.clone_from(&promises.wrong);
-    tasks(&records, &events, &promises, &books, &mut wrong, &mut counts);
-    told_to_stop(&events, cuts, &mut wrong);
+    tasks(records, events, promises, books, &mut wrong, &mut counts);
+    told_to_stop(events, cuts, &mut wrong);
     let unheard: Vec<Cut> = cuts.iter().chain(spells).copied().collect();
-    pages(&incidents, &promises, &books, &unheard, &mut wrong, &mut counts);
+    pages(incidents, promises, books, &unheard, &mut wrong, &mut counts);
+    wrong.pages.extend(called::owed(records, events, incidents).into_iter().map(|why| format!("missed: {why}")));
     if balance["submitted"].as_u64() != Some(records.len() as u64) || balance["lost"].as_u64() != Some(0) {
         wrong.lost.push(format!("the balance does not fit {} tasks: {balance}", records.len()));
     }
-    Ok((wrong, counts))
+    (wrong, counts)
 }
 
 fn tasks(
@@ -248,9 +288,14 @@ fn told_to_stop(events: &[Value], cuts: &[Cut], wrong: &mut Wrong) {
     }
 }
 
+/// The key under which the pages of an incident go.
+fn key_of(incident: &str) -> String {
+    format!("backstop/{TEAM}/{incident}")
+}
+
 /// What a person has not been told of an incident; none when all. A call that was overtaken by its end is not sent.
 fn unpaged(incident: &Value, books: &Books) -> Option<String> {
-    let key = format!("backstop/{TEAM}/{}", incident["id"].as_str().unwrap_or_default());
+    let key = key_of(incident["id"].as_str().unwrap_or_default());
     let sent: Vec<&str> = books.pages.iter().filter(|page| page.key == key).map(|page| page.action.as_str()).collect();
     let over = incident["state"] == "resolved";
     let told = match sent.as_slice() {
@@ -269,8 +314,8 @@ fn pages(
     wrong: &mut Wrong,
     counts: &mut Counts,
 ) {
-    let key_of = |incident: &Value| format!("backstop/{TEAM}/{}", incident["id"].as_str().unwrap_or_default());
-    let known: BTreeMap<String, &Value> = incidents.iter().map(|incident| (key_of(incident), incident)).collect();
+    let name = |incident: &Value| key_of(incident["id"].as_str().unwrap_or_default());
+    let known: BTreeMap<String, &Value> = incidents.iter().map(|incident| (name(incident), incident)).collect();
     counts.incidents = known.len();
     counts.pages = books.pages.len();
     let strangers: BTreeSet<&String> =

@@ -18,10 +18,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use self::dice::{Dice, End, Fault, QUIET, Round};
-use self::judge::{Counts, Wrong, judge, settle};
+use self::judge::{Counts, Wrong, judge, settle, uncalled};
 use self::load::{Kind, Load};
 use self::orphans::{Orphans, spread};
 use self::outside::Outside;
+use crate::called::unsaid;
 use crate::disk::{Disk, Mode, Scratch, compiled};
 use crate::project::{Client, Project, Started, Up};
 use crate::{Outcome, options, parsed};
@@ -132,7 +133,7 @@ struct Stage {
 pub(crate) async fn run(asked: Asked) -> Outcome<()> {
     control().await?;
     println!(
-        "control: a task taken out of the store, a charge made twice and a page sent twice were found out; a slow disk is slow"
+        "control: a task taken out of the store, a charge made twice, a page sent twice and nobody called were found out; a slow disk is slow"
     );
     let span = Duration::from_secs_f64(asked.minutes * 60.0);
     let stage = Stage::new(asked.seed, span + SETTLES).await?;
@@ -169,6 +170,11 @@ async fn control() -> Outcome<()> {
     let (well, _) = judge(&up.client, &stage.load, &stage.outside, &[], &[]).await?;
     if !well.all().is_empty() {
         return Err(format!("the control, before anything was done to it:\n{}\n{}", well.all().join("\n"), up.said()));
+    }
+    let found = uncalled(&up.client, &stage.load, &stage.outside).await;
+    let found = found.map_err(|why| format!("the control: {why}"))?.pages.join("\n");
+    if let Some(words) = unsaid(&found) {
+        return Err(format!("the control: nobody was called, and `{words}` was not found in:\n{found}"));
     }
     up.kill().await?;
     let take_out = || -> rusqlite::Result<()> {
@@ -292,7 +298,7 @@ impl Stage {
         found.other.extend(tally.wrong.iter().cloned());
         self.table(&tally, &weather, &found, &counts).await?;
         let mut all = found.all();
-        all.extend(tally.orphans.late());
+        all.extend(tally.orphans.late(tally.kills, span));
         if all.is_empty() {
             return Ok(());
         }

@@ -12,6 +12,10 @@ use crate::project::{Client, Gone};
 /// What is orphaned is to run again so soon.
 const AGAIN_WITHIN: Duration = Duration::from_secs(2);
 
+/// Of so many kills in so long a run some have orphaned somebody.
+const MUST_KILLS: u32 = 3;
+const MUST_SPAN: Duration = Duration::from_secs(120);
+
 /// How long the orphans of all kills took.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Orphans {
@@ -59,15 +63,25 @@ impl Orphans {
         self.each.extend(each);
     }
 
-    /// Why they were too late; none when they were not.
-    pub(super) fn late(&self) -> Option<String> {
-        let late = percentile(&self.each, 99).filter(|late| *late > AGAIN_WITHIN)?;
-        Some(format!("LATE: orphans ran again after {late:.1?} (p99), the goal is {AGAIN_WITHIN:?}"))
+    /// Why they were too late, or nobody knows whether they were, after so many kills; none when they were not.
+    pub(super) fn late(&self, kills: u32, span: Duration) -> Option<String> {
+        let Some(late) = percentile(&self.each, 99) else {
+            let must = kills >= MUST_KILLS && span >= MUST_SPAN;
+            return must.then(|| {
+                format!(
+                    "NOT MEASURED: how soon orphans run again; {kills} kills in {span:.0?}, {} restarts in an outage, {} given up",
+                    self.unmeasured,
+                    self.given_up.len()
+                )
+            });
+        };
+        (late > AGAIN_WITHIN)
+            .then(|| format!("LATE: orphans ran again after {late:.1?} (p99), the goal is {AGAIN_WITHIN:?}"))
     }
 
     /// The last of each restart, in short.
     pub(super) fn brief(&self) -> String {
-        spread(&self.last)
+        measured(&self.last)
     }
 
     /// Rows of the table.
@@ -78,8 +92,8 @@ impl Orphans {
                 "restarts",
                 format!(
                     "the last orphan of each: {}; every orphan: {}; {} restarts in an outage not measured",
-                    spread(&self.last),
-                    spread(&self.each),
+                    measured(&self.last),
+                    measured(&self.each),
                     self.unmeasured
                 ),
             ),
@@ -115,6 +129,11 @@ fn percentile(all: &[Duration], percent: usize) -> Option<Duration> {
     all.sort_unstable();
     let nth = (all.len() * percent).div_ceil(100).checked_sub(1)?;
     all.get(nth).copied()
+}
+
+/// As [`spread`]; that there are none is no time they kept.
+fn measured(all: &[Duration]) -> String {
+    if all.is_empty() { "not measured".to_owned() } else { spread(all) }
 }
 
 /// How many there are, and how long they took.
