@@ -148,6 +148,27 @@ pub fn store_call_at(failing: Timestamp, last_call: Option<Timestamp>, rules: &R
     (failing + STORE_FAILS_FOR).max(again)
 }
 
+/// As many dead letters within the window, or tasks that wait for a person, are a crowd.
+const CROWD: usize = 1_000;
+/// How often a crowd is looked through. Turned up: less work in a storm; what the storm hides is found later.
+const CROWD_EVERY: Duration = Duration::from_secs(5);
+
+/// When so many are looked through again; at the next change of anything, when absent. All of them are read each time, and
+/// whoever is to be called for a crowd was called for the first three of it.
+#[must_use]
+pub fn rest(found: usize, now: Timestamp) -> Option<Timestamp> {
+    (found >= CROWD).then(|| now + CROWD_EVERY)
+}
+
+/// Until when so many have died within the window that a human is called in any case, whatever dies meanwhile; none while they
+/// are fewer. `deaths` are those within the window, oldest first.
+#[must_use]
+pub fn systemic_until(deaths: &[Death], rules: &Rules) -> Option<Timestamp> {
+    let enough = usize::try_from(rules.threshold).unwrap_or(usize::MAX).max(1);
+    let first = deaths.len().checked_sub(enough)?;
+    deaths.get(first).map(|death| death.at + rules.window)
+}
+
 /// Does a dead letter of this type count? All do but the pager's own.
 #[must_use]
 pub fn counts(task_type: &TaskType) -> bool {
@@ -188,6 +209,8 @@ fn fresh(deaths: &[Death], counted: &BTreeSet<(TaskId, u32)>, rules: &Rules, now
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::{Class, Kind};
+    use crate::task::AgentName;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(seconds * 1_000)
@@ -216,6 +239,33 @@ mod tests {
             (1_000, 1_540, 0, 1_600, "the later of the two, which here are one"),
         ] {
             assert_eq!(overdue_at(at(letter), at(began), Duration::from_secs(advice)), at(expected), "{why}");
+        }
+    }
+
+    #[test]
+    fn only_a_crowd_rests() {
+        for (found, expected) in [(0, None), (999, None), (1_000, Some(12)), (10_000, Some(12))] {
+            assert_eq!(rest(found, at(7)), expected.map(at), "{found}");
+        }
+    }
+
+    #[test]
+    fn three_deaths_call_a_human_until_the_third_last_is_an_hour_old() {
+        let death = |seconds: i64| Death {
+            task: TaskId::new(at(0), [0; 10]),
+            generation: 1,
+            at: at(seconds),
+            agent: AgentName::new("cto").expect("a name"),
+            task_type: TaskType::new("code_review").expect("a name"),
+            class: Class::Transient,
+            kind: Kind::Overloaded,
+            integration: None,
+        };
+        for (died, expected) in
+            [(&[10, 20][..], None), (&[], None), (&[10, 20, 30], Some(3_610)), (&[10, 20, 30, 30, 50], Some(3_630))]
+        {
+            let deaths: Vec<Death> = died.iter().map(|seconds| death(*seconds)).collect();
+            assert_eq!(systemic_until(&deaths, &Rules::default()), expected.map(at), "{died:?}");
         }
     }
 }

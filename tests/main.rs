@@ -52,6 +52,7 @@ mod sim_cli;
 mod sim_record;
 mod sim_report;
 mod simulation;
+mod storm;
 mod strangers;
 mod stuck;
 mod support;

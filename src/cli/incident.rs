@@ -8,6 +8,7 @@ use super::output::{Table, ago, cut, details};
 use super::{Context, Error, actor, now};
 use crate::api::Items;
 use crate::incident::{Incident as Record, IncidentState};
+use crate::outbox::PAGE_DEATHS_MAX;
 use crate::team::desk::Overridden;
 
 /// What people were called for.
@@ -144,7 +145,12 @@ fn tell(context: &Context, raw: &Value, incident: &Record) -> Result<(), Error> 
 
 fn show(incident: &Record) -> String {
     let agents: Vec<String> = incident.agents.iter().map(|(agent, deaths)| format!("{agent} ({deaths})")).collect();
-    let tasks: Vec<String> = incident.deaths.iter().map(|(id, round)| format!("{id} (round {round})")).collect();
+    let tasks = incident.deaths.iter().take(PAGE_DEATHS_MAX);
+    let mut tasks: Vec<String> = tasks.map(|(id, round)| format!("{id} (round {round})")).collect();
+    // As on a page: what to do first stands below them.
+    if incident.deaths.len() > tasks.len() {
+        tasks.push(format!("and {} more; `-o json` tells them all", incident.deaths.len() - tasks.len()));
+    }
     let answers = incident.answers.iter();
     let answers: Vec<String> = answers.map(|a| format!("{} by {} at {} {}", a.state, a.by, a.at, a.note)).collect();
     details(&[

@@ -425,10 +425,7 @@ async fn with_facts<T>(
             models.insert(model.clone(), ModelStanding { held, context });
         }
     }
-    let rules = super::escalate::rules(office);
-    let since = Timestamp::from_millis(now.millis() - i64::try_from(rules.window.as_millis()).unwrap_or(i64::MAX));
-    let deaths = office.engine.deaths(since).await?;
-    let systemic = deaths.len() >= usize::try_from(rules.threshold).unwrap_or(usize::MAX);
+    let systemic = super::escalate::systemic(office).await?;
     let steps = office.engine.steps(record.task.id).await?;
     let servers: BTreeSet<Integration> = office.tools.keys().cloned().collect();
     Ok(look(&Facts { record, steps: &steps, agents: &agents, models: &models, servers: &servers, systemic, now }))

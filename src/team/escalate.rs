@@ -3,7 +3,7 @@
 //! Called by the incident actor at every look, and by the root when the CEO is gone. Everything is a compare-and-set
 //! over stored documents, so calling it twice does nothing twice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -46,11 +46,23 @@ pub(crate) fn steps(office: &Office) -> Vec<Vec<String>> {
 pub(crate) async fn look(office: &Office) -> Result<Option<Timestamp>, engine::Error> {
     // In this order: what an integration's own incident explains is not counted a second time.
     bring_up_integrations(office).await?;
-    count_dead_letters(office).await?;
-    absorb(office).await?;
+    let resting = resting(office);
+    let mut found = 0;
+    if resting.is_none() {
+        found = count_dead_letters(office).await?;
+        absorb(office).await?;
+    }
     // Before anything ends: a CEO that leaves its work lying is not well again.
     let overdue = watch_the_ceo(office).await?;
-    let well = judgements(office).await?;
+    let well = match resting {
+        // Whatever changed is looked at then.
+        Some(until) => Some(until),
+        None => {
+            let (waiting, well) = judgements(office).await?;
+            rest(office, found.max(waiting));
+            well
+        }
+    };
     remind(office).await?;
     // At the end: all that is read above may come across some.
     bring_up_unreadable(office).await?;
@@ -60,15 +72,46 @@ pub(crate) async fn look(office: &Office) -> Result<Option<Timestamp>, engine::E
     Ok(reminders.chain(overdue).chain(well).min())
 }
 
-/// Three in the hour call a human; more of them join.
-async fn count_dead_letters(office: &Office) -> Result<(), engine::Error> {
+/// Until when the crowd that was looked through last is left alone; none: nothing is.
+fn resting(office: &Office) -> Option<Timestamp> {
+    let until = Timestamp::from_millis(office.rests_until.load(Ordering::Acquire));
+    (office.now() < until).then_some(until)
+}
+
+/// So many were looked through just now.
+fn rest(office: &Office, found: usize) {
+    if let Some(until) = escalation::rest(found, office.now()) {
+        office.rests_until.store(until.millis(), Ordering::Release);
+    }
+}
+
+/// Where the window begins that counts now.
+fn window(rules: &Rules, now: Timestamp) -> Timestamp {
+    Timestamp::from_millis(now.millis() - i64::try_from(rules.window.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Do so many die that a human is called in any case? The CEO asks at every letter: where the answer stands for a while, the
+/// deaths are not read for each.
+pub(crate) async fn systemic(office: &Office) -> Result<bool, engine::Error> {
     let (rules, now) = (rules(office), office.now());
-    let since = Timestamp::from_millis(now.millis() - i64::try_from(rules.window.as_millis()).unwrap_or(i64::MAX));
+    if now < Timestamp::from_millis(office.systemic_until.load(Ordering::Acquire)) {
+        return Ok(true);
+    }
+    let deaths = office.engine.deaths(window(&rules, now)).await?;
+    let until = escalation::systemic_until(&deaths, &rules);
+    office.systemic_until.store(until.map_or(i64::MIN, Timestamp::millis), Ordering::Release);
+    Ok(until.is_some())
+}
+
+/// Three in the hour call a human; more of them join. Answers how many there are.
+async fn count_dead_letters(office: &Office) -> Result<usize, engine::Error> {
+    let (rules, now) = (rules(office), office.now());
+    let since = window(&rules, now);
     let since = if mutant::on("window-inclusive") { Timestamp::from_millis(since.millis() - 1) } else { since };
     let mut deaths = office.engine.deaths(since).await?;
     deaths.retain(|death| escalation::counts(&death.task_type));
     if deaths.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let incidents = values(&office.kept::<Incident>().await?);
     for (incident, deaths) in incident::explained(&incidents, &deaths) {
@@ -85,17 +128,17 @@ async fn count_dead_letters(office: &Office) -> Result<(), engine::Error> {
             (Step::Update | Step::Repage | Step::Append(_), _) => {}
         }
     }
-    Ok(())
+    Ok(deaths.len())
 }
 
 /// Tasks that wait for a person: those that are in no open incident yet are brought up, and incidents whose tasks wait no
-/// more are over. Answers when the next of them may be.
-async fn judgements(office: &Office) -> Result<Option<Timestamp>, engine::Error> {
+/// more are over. Answers how many wait, and when the next incident may be over.
+async fn judgements(office: &Office) -> Result<(usize, Option<Timestamp>), engine::Error> {
     let filter = Filter { states: vec![State::WaitingHuman], ..Filter::default() };
     let waiting = office.every(filter).await?;
     bring_up(office, &waiting).await?;
-    let waiting = waiting.iter().map(|record| (record.task.id, record.generation)).collect();
-    end_what_is_over(office, &waiting).await
+    let waiting: BTreeSet<(TaskId, u32)> = waiting.iter().map(|record| (record.task.id, record.generation)).collect();
+    Ok((waiting.len(), end_what_is_over(office, &waiting).await?))
 }
 
 async fn bring_up(office: &Office, waiting: &[Record]) -> Result<(), engine::Error> {
@@ -103,20 +146,30 @@ async fn bring_up(office: &Office, waiting: &[Record]) -> Result<(), engine::Err
         return Ok(());
     }
     let mut incidents = values(&office.kept::<Incident>().await?);
+    // In one that is over it was before it waited for anybody.
+    let open = incidents.iter().filter(|incident| incident.is_open());
+    let known: BTreeSet<(TaskId, u32)> = open.flat_map(|incident| incident.deaths.iter().copied()).collect();
+    let mut joining: BTreeMap<String, Vec<Death>> = BTreeMap::new();
     for record in waiting {
         let Some(death) = escalation::death_of(record) else { continue };
-        // In one that is over it was before it waited for anybody.
-        let known = |incident: &Incident| incident.deaths.contains(&(death.task, death.generation));
-        if incidents.iter().any(|incident| incident.is_open() && known(incident)) {
+        if known.contains(&(death.task, death.generation)) {
             continue;
         }
+        let subject = match incident::home(&incidents, &death) {
+            Home::In(open) => {
+                joining.entry(open.id.clone()).or_default().push(death);
+                continue;
+            }
+            Home::Own(subject) => subject,
+        };
         let asked = record.decisions.last().map(|decided| decided.reasons.join("; ")).unwrap_or_default();
-        match incident::home(&incidents, &death) {
-            Home::In(open) => append(office, &open.id, vec![death]).await?,
-            Home::Own(subject) => open_one(office, Trigger::Judgement, &subject, vec![death], &asked).await?,
-        }
+        open_one(office, Trigger::Judgement, &subject, vec![death], &asked).await?;
         // Read anew: the next may belong to the incident this one opened.
         incidents = values(&office.kept::<Incident>().await?);
+    }
+    // All of an incident at once: whoever joins has the whole of it written anew.
+    for (id, deaths) in joining {
+        append(office, &id, deaths).await?;
     }
     Ok(())
 }
@@ -199,10 +252,13 @@ async fn watch_the_ceo(office: &Office) -> Result<Option<Timestamp>, engine::Err
 async fn bring_up_unreadable(office: &Office) -> Result<(), engine::Error> {
     let found = office.engine.unreadable();
     let new = found.get(office.called_for.load(Ordering::Acquire)..).unwrap_or_default();
+    if new.is_empty() {
+        return Ok(());
+    }
     let incidents = office.kept::<Incident>().await?;
     let open = |stored: &Stored<Incident>| stored.value.is_open() && stored.value.trigger == Trigger::Unreadable;
     // Whoever was called looks at all there is; what comes later is told when they have ended that.
-    if new.is_empty() || incidents.iter().any(open) {
+    if incidents.iter().any(open) {
         return Ok(());
     }
     let named: Vec<String> = new.iter().take(3).map(|one| format!("{} ({})", one.id, one.why)).collect();
@@ -239,8 +295,9 @@ async fn absorb(office: &Office) -> Result<(), engine::Error> {
     let incidents = values(&office.kept::<Incident>().await?);
     let open = |trigger| move |incident: &&Incident| incident.is_open() && incident.trigger == trigger;
     let Some(whole) = incidents.iter().find(open(Trigger::DeadLetters)) else { return Ok(()) };
+    let whole_of: BTreeSet<(TaskId, u32)> = whole.deaths.iter().copied().collect();
     for part in incidents.iter().filter(open(Trigger::Judgement)) {
-        if !part.deaths.is_empty() && part.deaths.iter().all(|death| whole.deaths.contains(death)) {
+        if !part.deaths.is_empty() && part.deaths.iter().all(|death| whole_of.contains(death)) {
             resolve(office, &part.id, format!("it is part of {}", whole.id)).await?;
         }
     }

@@ -4,7 +4,7 @@
 //! engine's, and the rest is found again at the next start.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -108,6 +108,10 @@ pub(crate) struct Office {
     pub(crate) bells: Bells,
     /// For how many tasks that cannot be read a person was called since the start.
     pub(crate) called_for: AtomicUsize,
+    /// Until when a crowd is not looked through again, in Unix milliseconds: see [`escalation::rest`](crate::escalation::rest).
+    pub(crate) rests_until: AtomicI64,
+    /// Until when a human is called in any case, as far as anybody asked, in Unix milliseconds.
+    pub(crate) systemic_until: AtomicI64,
     /// The last answer of a person that was not heard for its age: to which incident, and why.
     unheard: Mutex<Option<(String, String)>>,
     draining: AtomicBool,
@@ -176,6 +180,8 @@ impl Office {
             well: Well::default(),
             bells: Bells::default(),
             called_for: AtomicUsize::new(0),
+            rests_until: AtomicI64::new(i64::MIN),
+            systemic_until: AtomicI64::new(i64::MIN),
             unheard: Mutex::default(),
             draining: AtomicBool::new(false),
             gone: AtomicBool::new(false),
