@@ -80,7 +80,7 @@ impl Street {
     }
 
     /// A connection from another address of this machine. Linux has all of 127.0.0.0/8; others have to be told.
-    fn from_elsewhere(&self) -> TcpStream {
+    fn stream_from_elsewhere(&self) -> TcpStream {
         let door: SocketAddr = self.address().parse().expect("an address");
         let stream = self.runtime.block_on(async {
             let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
@@ -281,7 +281,7 @@ pub(super) fn guesses_are_not_heard_for_long(case: &Case) {
     if cfg!(target_os = "linux") {
         let elsewhere = |token: &str| {
             let headers = [("Authorization", token)];
-            street.ask_over(street.from_elsewhere(), "GET /api/v1/tasks", &headers, b"").status
+            street.ask_over(street.stream_from_elsewhere(), "GET /api/v1/tasks", &headers, b"").status
         };
         assert_eq!((elsewhere("Bearer s3cret"), elsewhere("Bearer guess")), (200, 401));
     }
