@@ -401,7 +401,7 @@ pub struct Crash {
 
 words! {
     /// The ways an agent can die under its task.
-    Death, "death", "panic, killed, cancelled, wedged, process-died, out-of-memory, evicted, start-failed" {
+    Death, "death", "panic, killed, cancelled, wedged, process-died, start-failed" {
         /// It panicked.
         Panic = "panic",
         /// Its actor was killed.
@@ -410,12 +410,8 @@ words! {
         Cancelled = "cancelled",
         /// It stopped answering and was given up.
         Wedged = "wedged",
-        /// The whole process ended; found at the next start.
+        /// The whole process ended, of itself or killed, for its memory (exit 137) or with its host; found at the next start.
         ProcessDied = "process-died",
-        /// The operating system killed it for its memory (exit 137).
-        OutOfMemory = "out-of-memory",
-        /// Its host was taken away.
-        Evicted = "evicted",
         /// It could not even start.
         StartFailed = "start-failed",
     }

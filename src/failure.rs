@@ -26,7 +26,7 @@ words! {
 
 words! {
     /// What kind of failure it is, within its class. Stable names: they are metric labels and filter words.
-    Kind, "kind", "rate_limited, overloaded, server_error, timeout, network, truncated_stream, malformed_response, in_flight_conflict, local_oom, local_unavailable, auth, permission, quota_exhausted, endpoint_config, model_unavailable, context_too_long, request_too_large, bad_output, empty_output, output_cut, recitation, schema, missing_field, constraint, same_output, invalid_request, invalid_input, refused, policy_block, loop, contradiction, dependency, budget, deadline, crash, oom, evicted, process_died, lease_lapsed, storage, parked_too_long, no_agent, declined, outcome_unknown, unknown" {
+    Kind, "kind", "rate_limited, overloaded, server_error, timeout, network, truncated_stream, malformed_response, in_flight_conflict, local_oom, local_unavailable, auth, permission, quota_exhausted, endpoint_config, model_unavailable, context_too_long, request_too_large, bad_output, empty_output, output_cut, recitation, schema, missing_field, constraint, same_output, invalid_request, invalid_input, refused, policy_block, loop, contradiction, dependency, budget, deadline, crash, process_died, lease_lapsed, storage, parked_too_long, no_agent, declined, outcome_unknown, unknown" {
         /// Too many requests for now.
         RateLimited = "rate_limited",
         /// The provider is out of capacity (529 and its kin).
@@ -97,11 +97,7 @@ words! {
         Deadline = "deadline",
         /// The agent died.
         Crash = "crash",
-        /// Killed for its memory.
-        Oom = "oom",
-        /// Its host was taken away.
-        Evicted = "evicted",
-        /// The whole process died.
+        /// The whole process died, perhaps killed for its memory, or with its host.
         ProcessDied = "process_died",
         /// The worker fell silent and its lease ended.
         LeaseLapsed = "lease_lapsed",
@@ -293,10 +289,15 @@ impl Kind {
             Self::Loop => Profile { origin: Origin::AgentOutput, ..FINAL },
             Self::Dependency => Profile { origin: Origin::Integration, ..FINAL },
             Self::Budget | Self::Deadline => FINAL,
-            Self::Crash | Self::Oom | Self::Evicted | Self::ProcessDied | Self::LeaseLapsed => HOST,
-            Self::Storage => {
-                Profile { signal: Signal::Ignore, origin: Origin::Host, fallback: Fallback::Never, ..PARKED }
-            }
+            Self::Crash | Self::ProcessDied | Self::LeaseLapsed => HOST,
+            // A page is written to the same disk: nobody can be called.
+            Self::Storage => Profile {
+                signal: Signal::Ignore,
+                origin: Origin::Host,
+                fallback: Fallback::Never,
+                page: false,
+                ..PARKED
+            },
             Self::ParkedTooLong => Profile {
                 action: Action::DeadLetter,
                 retry: false,

@@ -63,13 +63,9 @@ pub const fn recommended_action(failure: &Failure) -> Recommended {
         | Kind::EndpointConfig
         | Kind::ModelUnavailable
         | Kind::ParkedTooLong => Recommended::RetryWithDifferentModel,
-        Kind::Crash
-        | Kind::Oom
-        | Kind::Evicted
-        | Kind::ProcessDied
-        | Kind::LeaseLapsed
-        | Kind::Storage
-        | Kind::InFlightConflict => Recommended::RetryAfterResourceCheck,
+        Kind::Crash | Kind::ProcessDied | Kind::LeaseLapsed | Kind::Storage | Kind::InFlightConflict => {
+            Recommended::RetryAfterResourceCheck
+        }
         Kind::ContextTooLong | Kind::RequestTooLarge => Recommended::LargerContext,
         Kind::BadOutput
         | Kind::EmptyOutput
@@ -609,8 +605,6 @@ const fn judgement_on(failure: &Failure) -> &'static str {
         | Kind::Constraint
         | Kind::SameOutput
         | Kind::Crash
-        | Kind::Oom
-        | Kind::Evicted
         | Kind::ProcessDied
         | Kind::LeaseLapsed
         | Kind::Storage

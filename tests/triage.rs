@@ -52,7 +52,7 @@ pub(crate) fn failure(kind: Kind) -> Failure {
         Kind::Schema | Kind::MissingField | Kind::Constraint | Kind::SameOutput => {
             (Class::Validation, Action::ModifyRequeue, Fallback::AfterRetries)
         }
-        Kind::Crash | Kind::Oom | Kind::Evicted | Kind::ProcessDied | Kind::LeaseLapsed => {
+        Kind::Crash | Kind::ProcessDied | Kind::LeaseLapsed => {
             (Class::Infrastructure, Action::Backoff, Fallback::Never)
         }
         Kind::OutcomeUnknown | Kind::PolicyBlock => (Class::Logic, Action::Human, Fallback::Never),
@@ -218,7 +218,7 @@ fn the_table_decides() {
     Case { condition: Condition::CrashLoop, ..Case::of(Kind::Overloaded) }.check("park 900");
 
     Case::of(Kind::Crash).check("check 30");
-    Case { condition: Condition::Restarting, ..Case::of(Kind::Oom) }.check("check 60");
+    Case { condition: Condition::Restarting, ..Case::of(Kind::ProcessDied) }.check("check 60");
     Case { condition: Condition::CrashLoop, ..Case::of(Kind::Crash) }.check("backend");
     Case { condition: Condition::Wedged, held: &["openai/gpt"], ..Case::of(Kind::LeaseLapsed) }.check("frontend");
     Case { condition: Condition::CrashLoop, held: &["openai/gpt", "gemini/pro"], ..Case::of(Kind::Crash) }
@@ -268,8 +268,8 @@ fn the_seed_s_recommendations_have_the_seed_s_words() {
     for (kind, expected) in [
         (Kind::Timeout, "retry_with_different_model"),
         (Kind::Overloaded, "retry_with_different_model"),
-        (Kind::Oom, "retry_after_resource_check"),
-        (Kind::Evicted, "retry_after_resource_check"),
+        // There is one process: what is killed for its memory, or with its host, is all of it.
+        (Kind::ProcessDied, "retry_after_resource_check"),
         (Kind::Schema, "reassign_with_modified_prompt"),
         (Kind::ContextTooLong, "larger_context"),
         (Kind::Loop, "escalate_to_founder"),

@@ -232,8 +232,6 @@ const fn fault_of(kind: Kind) -> Option<FaultKind> {
         | Kind::Budget
         | Kind::Deadline
         | Kind::Crash
-        | Kind::Oom
-        | Kind::Evicted
         | Kind::ProcessDied
         | Kind::LeaseLapsed
         | Kind::Storage
@@ -247,16 +245,7 @@ const fn fault_of(kind: Kind) -> Option<FaultKind> {
 
 /// Kinds that follow from what else happened, and need no fault of their own.
 const fn follows(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Crash
-            | Kind::Oom
-            | Kind::Evicted
-            | Kind::ProcessDied
-            | Kind::LeaseLapsed
-            | Kind::ParkedTooLong
-            | Kind::Deadline
-    )
+    matches!(kind, Kind::Crash | Kind::ProcessDied | Kind::LeaseLapsed | Kind::ParkedTooLong | Kind::Deadline)
 }
 
 #[derive(Default)]
