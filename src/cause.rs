@@ -412,7 +412,8 @@ words! {
         Wedged = "wedged",
         /// The whole process ended; found at the next start.
         ProcessDied = "process-died",
-        /// The operating system killed it for its memory (exit 137).
+        /// The operating system killed it for its memory (exit 137): known of agents that are processes of their own. Here all
+        /// are one, and it is found at its next start.
         OutOfMemory = "out-of-memory",
         /// Its host was taken away.
         Evicted = "evicted",

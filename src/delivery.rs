@@ -47,7 +47,7 @@ pub enum Outcome {
 
 words! {
     /// Why a task waits without spending a delivery.
-    Hold, "hold", "breaker-open, gate, drain, retry-budget, integration-parked, paused" {
+    Hold, "hold", "breaker-open, gate, drain, retry-budget, integration-parked, disk-full, paused" {
         /// The breaker of its integration is open.
         BreakerOpen = "breaker-open",
         /// Its integration asked for silence until a time (Retry-After).
@@ -58,6 +58,8 @@ words! {
         RetryBudget = "retry-budget",
         /// The integration is unusable until somebody acts (credentials, billing, endpoint).
         IntegrationParked = "integration-parked",
+        /// There was no room on disk to write down what came of it.
+        DiskFull = "disk-full",
         /// Somebody decided that it should wait.
         Paused = "paused",
     }

@@ -294,9 +294,14 @@ impl Kind {
             Self::Dependency => Profile { origin: Origin::Integration, ..FINAL },
             Self::Budget | Self::Deadline => FINAL,
             Self::Crash | Self::Oom | Self::Evicted | Self::ProcessDied | Self::LeaseLapsed => HOST,
-            Self::Storage => {
-                Profile { signal: Signal::Ignore, origin: Origin::Host, fallback: Fallback::Never, ..PARKED }
-            }
+            // A person is called about the store, and not for each task.
+            Self::Storage => Profile {
+                signal: Signal::Ignore,
+                origin: Origin::Host,
+                fallback: Fallback::Never,
+                page: false,
+                ..PARKED
+            },
             Self::ParkedTooLong => Profile {
                 action: Action::DeadLetter,
                 retry: false,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::{TaskId, words};
+use crate::task::TaskId;
 use crate::time::{self, Timestamp};
 
 /// How an agent is restarted.
@@ -65,18 +65,6 @@ impl RestartPolicy {
     }
 }
 
-words! {
-    /// How an agent is, in a word.
-    Condition, "condition", "healthy, restarting, crash-loop" {
-        /// It runs, or was never started.
-        Healthy = "healthy",
-        /// It died and will be started again.
-        Restarting = "restarting",
-        /// It died too often; it is left down but for a probe now and then.
-        CrashLoop = "crash-loop",
-    }
-}
-
 /// What to do about a death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterDeath {
@@ -105,8 +93,7 @@ pub struct Health {
     /// When it died, of what counts.
     recent: VecDeque<Timestamp>,
     up_since: Option<Timestamp>,
-    crash_loop_since: Option<Timestamp>,
-    next_start: Option<Timestamp>,
+    crash_loop: bool,
 }
 
 impl Health {
@@ -120,15 +107,13 @@ impl Health {
             killers: BTreeSet::new(),
             recent: VecDeque::new(),
             up_since: None,
-            crash_loop_since: None,
-            next_start: None,
+            crash_loop: false,
         }
     }
 
     /// It was started.
-    pub fn started(&mut self, now: Timestamp) {
+    pub const fn started(&mut self, now: Timestamp) {
         self.up_since = Some(now);
-        self.next_start = None;
     }
 
     /// It died, or failed to start: of these tasks, where that is known. `roll` spreads the restarts of agents that died
@@ -147,45 +132,20 @@ impl Health {
         self.recent.retain(|death| now.since(*death) < within);
         let max = usize::try_from(self.policy.max).unwrap_or(usize::MAX);
         let too_often = self.counted > self.policy.max || self.recent.len() > max;
-        if too_often || self.crash_loop_since.is_some() {
-            let probe_at = now + self.policy.probe_every;
-            self.crash_loop_since.get_or_insert(now);
-            self.next_start = Some(probe_at);
-            return AfterDeath::CrashLoop { probe_at };
+        self.crash_loop |= too_often;
+        if self.crash_loop {
+            return AfterDeath::CrashLoop { probe_at: now + self.policy.probe_every };
         }
-        let after = self.policy.wait(self.in_a_row, roll);
-        self.next_start = Some(now + after);
-        AfterDeath::Restart { after }
+        AfterDeath::Restart { after: self.policy.wait(self.in_a_row, roll) }
     }
 
-    /// Notices a healthy spell: alive for long enough, its deaths are forgotten. Returns whether it left a crash loop.
-    pub fn look(&mut self, now: Timestamp) -> bool {
-        let well = self.well(now);
-        if well {
+    /// Notices a healthy spell: alive for long enough, its deaths are forgotten, and a crash loop is over.
+    fn look(&mut self, now: Timestamp) {
+        if self.up_since.is_some_and(|since| now.since(since) >= self.policy.healthy_after) {
             self.in_a_row = 0;
             self.counted = 0;
             self.killers.clear();
-        }
-        well && self.crash_loop_since.take().is_some()
-    }
-
-    /// Somebody says that it is well again: everything is forgotten.
-    pub fn forgive(&mut self) {
-        *self = Self { up_since: self.up_since, ..Self::new(self.policy.clone()) };
-    }
-
-    fn well(&self, now: Timestamp) -> bool {
-        self.up_since.is_some_and(|since| now.since(since) >= self.policy.healthy_after)
-    }
-
-    /// How it is.
-    #[must_use]
-    pub fn condition(&self, now: Timestamp) -> Condition {
-        let well = self.well(now);
-        match (self.crash_loop_since, self.up_since, self.next_start) {
-            (Some(_), _, _) if !well => Condition::CrashLoop,
-            (_, None, Some(_)) => Condition::Restarting,
-            (_, Some(_), _) | (_, None, None) => Condition::Healthy,
+            self.crash_loop = false;
         }
     }
 
@@ -193,126 +153,6 @@ impl Health {
     #[must_use]
     pub const fn in_a_row(&self) -> u32 {
         self.in_a_row
-    }
-
-    /// Since when it is in a crash loop.
-    #[must_use]
-    pub const fn crash_loop_since(&self) -> Option<Timestamp> {
-        self.crash_loop_since
-    }
-
-    /// When it is to be started next, while it is down.
-    #[must_use]
-    pub const fn next_start(&self) -> Option<Timestamp> {
-        self.next_start
-    }
-}
-
-words! {
-    /// How a child ended.
-    Ending, "ending", "normal, shutdown, panic, killed, failed-start" {
-        /// By itself, finished.
-        Normal = "normal",
-        /// Because it was told to.
-        Shutdown = "shutdown",
-        /// It panicked or returned an error.
-        Panic = "panic",
-        /// Somebody killed it.
-        Killed = "killed",
-        /// It did not even start.
-        FailedStart = "failed-start",
-    }
-}
-
-words! {
-    /// Which children are started again.
-    Restart, "restart", "permanent, transient, temporary" {
-        /// Always.
-        Permanent = "permanent",
-        /// Only after an ending that is neither normal nor a shutdown.
-        Transient = "transient",
-        /// Never.
-        Temporary = "temporary",
-    }
-}
-
-impl Restart {
-    /// Does this ending count as a death, to be followed by a restart?
-    #[must_use]
-    pub const fn is_death(self, ending: Ending) -> bool {
-        match (self, ending) {
-            (Self::Temporary, _) | (Self::Transient, Ending::Normal | Ending::Shutdown) => false,
-            (Self::Permanent, _) | (Self::Transient, Ending::Panic | Ending::Killed | Ending::FailedStart) => true,
-        }
-    }
-}
-
-/// Restart intensity as OTP has it: more than `max` deaths within the period, and the supervisor gives up.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Intensity {
-    max: u32,
-    period: Duration,
-    deaths: VecDeque<Timestamp>,
-}
-
-impl Intensity {
-    /// At most `max` deaths within `period`; a death exactly `period` old no longer counts.
-    #[must_use]
-    pub const fn new(max: u32, period: Duration) -> Self {
-        Self { max, period, deaths: VecDeque::new() }
-    }
-
-    /// Counts a death (one, however many siblings are restarted with it). `true`: give up.
-    pub fn death(&mut self, now: Timestamp) -> bool {
-        self.deaths.push_back(now);
-        let period = self.period;
-        self.deaths.retain(|death| now.since(*death) < period);
-        self.deaths.len() > usize::try_from(self.max).unwrap_or(usize::MAX)
-    }
-}
-
-words! {
-    /// Who is restarted with a child that died.
-    Strategy, "strategy", "one_for_one, rest_for_one, one_for_all" {
-        /// Nobody.
-        OneForOne = "one_for_one",
-        /// Those started after it.
-        RestForOne = "rest_for_one",
-        /// Everybody.
-        OneForAll = "one_for_all",
-    }
-}
-
-/// In which order to stop and start children.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RestartOrder<T> {
-    /// Those alive that must stop first, in reverse order of their start.
-    pub stops: Vec<T>,
-    /// Those to start, in order.
-    pub starts: Vec<T>,
-}
-
-/// In which order to stop all children, given in the order of their start: the last started first.
-#[must_use]
-pub fn stop_order<T: Clone>(children: &[T]) -> Vec<T> {
-    children.iter().rev().cloned().collect()
-}
-
-impl Strategy {
-    /// What to do when `dead`, one of `children` (in order of their start), has died. Nothing when it is not one of them.
-    #[must_use]
-    pub fn order<T: Clone + PartialEq>(self, children: &[T], dead: &T) -> RestartOrder<T> {
-        let position = children.iter().position(|child| child == dead);
-        let affected = match (self, position) {
-            (_, None) => &[][..],
-            (Self::OneForOne, Some(at)) => &children[at..=at],
-            (Self::RestForOne, Some(at)) => &children[at..],
-            (Self::OneForAll, Some(_)) => children,
-        };
-        RestartOrder {
-            stops: stop_order(affected).into_iter().filter(|child| child != dead).collect(),
-            starts: affected.to_vec(),
-        }
     }
 }
 
@@ -347,19 +187,17 @@ mod tests {
         for n in 0..5 {
             health.started(at(n));
             assert!(matches!(health.died(at(n), &nobody(), 0.0), AfterDeath::Restart { .. }), "{n}");
-            assert_eq!(health.condition(at(n)), Condition::Restarting);
         }
         health.started(at(100));
         assert_eq!(health.died(at(100), &nobody(), 0.0), AfterDeath::CrashLoop { probe_at: at(1_000) });
-        assert_eq!((health.condition(at(100)), health.next_start()), (Condition::CrashLoop, Some(at(1_000))));
+        // A probe that comes up is no recovery yet, nor are ten minutes but for a second.
         health.started(at(1_000));
-        assert_eq!(health.condition(at(1_000)), Condition::CrashLoop, "a probe is no recovery yet");
         assert_eq!(health.died(at(1_001), &nobody(), 0.0), AfterDeath::CrashLoop { probe_at: at(1_901) });
         health.started(at(1_901));
-        assert!(!health.look(at(2_500)));
-        assert_eq!(health.condition(at(2_501)), Condition::Healthy);
-        assert!(health.look(at(2_501)), "it left the crash loop");
-        assert!(matches!(health.died(at(2_502), &nobody(), 0.0), AfterDeath::Restart { .. }));
+        assert_eq!(health.died(at(2_500), &nobody(), 0.0), AfterDeath::CrashLoop { probe_at: at(3_400) });
+        health.started(at(3_400));
+        let after = Duration::from_millis(500);
+        assert_eq!(health.died(at(4_000), &nobody(), 0.0), AfterDeath::Restart { after }, "it left the crash loop");
     }
 
     /// A task that was sent again by two decisions killed its agent six times: the agent was left down, and everything that
@@ -396,40 +234,15 @@ mod tests {
 
     #[test]
     fn a_healthy_spell_forgets_deaths_in_a_row_but_not_those_of_a_configured_window() {
-        for (within, expected) in [(0, Condition::Restarting), (3_600, Condition::CrashLoop)] {
+        for (within, loops) in [(0, false), (3_600, true)] {
             let policy = RestartPolicy { max: 2, within: Duration::from_secs(within), ..RestartPolicy::default() };
             let mut health = Health::new(policy);
+            let mut looped = false;
             for n in 0..3 {
                 health.started(at(n * 700));
-                health.died(at(n * 700 + 650), &nobody(), 0.0);
+                looped = matches!(health.died(at(n * 700 + 650), &nobody(), 0.0), AfterDeath::CrashLoop { .. });
             }
-            assert_eq!((health.in_a_row(), health.condition(at(2_050))), (1, expected), "within {within} s");
+            assert_eq!((health.in_a_row(), looped), (1, loops), "within {within} s");
         }
-    }
-
-    #[test]
-    fn every_ending_under_every_restart() {
-        use Ending::{FailedStart, Killed, Normal, Panic, Shutdown};
-        for (restart, deaths) in [
-            (Restart::Permanent, &[Normal, Shutdown, Panic, Killed, FailedStart][..]),
-            (Restart::Transient, &[Panic, Killed, FailedStart][..]),
-            (Restart::Temporary, &[][..]),
-        ] {
-            for ending in Ending::ALL {
-                assert_eq!(restart.is_death(*ending), deaths.contains(ending), "{restart} {ending}");
-            }
-        }
-    }
-
-    #[test]
-    fn whoever_dies_under_one_for_one_goes_alone() {
-        let order = Strategy::OneForOne.order(&[1, 2, 3], &2);
-        assert_eq!((order.stops, order.starts), (vec![], vec![2]));
-    }
-
-    #[test]
-    fn a_stranger_restarts_nobody() {
-        let order = Strategy::OneForAll.order(&[1, 2], &3);
-        assert_eq!((order.stops, order.starts), (vec![], vec![]));
     }
 }

@@ -44,25 +44,6 @@ pub fn asked_with(seen: &Seen<'_>, body: &ErrorBody<'_>) -> Option<Duration> {
     from_headers.or_else(|| said_by_body(body)).or_else(|| exhausted(seen.headers, body, origin))
 }
 
-/// What comes of our own backoff and the other side's word together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// Come back after this long, jitter on top and never below.
-    For(Duration),
-    /// The other side asks for longer than anybody should sleep: park, or use another model.
-    TooLong(Duration),
-}
-
-/// The longer of our backoff and what was asked; what was asked above `max_wait` is not slept on.
-#[must_use]
-pub fn wait(backoff: Duration, asked: Option<Duration>, max_wait: Duration) -> Wait {
-    match asked {
-        Some(asked) if asked > max_wait => Wait::TooLong(asked),
-        Some(asked) => Wait::For(backoff.max(asked)),
-        None => Wait::For(backoff),
-    }
-}
-
 /// Values of a header, under its own name or as a LiteLLM proxy renames it.
 pub(crate) fn header<'a>(headers: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
     headers
@@ -364,14 +345,5 @@ mod tests {
         assert_eq!(asks(429, &[("x-ratelimit-remaining-tokens", "-1"), ("x-ratelimit-reset-tokens", "0")], ""), None);
         let inside = r#"{"error":{"code":429,"message":"m","metadata":{"headers":{"X-RateLimit-Remaining":"0","X-RateLimit-Reset":"1795302010000"}}}}"#;
         assert_eq!(asks(429, &[], inside), Some(10_000));
-    }
-
-    #[test]
-    fn the_longer_of_backoff_and_hint_up_to_what_anybody_should_sleep() {
-        let seconds = Duration::from_secs;
-        assert_eq!(wait(seconds(16), Some(seconds(1)), seconds(900)), Wait::For(seconds(16)));
-        assert_eq!(wait(seconds(1), Some(seconds(900)), seconds(900)), Wait::For(seconds(900)));
-        assert_eq!(wait(seconds(1), Some(seconds(901)), seconds(900)), Wait::TooLong(seconds(901)));
-        assert_eq!(wait(seconds(1), None, seconds(900)), Wait::For(seconds(1)));
     }
 }

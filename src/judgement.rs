@@ -84,17 +84,15 @@ pub fn classify(cause: &Cause, scene: &Scene) -> Judgement {
         }
         Cause::Crash(crash) => of(kind_of_death(crash.how), "crash", &format!("{}: {}", crash.how, crash.detail)),
         Cause::LeaseLapsed => of(Kind::LeaseLapsed, "lease", "the worker fell silent and its lease ended"),
-        Cause::Storage { detail, full: true } => {
-            of(Kind::Storage, "storage-full", &format!("no room is left: {detail}"))
-        }
+        Cause::Storage { detail, full: true } => of(Kind::Storage, "storage-full", detail),
         Cause::Storage { detail, full: false } => {
             // Any other trouble of the disk is met by re-opening the store; the delivery is done again.
-            let profile = Profile { action: Action::Backoff, retry: true, page: false, ..Kind::Storage.profile() };
+            let profile = Profile { action: Action::Backoff, retry: true, ..Kind::Storage.profile() };
             Judgement::Failed(failure(
                 Kind::Storage,
                 profile,
                 "storage",
-                &format!("the result could not be stored: {detail}"),
+                &format!("it could not go on without the store: {detail}"),
             ))
         }
         Cause::Reported { class, kind, message } => {

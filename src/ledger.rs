@@ -593,7 +593,12 @@ fn released(
             }
             vec![released]
         }
-        Hold::BreakerOpen | Hold::Gate | Hold::RetryBudget | Hold::IntegrationParked | Hold::Paused => {
+        Hold::BreakerOpen
+        | Hold::Gate
+        | Hold::RetryBudget
+        | Hold::IntegrationParked
+        | Hold::DiskFull
+        | Hold::Paused => {
             vec![released, record.parked_until(due, why, by, now)]
         }
     }

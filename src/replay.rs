@@ -15,7 +15,7 @@ use crate::event::{Happening, NewEvent};
 use crate::ledger::REPLAYS_MAX;
 use crate::query::{Filter, NotOfLetters, Unreadable};
 use crate::record::{Letter, LetterStatus, Record, State};
-use crate::task::{Effect, TaskId, words};
+use crate::task::{AgentName, Effect, TaskId, words};
 use crate::time::Timestamp;
 
 /// What somebody wants replayed.
@@ -353,8 +353,18 @@ pub struct Turn {
     pub generation: u32,
     /// What would become of it now: see [`verdict`]; [`Verdict::Resolved`] when it is gone.
     pub verdict: Verdict,
-    /// Why it must wait: its integration's breaker is open, its gate closed. Costs nothing.
+    /// Why it must wait: its integration's breaker is open, its gate closed, its agent [`crowded`]. Costs nothing.
     pub held: Option<String>,
+}
+
+/// How many letters of a replay wait for one agent at most. New work goes before four in five of them ([`crate::queue`]), but
+/// they stand in one line with its retries, which wait behind them. Turned up: an agent with many slots never runs dry.
+pub const WAITING_MAX: usize = 20;
+
+/// Why a replay puts no more in line for this agent, if it must not: so many of its letters wait there.
+#[must_use]
+pub fn crowded(agent: &AgentName, waiting: usize) -> Option<String> {
+    (waiting >= WAITING_MAX).then(|| format!("{WAITING_MAX} of its letters wait for {agent}"))
 }
 
 /// A letter to be sent round, by `Command::Replay`.
@@ -455,15 +465,6 @@ pub fn command(
     }
     let event = next.changed();
     Ok((next, vec![event]))
-}
-
-/// How many letters a second a replay may release so that live work keeps its share of what an integration can take
-/// (all in calls per second): what live work leaves over, and never less than a fifth of the whole, so that a busy day
-/// does not starve it. Live work keeps at least four fifths.
-#[must_use]
-pub fn share(asked: f64, live: f64, capacity: f64) -> f64 {
-    let left_over = capacity - live.max(0.0);
-    asked.min(left_over.max(capacity / 5.0)).max(0.0)
 }
 
 impl Replay {
@@ -662,7 +663,7 @@ pub struct Replay {
     /// How many were released since.
     #[serde(default)]
     pub since_anchor: u32,
-    /// What holds its next letter back (an open breaker), if anything does.
+    /// What holds its next letter back (an open breaker, a crowded agent), if anything does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
     /// The business keys of letters that share one with another.

@@ -24,6 +24,8 @@ const PROBES_FREE: u32 = 3;
 const PROBE_BEHIND: Duration = Duration::from_secs(1);
 /// When to look again at an integration that is parked without a time.
 const LOOK_AT_PARKED: Duration = Duration::from_secs(300);
+/// When a task goes on whose results found no room on disk.
+const LOOK_AT_DISK: Duration = Duration::from_secs(60);
 
 /// Everything [`settle`] wants to know about a delivery besides how it ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,6 +89,8 @@ pub fn settle(
             }
             match failure.action {
                 Action::Backoff => facts.back_off(failure, budget, now, roll),
+                // What is full is our own disk, and no integration's.
+                Action::ParkIntegration if failure.kind == Kind::Storage => facts.wait_for_room(failure, now, roll),
                 Action::ParkIntegration => facts.park(failure, now),
                 Action::FallbackNow => facts.give_up(failure, "this model cannot do it; the CEO chooses another"),
                 Action::ModifyRequeue => facts.requeue(failure, budget, now),
@@ -127,7 +131,7 @@ impl SettleFacts<'_> {
                 return Settlement::Release { due, why, failure: None };
             }
             _ if self.moves_on_at(why) => now,
-            Hold::BreakerOpen | Hold::Gate | Hold::RetryBudget | Hold::IntegrationParked => {
+            Hold::BreakerOpen | Hold::Gate | Hold::RetryBudget | Hold::IntegrationParked | Hold::DiskFull => {
                 match self.may_wait_until(until, now) {
                     Some(due) => due,
                     None => {
@@ -221,6 +225,15 @@ impl SettleFacts<'_> {
     fn park(&self, failure: Failure, now: Timestamp) -> Settlement {
         let (why, until) = self.hold.unwrap_or((Hold::IntegrationParked, now + LOOK_AT_PARKED));
         self.release(failure, why, until, now)
+    }
+
+    /// The store had no room for what was found out: nobody's try, as long as there is patience to wait. That this can be
+    /// written says that there is room again, for a while at least.
+    fn wait_for_room(&self, failure: Failure, now: Timestamp, roll: f64) -> Settlement {
+        match self.may_wait_until(now + LOOK_AT_DISK, now) {
+            Some(due) => Settlement::Release { due, why: Hold::DiskFull, failure: Some(failure) },
+            None => self.back_off(failure, None, now, roll),
+        }
     }
 
     /// Gives it back unworked, with what was found out; to the dead letter queue when it has waited long enough.
@@ -413,6 +426,7 @@ mod tests {
         };
         let schema = || failed(Kind::Schema, Action::ModifyRequeue);
         let auth = || failed(Kind::Auth, Action::ParkIntegration);
+        let full = || failed(Kind::Storage, Action::ParkIntegration);
         let crash = || failed(Kind::Crash, Action::Backoff);
         let lapsed = || failed(Kind::LeaseLapsed, Action::Backoff);
         let died = || failed(Kind::ProcessDied, Action::Backoff);
@@ -484,6 +498,22 @@ mod tests {
             ),
             (auth(), waited, "dead auth: it waited 7m30s at holds; park-at-most is 7m30s"),
             (auth(), |facts| facts.deadline = Some(at(999)), "dead deadline: its deadline passed"),
+            // Our own disk was full: no delivery is spent while there is patience, and no integration waited for.
+            (full(), plain, "release until 1060: disk-full"),
+            (full(), last, "release until 1060: disk-full"),
+            (full(), soon, "release until 1030: disk-full"),
+            (full(), waited, "retry at 1030"),
+            (full(), impatient_unheld, "retry at 1030"),
+            (
+                full(),
+                |facts| facts.deadline = Some(at(999)),
+                "dead deadline: the next try would come after its deadline",
+            ),
+            (
+                full(),
+                |facts| (facts.effect, facts.outcome_unknown) = (Effect::Payment, true),
+                "dead outcome_unknown: a payment that may have happened is never repeated",
+            ),
             // Not the same again.
             (schema(), plain, "retry at 1000 saying it broke"),
             (schema(), |facts| facts.correction = Some("field x".to_owned()), "retry at 1000 saying field x"),

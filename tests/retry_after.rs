@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use backstop::breaker::BreakerConfig;
 use backstop::cause::{Cause, Fault, LlmFailure, Phase};
+use backstop::delivery::{Hold, Outcome, Settlement};
 use backstop::failure::Failure;
 use backstop::guard::{Admission, Guard, Report};
-use backstop::hint::{Seen, Wait, asked, wait};
+use backstop::hint::{Seen, asked};
 use backstop::judgement::{Judgement, Scene, classify};
+use backstop::retry::{Backoff, Jitter, RetryPolicy};
+use backstop::settle::{HINT_MAX, settle};
 use backstop::task::Effect;
-use backstop::time::Timestamp;
+use backstop::time::{Timestamp, format_duration};
 use serde::Deserialize;
 
+use crate::backoff::facts;
 use crate::classification::observe::blank;
-use crate::support::Roll;
+use crate::support::{Roll, say};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,8 +47,6 @@ struct Case {
     /// What is waited, in ms.
     wait: Option<u64>,
     action: Option<String>,
-    /// Instead of the table's, in ms.
-    max_wait: Option<u64>,
     gate: Option<Gate>,
 }
 
@@ -71,17 +73,30 @@ const CASES: &str = include_str!("conformance/retry_after.toml");
 fn every_server_is_given_the_time_it_asked_for() {
     let table: Table = toml::from_str(CASES).expect("the table");
     let mut roll = Roll::of("retry_after", CASES);
+    let max_wait = Duration::from_millis(table.max_wait);
     for case in &table.case {
         match &case.gate {
             Some(gate) => check_gate(case, gate),
-            None => check_wait(case, table.max_wait),
+            None => check_wait(case, max_wait),
         }
         roll.held(&case.id);
     }
     roll.complete();
+    // No case lies between the two.
+    let [ours, theirs] = [HINT_MAX, max_wait].map(format_duration);
+    say(&format!("conformance retry_after: max_wait, otherwise than the table says: {ours} for its {theirs}"));
 }
 
-fn check_wait(case: &Case, max_wait: u64) {
+/// What becomes of a call that was answered so.
+#[derive(Debug, PartialEq)]
+enum Becomes {
+    /// It is made again after so long.
+    After(Duration),
+    /// It is not slept on: the task is parked, and then it is the CEO's.
+    Parked,
+}
+
+fn check_wait(case: &Case, max_wait: Duration) {
     let about = format!("{}: {}", case.id, case.title);
     let mut headers = Vec::new();
     for (name, value) in &case.headers {
@@ -92,15 +107,49 @@ fn check_wait(case: &Case, max_wait: u64) {
         }
     }
     let at = case.recv.as_deref().map_or(Timestamp::from_millis(0), |at| Timestamp::parse(at).expect("a time"));
-    let said = asked(&Seen { status: case.status, headers: &headers, body: &case.body, at });
     let backoff = Duration::from_millis(case.backoff.unwrap_or_else(|| panic!("{about}: no backoff")));
-    let found = wait(backoff, said, Duration::from_millis(case.max_wait.unwrap_or(max_wait)));
+    if case.status.is_some_and(|status| status < 400) {
+        // Nothing failed, so nothing is made again; and the one who reads hints sees none.
+        let seen = Seen { status: case.status, headers: &headers, body: &case.body, at };
+        assert_eq!((asked(&seen), case.wait, backoff), (None, Some(0), Duration::ZERO), "{about}");
+        return;
+    }
+    let call = LlmFailure {
+        headers,
+        body: case.body.clone(),
+        ..blank("anthropic", Phase::Headers, Fault::Status, case.status, at)
+    };
+    let failure = judged(call, at);
     match (case.wait, case.action.as_deref()) {
         (Some(millis), None | Some("retry" | "wait")) => {
-            assert_eq!(found, Wait::For(Duration::from_millis(millis)), "{about}");
+            let wait = Duration::from_millis(millis);
+            assert!(wait <= HINT_MAX.min(max_wait), "{about}: longer than anybody should sleep");
+            assert_eq!(becomes(&failure, backoff, at, 0.0), Becomes::After(wait), "{about}");
+            // Jitter comes on top, and is never below.
+            match becomes(&failure, backoff, at, 0.999) {
+                Becomes::After(spread) => assert!(spread >= wait && spread <= wait.mul_f64(1.1), "{about}: {spread:?}"),
+                Becomes::Parked => panic!("{about}: parked for its jitter"),
+            }
         }
-        (None, Some("too_long")) => assert!(matches!(found, Wait::TooLong(_)), "{about}: {found:?}"),
+        (None, Some("too_long")) => {
+            assert!(failure.retry_after.is_some_and(|asked| asked > max_wait), "{about}: {failure:?}");
+            assert_eq!(becomes(&failure, backoff, at, 0.0), Becomes::Parked, "{about}");
+        }
         (wait, action) => panic!("{about}: cannot expect wait {wait:?} with action {action:?}"),
+    }
+}
+
+/// A first delivery fails so, under a policy that alone would wait for `backoff`.
+fn becomes(failure: &Failure, backoff: Duration, now: Timestamp, roll: f64) -> Becomes {
+    let policy =
+        RetryPolicy { backoff: Backoff::List(vec![backoff]), jitter: Jitter::None, ..RetryPolicy::team_default() };
+    match settle(&facts(&policy), Outcome::Failed(failure.clone()), None, now, roll) {
+        Settlement::Retry { due, .. } => Becomes::After(due.since(now)),
+        Settlement::Release { why: Hold::Gate | Hold::IntegrationParked, .. } => Becomes::Parked,
+        other @ (Settlement::Ack { .. }
+        | Settlement::Release { .. }
+        | Settlement::Held { .. }
+        | Settlement::DeadLetter { .. }) => panic!("{failure:?}: {other:?}"),
     }
 }
 
@@ -152,12 +201,13 @@ fn check_gate(case: &Case, gate: &Gate) {
 }
 
 fn rate_limited(retry_after: u64, at: Timestamp) -> Failure {
-    let call = LlmFailure {
-        headers: vec![("retry-after".to_owned(), retry_after.to_string())],
-        ..blank("anthropic", Phase::Headers, Fault::Status, Some(429), at)
-    };
+    let headers = vec![("retry-after".to_owned(), retry_after.to_string())];
+    judged(LlmFailure { headers, ..blank("anthropic", Phase::Headers, Fault::Status, Some(429), at) }, at)
+}
+
+fn judged(call: LlmFailure, at: Timestamp) -> Failure {
     match classify(&Cause::Llm(Box::new(call)), &Scene::new(Effect::ReadOnly, at)) {
         Judgement::Failed(failure) => failure,
-        Judgement::Cancelled | Judgement::Continue => panic!("a 429 is a failure"),
+        Judgement::Cancelled | Judgement::Continue => panic!("an error status is a failure"),
     }
 }

@@ -269,11 +269,18 @@ pub(crate) fn peer(variable: &str, path: &str, what: &str, needs: &str) -> Optio
     found
 }
 
-/// The roll of a conformance table: each case that held is called, and in the end all of them have been.
+/// A case of a table, and a sentence about it.
+type Remarks = &'static [(&'static str, &'static str)];
+
+/// The roll of a conformance table: each case is called once, and in the end all of them have been. What is met otherwise than
+/// the table says, or cannot be played, is said with its reason.
 pub(crate) struct Roll {
     table: &'static str,
     cases: Vec<String>,
+    called: Vec<String>,
     held: Vec<String>,
+    otherwise: Remarks,
+    not_played: Vec<(String, &'static str)>,
 }
 
 impl Roll {
@@ -286,18 +293,54 @@ impl Roll {
         };
         let cases: Vec<String> = text.lines().filter_map(id).collect();
         assert!(!cases.is_empty(), "{table} has no cases");
-        Self { table, cases, held: Vec::new() }
+        Self { table, cases, called: Vec::new(), held: Vec::new(), otherwise: &[], not_played: Vec::new() }
+    }
+
+    /// The same with cases that are met otherwise than the table says, and how.
+    pub(crate) fn but(self, otherwise: Remarks) -> Self {
+        Self { otherwise, ..self }
     }
 
     /// A case held.
     pub(crate) fn held(&mut self, id: &str) {
-        self.held.push(id.to_owned());
+        self.played(id, Ok(()));
     }
 
-    /// All have been played: says which, past the capture of the tests' output.
+    /// A case was played: it held, or here is what was found instead. What is listed as met otherwise must be found so: a
+    /// remark that is true no more fails, as what is not remarked on does.
+    pub(crate) fn played(&mut self, id: &str, found: Result<(), String>) {
+        let remarked = self.otherwise.iter().any(|(case, _)| *case == id);
+        match (found, remarked) {
+            (Ok(()), false) => self.held.push(id.to_owned()),
+            (Err(_), true) => {}
+            (Ok(()), true) => panic!("{}: {id} holds, and is listed as met otherwise", self.table),
+            (Err(found), false) => panic!("{}: {id}: {found}", self.table),
+        }
+        self.called.push(id.to_owned());
+    }
+
+    /// A case cannot be played here, and why.
+    pub(crate) fn not_played(&mut self, id: &str, why: &'static str) {
+        self.not_played.push((id.to_owned(), why));
+        self.called.push(id.to_owned());
+    }
+
+    /// All have been called: says what became of each, past the capture of the tests' output.
     pub(crate) fn complete(self) {
-        assert_eq!(self.held, self.cases, "{}: the cases of the table, each once", self.table);
-        say(&format!("conformance {}: {} held: {}", self.table, self.held.len(), self.held.join(" ")));
+        let Self { table, cases, called, held, otherwise, not_played } = self;
+        assert_eq!(called, cases, "{table}: the cases of the table, each once");
+        let gone: Vec<&str> =
+            otherwise.iter().map(|(id, _)| *id).filter(|id| !cases.iter().any(|case| case == id)).collect();
+        assert!(gone.is_empty(), "{table}: remarks on cases that are in the table no more: {gone:?}");
+        if !held.is_empty() {
+            say(&format!("conformance {table}: {} held: {}", held.len(), held.join(" ")));
+        }
+        for (id, what) in otherwise {
+            say(&format!("conformance {table}: {id}, otherwise than the table says: {what}"));
+        }
+        for (id, why) in not_played {
+            say(&format!("conformance {table}: {id} is not played: {why}"));
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use crate::agent::Incarnation;
 use crate::balance::Balance;
+use crate::cause::Cause;
 use crate::event::{Event, NewEvent};
 use crate::journal::{Entry, Spending, Step};
 use crate::ledger::{Command, Refused};
@@ -358,4 +359,12 @@ pub enum Error {
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl Error {
+    /// What a delivery fails of that cannot go on without the store.
+    #[must_use]
+    pub fn to_cause(&self) -> Cause {
+        Cause::Storage { detail: self.to_string(), full: matches!(self, Self::Full { .. }) }
+    }
 }

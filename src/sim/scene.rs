@@ -118,7 +118,7 @@ impl Watcher {
             Happening::Parked { agent, why, integration, .. } => match why {
                 Hold::BreakerOpen => self.saw(Scene::Parked),
                 Hold::Gate => self.waits_at_gate(integration.as_ref(), agent),
-                Hold::Drain | Hold::RetryBudget | Hold::IntegrationParked | Hold::Paused => {}
+                Hold::Drain | Hold::RetryBudget | Hold::IntegrationParked | Hold::DiskFull | Hold::Paused => {}
             },
             Happening::GateClosed { integration, until, .. } => {
                 let first = || Gate { until: *until, waiting: BTreeSet::new() };

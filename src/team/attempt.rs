@@ -45,15 +45,13 @@ pub(crate) async fn run(
 ) {
     // The first delivery of a task has no journal to read.
     let reads = record.fence > 1 && !mutant::on("journal-not-read");
-    let steps = if reads { read(&office, &record).await } else { Some(Vec::new()) };
-    let readable = steps.is_some();
+    let steps = if reads { read(&office, &record).await } else { Ok(Vec::new()) };
+    let unread = steps.as_ref().err().map(engine::Error::to_cause);
     let mut work = Work::new(office, seat, record, steps.unwrap_or_default());
-    let tried = match readable {
-        true => attempt(&mut work, &halt, &why).await,
+    let tried = match unread {
+        None => attempt(&mut work, &halt, &why).await,
         // Begun from nothing it would pay, and act, a second time.
-        false => {
-            Tried::Failed(Cause::Storage { detail: "the task's journal could not be read".to_owned(), full: false })
-        }
+        Some(cause) => Tried::Failed(cause),
     };
     // From here on nothing may be lost: an actor that dies now must not take an answer with it that is paid for.
     let settled = tokio::spawn(settle_it(work, tried).in_current_span());
@@ -63,15 +61,13 @@ pub(crate) async fn run(
 }
 
 /// The journal of a task; tried again while its lease lasts, for without it nothing may be done.
-async fn read(office: &Office, record: &Record) -> Option<Vec<Step>> {
+async fn read(office: &Office, record: &Record) -> Result<Vec<Step>, engine::Error> {
     let until = record.lease.as_ref().map_or_else(|| office.now(), |lease| lease.deadline);
-    match office.insist(until, || office.engine.steps(record.task.id)).await {
-        Ok(steps) => Some(steps),
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "a journal could not be read");
-            None
-        }
+    let steps = office.insist(until, || office.engine.steps(record.task.id)).await;
+    if let Err(error) = &steps {
+        tracing::error!(error = error as &dyn std::error::Error, "a journal could not be read");
     }
+    steps
 }
 
 async fn settle_it(work: Work, tried: Tried) {

@@ -3,6 +3,7 @@
 //! A replay is a stored document; if this actor dies it goes on from there. What to release is written down before it
 //! is released, so a crash between the two releases it late and never twice.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use super::outcome;
 use crate::engine;
 use crate::guard::Stance;
 use crate::ledger::Command;
+use crate::record::State;
 use crate::replay::{self, Fate, Release, Replay, ReplayState, Taken, Turn, Verdict};
-use crate::task::TaskId;
+use crate::task::{AgentName, TaskId};
 use crate::time::Timestamp;
 
 /// What the replayer can be told.
@@ -97,6 +99,7 @@ impl Replayer {
     async fn advance(&self, stored: Stored<Replay>) -> Result<Option<Timestamp>, engine::Error> {
         let Stored { version, value: replay } = stored;
         let mut fates = Vec::new();
+        let mut waiting: BTreeMap<AgentName, usize> = BTreeMap::new();
         for (task, generation) in &replay.released {
             let record = match readable(self.0.engine.record(*task).await)? {
                 Some(Some(record)) => record,
@@ -116,10 +119,14 @@ impl Replayer {
                 };
                 self.release(&replay, release).await?;
             }
+            // What waits for its backoff stands in nobody's way.
+            if fate == Fate::Underway && matches!(record.state, State::Ready | State::Parked) {
+                *waiting.entry(record.agent).or_default() += 1;
+            }
             fates.push((*task, fate));
         }
         let turn = match replay.turn() {
-            Some(task) => Some(self.turn(&replay, task).await?),
+            Some(task) => Some(self.turn(&replay, task, &waiting).await?),
             None => None,
         };
         let stepped = replay::step(&replay, &fates, turn, self.0.now());
@@ -138,7 +145,13 @@ impl Replayer {
         Ok(stepped.look_at)
     }
 
-    async fn turn(&self, replay: &Replay, task: TaskId) -> Result<Turn, engine::Error> {
+    /// The letter whose turn it is; `waiting`: how many letters of this replay wait for each agent.
+    async fn turn(
+        &self,
+        replay: &Replay,
+        task: TaskId,
+        waiting: &BTreeMap<AgentName, usize>,
+    ) -> Result<Turn, engine::Error> {
         let Some(record) = readable(self.0.engine.record(task).await)?.flatten() else {
             return Ok(Turn { task, generation: 0, verdict: Verdict::Resolved, held: None });
         };
@@ -147,7 +160,9 @@ impl Replayer {
         let verdict = replay::verdict(&replay.ask, &record, self.0.capable(&record), &taken);
         let held = match self.0.guards.peek(&record.integration, self.0.now()) {
             Stance::Held { why, .. } => Some(format!("{} is held: {why}", record.integration)),
-            Stance::Free | Stance::Probing { .. } => None,
+            Stance::Free | Stance::Probing { .. } => {
+                replay::crowded(&record.agent, waiting.get(&record.agent).copied().unwrap_or_default())
+            }
         };
         Ok(Turn { task, generation: record.generation, verdict, held })
     }

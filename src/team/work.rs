@@ -555,8 +555,9 @@ impl Work {
             }
             Ok(Err(error)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the journal could not be written");
-                Err(Tried::Failed(Cause::Storage { detail: error.to_string(), full: false }))
+                Err(Tried::Failed(error.to_cause()))
             }
+            // What writes it broke, and not the disk.
             Err(error) => Err(Tried::Failed(Cause::Storage { detail: error.to_string(), full: false })),
         }
     }

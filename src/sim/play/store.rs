@@ -67,7 +67,7 @@ impl Store {
     fn write<'a, T: Send + 'a>(&'a self, work: impl FnOnce(&'a Memory) -> Pending<'a, T>) -> Pending<'a, T> {
         if self.stage.is_on(FaultKind::DiskFull) {
             let source = std::io::Error::new(std::io::ErrorKind::StorageFull, "no space left on device");
-            let error = Error::Io { path: "the simulated disk".to_owned(), doing: "write", source: Box::new(source) };
+            let error = Error::Full { path: "the simulated disk".to_owned(), source: Box::new(source) };
             let said = in_full(&error);
             self.write_trouble.send_if_modified(|trouble| trouble.replace(said).is_none());
             return Box::pin(std::future::ready(Err(error)));

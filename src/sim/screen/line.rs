@@ -393,6 +393,7 @@ fn held(why: Hold, integration: Option<&Integration>) -> String {
         Hold::Drain => "the team drains".to_owned(),
         Hold::RetryBudget => format!("retry budget{whose} used up"),
         Hold::IntegrationParked => format!("integration{whose} unusable until somebody acts"),
+        Hold::DiskFull => "no room on disk".to_owned(),
         Hold::Paused => "somebody decided so".to_owned(),
     }
 }
