@@ -137,10 +137,11 @@ pub fn overdue_at(letter: Timestamp, began: Timestamp, advice: Duration) -> Time
     (letter + TRIAGE_WITHIN).max(began + BEGUN_WITHIN + advice)
 }
 
-/// How long the store may take no writes before a person is called: what fills up and is emptied calls nobody.
-const STORE_FAILS_FOR: Duration = Duration::from_secs(60);
+/// How long writes may fail before a person is called, and none may before that is forgotten: what fills up and is emptied
+/// calls nobody, and a disk that takes a small write now and then is full all the same.
+pub const STORE_FAILS_FOR: Duration = Duration::from_secs(60);
 
-/// When a person is called about a store that has taken no writes since `failing`. One that fails on and off calls no sooner
+/// When a person is called about a store whose writes have failed since `failing`. One that fails on and off calls no sooner
 /// than an unanswered call is repeated.
 #[must_use]
 pub fn store_call_at(failing: Timestamp, last_call: Option<Timestamp>, rules: &Rules) -> Timestamp {

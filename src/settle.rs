@@ -230,7 +230,9 @@ impl SettleFacts<'_> {
     /// The store had no room for what was found out: nobody's try, as long as there is patience to wait. That this can be
     /// written says that there is room again, for a while at least.
     fn wait_for_room(&self, failure: Failure, now: Timestamp, roll: f64) -> Settlement {
-        match self.may_wait_until(now + LOOK_AT_DISK, now) {
+        // No delivery begins at its deadline, and there may be room long before.
+        let left = self.deadline.map_or(LOOK_AT_DISK, |deadline| deadline.since(now) / 2);
+        match self.may_wait_until(now + LOOK_AT_DISK.min(left), now) {
             Some(due) => Settlement::Release { due, why: Hold::DiskFull, failure: Some(failure) },
             None => self.back_off(failure, None, now, roll),
         }
@@ -501,7 +503,7 @@ mod tests {
             // Our own disk was full: no delivery is spent while there is patience, and no integration waited for.
             (full(), plain, "release until 1060: disk-full"),
             (full(), last, "release until 1060: disk-full"),
-            (full(), soon, "release until 1030: disk-full"),
+            (full(), soon, "release until 1015: disk-full"),
             (full(), waited, "retry at 1030"),
             (full(), impatient_unheld, "retry at 1030"),
             (

@@ -254,9 +254,14 @@ async fn a_full_disk_refuses_and_loses_nothing() {
     assert!(matches!(refused, Error::Full { .. }), "{refused}");
     assert!(accepted.len() > 2, "some fitted");
     assert!(send(n + 1).await.is_err(), "still full");
+    let trouble = engine.write_trouble();
+    assert!(trouble.borrow().as_deref().is_some_and(|why| why.contains("no room is left")), "{trouble:?}");
+    engine.next_due(at(0)).await.expect("asked");
+    assert!(trouble.borrow().is_some(), "who only asked has not shown that anything can be written");
     assert_eq!(engine.balance().await.expect("reading goes on").submitted, accepted.len() as u64);
     engine.limit_pages(0);
     accepted.push(send(n + 2).await.expect("room again").record);
+    assert!(trouble.borrow().is_none());
     let claimed = engine.lease(ask(1, 1_000), at(0)).await.expect("leased");
     assert_eq!(claimed.len(), accepted.len(), "the queue holds what was accepted and nothing else");
     drop(engine);

@@ -161,7 +161,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Is the store able to take writes? Tries one that changes nothing anybody reads; `Err` says in words why not.
     fn writable(&self) -> Pending<'_, ()>;
 
-    /// What the last write met, in words; none where it was taken. Costs nothing, so that whoever only asks writes nothing.
+    /// What the last write met, in words; none where it was taken, however small it was. Costs nothing, so that whoever only asks writes nothing.
     /// Who follows it is woken when the one becomes the other.
     fn write_trouble(&self) -> tokio::sync::watch::Receiver<Option<String>>;
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::alarm;
 use super::desk::{Desk, DeskError, FieldProblem, Overridden};
 use super::drawer;
 use super::escalate::{self, TellError};
@@ -149,7 +150,11 @@ impl Desk {
     /// # Errors
     /// When there is none, or somebody else has it: says who and since when.
     pub async fn acknowledge(&self, incident: &str, by: &str, note: &str) -> Result<Incident, DeskError> {
-        self.tell(incident, IncidentCommand::Acknowledge { by: by.to_owned(), note: self.note(note) }).await
+        let note = self.note(note);
+        if let Some(told) = alarm::acknowledge(&self.office, incident, by, &note) {
+            return told.map_err(|refused| DeskError::Policy(refused.to_string()));
+        }
+        self.tell(incident, IncidentCommand::Acknowledge { by: by.to_owned(), note }).await
     }
 
     /// What a person says to an incident is sent to everybody on call, and may hold a secret of ours.

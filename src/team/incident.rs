@@ -51,6 +51,14 @@ impl UnderWay {
     pub(super) fn holds(&self, incident: &str) -> bool {
         self.names().iter().any(|page| page.strip_prefix(incident).is_some_and(|rest| rest.starts_with('.')))
     }
+
+    /// The same, through this channel.
+    pub(super) fn holds_through(&self, incident: &str, channel: &str) -> bool {
+        let through = |rest: &str| rest.split_once('.').is_some_and(|(_, through)| through == channel);
+        let names = self.names();
+        let mut of = names.iter().filter_map(|page| page.strip_prefix(incident)?.strip_prefix('.'));
+        of.any(through)
+    }
 }
 
 /// A page that is being sent; dropped, it is under way no more, and the incident actor looks again.
@@ -274,7 +282,11 @@ fn follow_writes(office: &Arc<Office>) -> impl Future<Output = ()> + use<> {
     let (mut trouble, office) = (office.engine.write_trouble(), Arc::downgrade(office));
     async move {
         while trouble.changed().await.is_ok() {
+            let met = trouble.borrow_and_update().clone();
             let Some(office) = office.upgrade() else { return };
+            if let Some(why) = met {
+                office.alarm.hears(why);
+            }
             office.pager.hint(PagerMessage::Kick);
         }
     }

@@ -119,8 +119,8 @@ impl Replayer {
                 };
                 self.release(&replay, release).await?;
             }
-            // What waits for its backoff stands in nobody's way.
-            if fate == Fate::Underway && matches!(record.state, State::Ready | State::Parked) {
+            // What waits for its backoff, or for an agent that is held, stands in nobody's way.
+            if fate == Fate::Underway && record.state == State::Ready {
                 *waiting.entry(record.agent).or_default() += 1;
             }
             fates.push((*task, fate));

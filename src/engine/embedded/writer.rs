@@ -157,6 +157,14 @@ impl Drop for Writer {
     }
 }
 
+/// What is told of a group.
+struct Committed {
+    last_event: u64,
+    high_water: Timestamp,
+    /// Did it change any row?
+    wrote: bool,
+}
+
 struct Loop {
     store: Option<Store>,
     shared: Shared,
@@ -203,11 +211,14 @@ impl Loop {
         }
         let outcome = self.transact(&mut group);
         match &outcome {
-            Ok((last_event, high_water)) => {
+            Ok(Committed { last_event, high_water, wrote }) => {
                 self.shared.high_water.send_replace(*high_water);
                 let moved = |seen: &mut u64| std::mem::replace(seen, *last_event) != *last_event;
                 self.shared.last_event.send_if_modified(moved);
-                self.shared.write_trouble.send_if_modified(|trouble| trouble.take().is_some());
+                // A group that only reads is committed on a full disk, too.
+                if *wrote {
+                    self.shared.write_trouble.send_if_modified(|trouble| trouble.take().is_some());
+                }
             }
             Err(failed) => {
                 tracing::error!(path = %self.shared.path.display(), error = %failed, "the store failed; opening it anew");
@@ -221,7 +232,7 @@ impl Loop {
         group.into_iter().for_each(|job| job.answer(&self.shared.path, failed.as_ref()));
     }
 
-    fn transact(&mut self, group: &mut [Box<dyn Job>]) -> Result<(u64, Timestamp), Arc<rusqlite::Error>> {
+    fn transact(&mut self, group: &mut [Box<dyn Job>]) -> Result<Committed, Arc<rusqlite::Error>> {
         match self.shared.indexes.mend(&self.shared.path) {
             // What waits was read by them, and is read again; the store that is open is well, if that should fail.
             Ok(true) if self.store.is_some() => match self.open() {
@@ -241,14 +252,16 @@ impl Loop {
             }
         };
         self.bound(&store)?;
+        let before = store.db.total_changes();
         store.begin()?;
         for job in group {
             job.run(&mut store)?;
         }
         store.commit()?;
-        let told = (store.last_event(), store.high_water());
+        let (last_event, high_water) = (store.last_event(), store.high_water());
+        let wrote = store.db.total_changes() != before;
         self.store = Some(store);
-        Ok(told)
+        Ok(Committed { last_event, high_water, wrote })
     }
 
     fn open(&mut self) -> rusqlite::Result<Store> {
