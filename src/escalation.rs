@@ -139,7 +139,7 @@ pub fn overdue_at(letter: Timestamp, began: Timestamp, advice: Duration) -> Time
 
 /// How long writes may fail before a person is called, and none may before that is forgotten: what fills up and is emptied
 /// calls nobody, and a disk that takes a small write now and then is full all the same.
-pub const STORE_FAILS_FOR: Duration = Duration::from_secs(60);
+const STORE_FAILS_FOR: Duration = Duration::from_secs(60);
 
 /// When a person is called about a store whose writes have failed since `failing`. One that fails on and off calls no sooner
 /// than an unanswered call is repeated.
@@ -147,6 +147,13 @@ pub const STORE_FAILS_FOR: Duration = Duration::from_secs(60);
 pub fn store_call_at(failing: Timestamp, last_call: Option<Timestamp>, rules: &Rules) -> Timestamp {
     let again = last_call.map_or(failing, |at| at + rules.repage_after);
     (failing + STORE_FAILS_FOR).max(again)
+}
+
+/// When the trouble of a store is over whose last write to fail was at `met`: that one was taken since does not say that the
+/// next will be.
+#[must_use]
+pub fn store_quiet_at(met: Timestamp) -> Timestamp {
+    met + STORE_FAILS_FOR
 }
 
 /// As many dead letters within the window, or tasks that wait for a person, are a crowd.

@@ -13,7 +13,7 @@ use super::drawer;
 use super::escalate;
 use super::office::Office;
 use crate::engine;
-use crate::escalation::{self, STORE_FAILS_FOR, Step};
+use crate::escalation::{self, Step};
 use crate::event::NewEvent;
 use crate::incident::{self, BY_ITSELF, Incident, IncidentCommand, IncidentRefused, Opening, Page, Trigger};
 use crate::time::Timestamp;
@@ -142,7 +142,7 @@ async fn end(office: &Office) -> Result<Option<Timestamp>, engine::Error> {
     }
     let called = {
         let mut known = office.alarm.known();
-        if let Some(quiet) = known.met.map(|met| met + STORE_FAILS_FOR).filter(|quiet| *quiet > now) {
+        if let Some(quiet) = known.met.map(escalation::store_quiet_at).filter(|quiet| *quiet > now) {
             return Ok(Some(quiet));
         }
         known.failing = None;
@@ -155,8 +155,15 @@ async fn end(office: &Office) -> Result<Option<Timestamp>, engine::Error> {
         return Ok(None);
     }
     let over = IncidentCommand::Resolve { by: BY_ITSELF.to_owned(), note: "the store takes writes again".to_owned() };
-    // Nobody else can have ended it.
-    let Ok(change) = incident::apply(&incident, over, &escalate::rules(office), now) else { return Ok(None) };
+    let change = match incident::apply(&incident, over, &escalate::rules(office), now) {
+        Ok(change) => change,
+        Err(refused) => {
+            // Nobody can end it before; if somebody has, the next trouble must not be taken for this one.
+            tracing::error!(%refused, "a call about the store had ended");
+            office.alarm.known().called = None;
+            return Ok(None);
+        }
+    };
     let mut documents = vec![drawer::document(&change.incident, 0)];
     documents.extend(escalate::pages(office, &change));
     events.extend(change.events);
